@@ -1,0 +1,23 @@
+//! Condition types and reasons that several kinds share. Ready, Reconciling and Stalled follow kstatus: Reconciling and
+//! Stalled are only present while they are True.
+
+/// The object does what its spec asks.
+pub const READY: &str = "Ready";
+/// Work goes on; present only while True.
+pub const RECONCILING: &str = "Reconciling";
+/// No progress without a change from outside; present only while True.
+pub const STALLED: &str = "Stalled";
+/// Dataset: the newest content satisfies every blocking expectation.
+pub const EXPECTATIONS_MET: &str = "ExpectationsMet";
+/// ModelVersion: the evaluation has finished.
+pub const EVALUATED: &str = "Evaluated";
+/// ModelVersion: every gate passed.
+pub const GATES_PASSED: &str = "GatesPassed";
+/// ModelVersion: it may be used.
+pub const APPROVED: &str = "Approved";
+/// InferenceService: the newest rollout ended with promotion.
+pub const ROLLOUT_SUCCEEDED: &str = "RolloutSucceeded";
+/// InferenceService: inputs have drifted from the training data.
+pub const DRIFTED: &str = "Drifted";
+/// InferenceService: a command overrides the spec.
+pub const OVERRIDDEN: &str = "Overridden";
