@@ -1,0 +1,80 @@
+# shellcheck shell=bash
+# Builds the programs pinned in tools/go.mod into the cache. A program is built again when go.mod, go.sum or the Go version changes.
+
+TOOLS=$CLUSTER_DIR/tools
+
+# What each is built from: a package, of the module in tools/ or of the one in tools/NAME.
+declare -A PROGRAMS=(
+    [etcd]=go.etcd.io/etcd/server/v3
+    [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
+    [kubectl]=k8s.io/kubernetes/cmd/kubectl
+    [kube-controller-manager]=k8s.io/kubernetes/cmd/kube-controller-manager
+    [kube-scheduler]=k8s.io/kubernetes/cmd/kube-scheduler
+    [kubelet]=k8s.io/kubernetes/cmd/kubelet
+    [kube-proxy]=k8s.io/kubernetes/cmd/kube-proxy
+    [kwok]=sigs.k8s.io/kwok/cmd/kwok
+    [coredns]=github.com/coredns/coredns
+    [helm]=helm.sh/helm/v3/cmd/helm
+    [pause]=./pause
+)
+CONTROL_PLANE_PROGRAMS=(etcd kube-apiserver kubectl)
+ALL_PROGRAMS=("${CONTROL_PLANE_PROGRAMS[@]}" kube-controller-manager kube-scheduler kubelet kube-proxy kwok coredns helm pause)
+
+module_of() {
+    if [[ -f $TOOLS/$1/go.mod ]]; then echo "$TOOLS/$1"; else echo "$TOOLS"; fi
+}
+
+tools_stamp() {
+    {
+        go version
+        cat "$1/go.mod" "$1/go.sum"
+        cat "$1"/*/main.go 2>/dev/null || true
+    } | sha256sum | cut -c1-16
+}
+
+kubernetes_version() {
+    awk '$1 == "k8s.io/kubernetes" { print $2 }' "$TOOLS/go.mod"
+}
+
+build_program() {
+    local name=$1 version major minor flags
+    version=$(kubernetes_version)
+    IFS=. read -r major minor _ <<<"${version#v}"
+    flags="-s -w"
+    flags+=" -X k8s.io/component-base/version.gitVersion=$version"
+    flags+=" -X k8s.io/component-base/version.gitMajor=$major -X k8s.io/component-base/version.gitMinor=$minor"
+    (cd "$(module_of "$name")" && CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly \
+        go build -trimpath -ldflags "$flags" -o "$BIN/.$name" "${PROGRAMS[$name]}") || die "building $name failed"
+    mv "$BIN/.$name" "$BIN/$name"
+}
+
+# The stages that KWOK's own module ships: without them its nodes and pods stay as they are.
+copy_kwok_stages() {
+    local module stage
+    module=$(cd "$TOOLS/kwok" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly go list -m -f '{{.Dir}}' sigs.k8s.io/kwok)
+    for stage in node/fast/node-initialize node/heartbeat/node-heartbeat pod/fast/pod-{ready,complete,delete}; do
+        echo "---"
+        cat "$module/kustomize/stage/$stage.yaml"
+    done >"$BIN/kwok-stages.yaml"
+}
+
+# build_programs NAME...: those of them that are not in the cache yet.
+build_programs() {
+    local stamp name began
+    command -v go >/dev/null || die "needs Go 1.26 or newer in PATH to build Kubernetes $(kubernetes_version)"
+    mkdir -p "$BIN"
+    # Two clusters that start at once on an empty cache share one build.
+    exec 8>"$BIN/.lock"
+    flock 8
+    for name in "$@"; do
+        stamp=$(tools_stamp "$(module_of "$name")")
+        [[ -x $BIN/$name && $(cat "$BIN/.$name.stamp" 2>/dev/null) == "$stamp" ]] && continue
+        say "building $name ($(kubernetes_version) and its tools are built once, in about 10 minutes on 2 cores)"
+        began=$SECONDS
+        build_program "$name"
+        [[ $name != kwok ]] || copy_kwok_stages
+        echo "$stamp" >"$BIN/.$name.stamp"
+        say "built $name in $((SECONDS - began)) s"
+    done
+    exec 8>&-
+}

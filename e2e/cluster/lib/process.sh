@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# Starts and stops the cluster's components, each known by a pid file that also holds its start time, so that a reused pid is
+# never taken for it. Everything runs in the cluster's cgroup; see cgroup.sh.
+
+started_ticks() {
+    local stat
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    stat=${stat##*) }
+    # Field 22 of the whole line is the 20th after the command name.
+    cut -d' ' -f20 <<<"$stat"
+}
+
+pid_of() {
+    local pid ticks
+    read -r pid ticks 2>/dev/null <"$STATE/pids/$1" || return 1
+    [[ $(started_ticks "$pid") == "$ticks" ]] || return 1
+    [[ $(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) != Z* ]] || return 1
+    echo "$pid"
+}
+
+running() {
+    pid_of "$1" >/dev/null
+}
+
+# launch NAME COMMAND...: a background process in the cluster's network namespace, logging to logs/NAME.log.
+launch() {
+    local name=$1 pid
+    shift
+    running "$name" && return
+    mkdir -p "$STATE/pids" "$LOGS"
+    (
+        join_cgroup
+        exec setsid nsenter --net="/run/netns/$NETNS" -- "$@" </dev/null >>"$LOGS/$name.log" 2>&1 9>&-
+    ) &
+    pid=$!
+    echo "$pid $(started_ticks "$pid")" >"$STATE/pids/$name"
+    disown "$pid"
+}
+
+# launch_mounting NAME COMMAND...: the same, in the private mount namespace of the node.
+launch_mounting() {
+    local name=$1
+    shift
+    launch "$name" nsenter --mount="/proc/$(pid_of mounts)/ns/mnt" -- "$@"
+}
+
+# stop NAME: asks the process to end, and after 10 s kills it.
+stop() {
+    local name=$1 pid tries=100
+    pid=$(pid_of "$name") || return 0
+    kill "$pid" 2>/dev/null || true
+    while running "$name" && ((tries-- > 0)); do sleep 0.1; done
+    running "$name" && kill -KILL "$pid" 2>/dev/null
+    while running "$name"; do sleep 0.05; done
+    rm -f "$STATE/pids/$name"
+}
