@@ -1,0 +1,51 @@
+//! The one ONNX Runtime of the process: found, loaded and kept. Telemetry off, as ONNX Runtime 1.29 and later send it by default on
+//! Linux. The images also set `ORT_DISABLE_TELEMETRY=1`, since a process cannot set its own environment safely.
+
+use std::{path::PathBuf, sync::OnceLock};
+
+use ort::{environment::Environment, logging::LogLevel};
+
+static ENVIRONMENT: OnceLock<Result<Environment, MissingRuntime>> = OnceLock::new();
+
+/// ONNX Runtime cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "ONNX Runtime cannot be loaded from {path}: {reason}; get it with `make onnxruntime` or name libonnxruntime.so in ORT_DYLIB_PATH"
+)]
+pub struct MissingRuntime {
+    path: String,
+    reason: String,
+}
+
+/// Where the library is looked for: `ORT_DYLIB_PATH`, else the images' place, else the cache that `make onnxruntime` fills.
+pub fn library_path() -> PathBuf {
+    if let Some(named) = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
+        return PathBuf::from(named);
+    }
+    let in_image = PathBuf::from("/usr/lib/libonnxruntime.so");
+    if in_image.exists() {
+        return in_image;
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"));
+    cache.join("millrace/lib/libonnxruntime.so")
+}
+
+/// The environment of the process, made at the first call; what went wrong then is told again at every later one.
+pub(crate) fn environment() -> Result<&'static Environment, MissingRuntime> {
+    ENVIRONMENT.get_or_init(start).as_ref().map_err(Clone::clone)
+}
+
+fn start() -> Result<Environment, MissingRuntime> {
+    let path = library_path();
+    let missing = |reason: String| MissingRuntime { path: path.display().to_string(), reason };
+    if !path.exists() {
+        return Err(missing("there is no such file".to_owned()));
+    }
+    let builder = ort::environment::init_from(&path).map_err(|e| missing(e.to_string()))?;
+    let environment =
+        builder.with_name("millrace").with_telemetry(false).build().map_err(|e| missing(e.to_string()))?;
+    environment.set_log_level(LogLevel::Error);
+    Ok(environment)
+}
