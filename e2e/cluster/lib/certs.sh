@@ -36,6 +36,11 @@ EOF
     chmod 600 "$file"
 }
 
+make_service_account_keys() {
+    openssl ecparam -genkey -name prime256v1 -noout -out "$PKI/service-accounts.key"
+    openssl ec -in "$PKI/service-accounts.key" -pubout -out "$PKI/service-accounts.pub" 2>/dev/null
+}
+
 make_certificates() {
     local component server=https://$NODE_IP:6443
     mkdir -p "$PKI"
@@ -50,6 +55,5 @@ make_certificates() {
     done
     write_kubeconfig "$STATE/kubelet.kubeconfig" "$server" kubelet
     write_kubeconfig "$KUBECONFIG_FILE" "$server" admin
-    openssl ecparam -genkey -name prime256v1 -noout -out "$PKI/service-accounts.key"
-    openssl ec -in "$PKI/service-accounts.key" -pubout -out "$PKI/service-accounts.pub" 2>/dev/null
+    make_service_account_keys
 }

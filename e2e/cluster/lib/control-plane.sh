@@ -46,13 +46,12 @@ start_kube-controller-manager() {
         --kubeconfig "$STATE/kube-controller-manager.kubeconfig" --use-service-account-credentials \
         --root-ca-file "$PKI/ca.crt" --cluster-signing-cert-file "$PKI/ca.crt" --cluster-signing-key-file "$PKI/ca.key" \
         --service-account-private-key-file "$PKI/service-accounts.key" \
-        --leader-elect=false --bind-address 127.0.0.1 \
-        --node-monitor-grace-period 50s
+        --leader-elect=false --bind-address 127.0.0.1 --kube-api-qps 500 --kube-api-burst 1000
 }
 
 start_kube-scheduler() {
     launch kube-scheduler "$BIN/kube-scheduler" --kubeconfig "$STATE/kube-scheduler.kubeconfig" \
-        --leader-elect=false --bind-address 127.0.0.1
+        --leader-elect=false --bind-address 127.0.0.1 --kube-api-qps 500 --kube-api-burst 1000
 }
 
 api_is_ready() {

@@ -9,12 +9,12 @@ start_mounts() {
     # shellcheck disable=SC2016
     launch mounts unshare --mount --propagation slave -- bash -euc '
         mount --make-rshared /
-        mount -t tmpfs -o mode=755 millrace-run /run
+        mount -t tmpfs -o mode=755 "run-of-$2" /run
         for folder in kubelet:/var/lib/kubelet cni:/var/lib/cni var-log:/var/log; do
             mount --bind "$1/${folder%%:*}" "${folder##*:}"
         done
         touch "$1/pids/mounts.ready"
-        exec sleep infinity' mounts "$STATE"
+        exec sleep infinity' mounts "$STATE" "$CLUSTER_NAME"
     until_true 10 "the node's mounts" test -e "$STATE/pids/mounts.ready"
 }
 

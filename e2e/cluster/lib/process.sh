@@ -22,11 +22,15 @@ running() {
     pid_of "$1" >/dev/null
 }
 
+# start NAME: unless it runs. A running component's files are not even written again: kube-proxy ends when its configuration is.
+start() {
+    running "$1" || "start_$1"
+}
+
 # launch NAME COMMAND...: a background process in the cluster's network namespace, logging to logs/NAME.log.
 launch() {
     local name=$1 pid
     shift
-    running "$name" && return
     mkdir -p "$STATE/pids" "$LOGS"
     (
         join_cgroup
