@@ -1,1 +1,2 @@
+//! Starts the operator.
 fn main() {}

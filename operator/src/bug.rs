@@ -1,0 +1,67 @@
+//! Seeded bugs: known mistakes a test can switch on to prove that the crash and fault scenarios catch them.
+//!
+//! Outside of tests there is no switch: `Bugs` is empty and `has` is always false.
+
+/// Mistakes operators are known to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeededBug {
+    /// A child's name holds something that differs between two tries.
+    NonDeterministicName,
+    /// Status says that the work is under way before it is, and is believed afterwards.
+    StatusBeforeChild,
+    /// A deletion does not say which object it means.
+    ForgetDeletePrecondition,
+    /// A status computed from an old object overwrites a newer one.
+    ForgetStatusPrecondition,
+    /// Somebody else's object is overwritten.
+    AdoptForeignChild,
+    /// Every reconcile writes, whether or not anything differs.
+    AlwaysApply,
+    /// A report of another run is taken for ours.
+    AcceptAnyReport,
+    /// A child has no owner, so nobody removes it.
+    ForgetOwner,
+    /// A failure drops the version that was current.
+    LoseCurrent,
+    /// The same report is counted each time it is seen.
+    CountTwice,
+    /// A condition's transition time moves with every look.
+    MoveTransitionTime,
+    /// The result is removed before it is recorded.
+    PruneBeforeStatus,
+    /// Old runs are removed on the word of a cached, outdated object.
+    ActOnStaleCache,
+    /// An error of a write is swallowed.
+    SwallowWriteError,
+    /// Status speaks of a generation it has not looked at.
+    ObserveTooMuch,
+    /// A refresh is marked as handled before its run exists.
+    HandleRefreshEarly,
+}
+
+/// The bugs that are switched on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bugs {
+    #[cfg(feature = "testkit")]
+    on: Option<SeededBug>,
+}
+
+impl Bugs {
+    /// Switches one bug on.
+    #[cfg(feature = "testkit")]
+    pub fn seed(bug: SeededBug) -> Self {
+        Self { on: Some(bug) }
+    }
+
+    /// Whether this bug is switched on.
+    #[cfg(feature = "testkit")]
+    pub fn has(self, bug: SeededBug) -> bool {
+        self.on == Some(bug)
+    }
+
+    /// Whether this bug is switched on: never, outside of tests.
+    #[cfg(not(feature = "testkit"))]
+    pub fn has(self, _: SeededBug) -> bool {
+        false
+    }
+}

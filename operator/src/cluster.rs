@@ -1,0 +1,97 @@
+//! Reads from the API server, each with a deadline and an error that says what was read. Writes are in `apply`.
+
+use std::{fmt::Debug, future::Future, time::Duration};
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ListParams, PartialObjectMeta},
+};
+use serde::de::DeserializeOwned;
+
+use crate::{Error, bug::Bugs};
+
+/// Longest a single request may take.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// A namespaced kind the operator reads and writes.
+pub trait Namespaced:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K> Namespaced for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+/// The API server as reconciles see it.
+#[derive(Clone)]
+pub struct Cluster {
+    pub(crate) client: Client,
+    pub(crate) bugs: Bugs,
+}
+
+impl Cluster {
+    /// Talks through this client.
+    pub fn new(client: Client, bugs: Bugs) -> Self {
+        Self { client, bugs }
+    }
+
+    /// The client, for what has no method here.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// One object, or nothing where there is none.
+    pub async fn get<K: Namespaced>(&self, namespace: &str, name: &str) -> Result<Option<K>, Error> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        within_deadline(format!("get {} {namespace}/{name}", K::kind(&())), api.get_opt(name)).await
+    }
+
+    /// All objects with these labels, as `a=b,c in (d,e)`.
+    pub async fn list<K: Namespaced>(&self, namespace: &str, selector: &str) -> Result<Vec<K>, Error> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let params = ListParams::default().labels(selector);
+        let doing = format!("list {} {namespace} [{selector}]", K::kind(&()));
+        Ok(within_deadline(doing, api.list(&params)).await?.items)
+    }
+
+    /// Metadata of all objects with these labels.
+    pub async fn list_metadata<K: Namespaced>(
+        &self,
+        namespace: &str,
+        selector: &str,
+    ) -> Result<Vec<PartialObjectMeta<K>>, Error> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let params = ListParams::default().labels(selector);
+        let doing = format!("list {} {namespace} [{selector}]", K::kind(&()));
+        Ok(within_deadline(doing, api.list_metadata(&params)).await?.items)
+    }
+
+    /// Fails with a conflict unless this object is the newest version the API server has. To be asked before a step that
+    /// can't be taken back, when the object came from a cache.
+    pub async fn confirm_newest<K: Namespaced>(&self, object: &K) -> Result<(), Error> {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let live = self.get::<K>(&namespace, &name).await?;
+        let is_newest = live
+            .is_some_and(|live| live.uid() == object.uid() && live.resource_version() == object.resource_version());
+        if is_newest { Ok(()) } else { Err(outdated(&format!("{} {namespace}/{name}", K::kind(&())))) }
+    }
+}
+
+/// The conflict of a cached object that is not the newest any more.
+pub(crate) fn outdated(what: &str) -> Error {
+    let status = kube::core::Status::failure("the cached object is older than the stored one", "Conflict").with_code(409);
+    Error::api(format!("confirm {what}"), kube::Error::Api(status.boxed()))
+}
+
+pub(crate) async fn within_deadline<T>(
+    doing: String,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(DEADLINE, request).await {
+        Ok(answer) => answer.map_err(|source| Error::api(doing, source)),
+        Err(_) => Err(Error::Deadline { doing, seconds: DEADLINE.as_secs() }),
+    }
+}

@@ -1,0 +1,81 @@
+//! Decision records: the bounded history in status, and the audit log.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use millrace_contract::decision::{Check, DecidedBy, Decision, Question, Verdict};
+
+/// Decisions kept in a status.
+pub const HISTORY: usize = 20;
+
+/// A decision that was just made; id and time are given when it is recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    /// What was asked.
+    pub question: Question,
+    /// What it was about.
+    pub subject: String,
+    /// The answer.
+    pub verdict: Verdict,
+    /// Machine-readable reason, CamelCase.
+    pub reason: String,
+    /// One sentence for a person.
+    pub message: String,
+    /// Who or what decided.
+    pub decided_by: DecidedBy,
+    /// The checks it rests on.
+    pub checks: Vec<Check>,
+}
+
+/// Puts a decision into a history, newest first; the oldest falls out. Returns the record. Pure.
+pub fn record(history: &mut Vec<Decision>, made: Made, now: Timestamp) -> Decision {
+    let Made { question, subject, verdict, reason, message, decided_by, checks } = made;
+    let id = history.iter().map(|decision| decision.id).max().unwrap_or_default() + 1;
+    let time = crate::conditions::whole_seconds(now).to_string();
+    let decision = Decision { id, time, question, subject, verdict, reason, message, decided_by, checks };
+    history.insert(0, decision.clone());
+    history.truncate(HISTORY);
+    decision
+}
+
+/// Writes a decision to the audit log (tracing target `audit`). To be called once the status that holds it is written.
+pub fn audit(kind: &'static str, object: &ObjectMeta, decision: &Decision) {
+    let record = serde_json::to_string(decision).unwrap_or_default();
+    tracing::info!(
+        target: "audit",
+        kind,
+        namespace = object.namespace.as_deref().unwrap_or_default(),
+        name = object.name.as_deref().unwrap_or_default(),
+        uid = object.uid.as_deref().unwrap_or_default(),
+        decision = record,
+        "decided"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made() -> Made {
+        Made {
+            question: Question::Gate,
+            subject: "fraud-1".to_owned(),
+            verdict: Verdict::Pass,
+            reason: "GatesPassed".to_owned(),
+            message: "every gate passed".to_owned(),
+            decided_by: DecidedBy::Operator,
+            checks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn history_is_newest_first_bounded_and_numbered_without_reuse() {
+        let mut history = Vec::new();
+        let now: Timestamp = "2026-01-01T00:00:00.5Z".parse().unwrap();
+        for _ in 0..25 {
+            record(&mut history, made(), now);
+        }
+        assert_eq!(history.len(), HISTORY);
+        assert_eq!((history[0].id, history[19].id), (25, 6));
+        assert_eq!(history[0].time, "2026-01-01T00:00:00Z");
+    }
+}

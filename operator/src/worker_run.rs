@@ -1,0 +1,343 @@
+//! The children of one worker run: ServiceAccount, report ConfigMap, Role, RoleBinding, Job; all of the same name. Pure.
+//!
+//! Applied in that order: a pod must not start before it may write its report. The pod passes the `restricted` Pod Security
+//! Standard. Only containers that report get the token, by a projected volume; nothing else in the pod can reach the API server.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{
+            Capabilities, ConfigMap, ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile,
+            EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector,
+            PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
+            SecretEnvSource, SecurityContext, ServiceAccount, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount,
+            VolumeProjection,
+        },
+        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+};
+use millrace_contract::worker::{POD_UID_ENV, REPORT_ENV, SOURCE_PREFIX, STORE_PREFIX, TASK_ENV, WorkerTask};
+use millrace_crds::{
+    common::{Resources, Scheduling},
+    labels::{COMPONENT, MANAGED_BY, MANAGED_BY_VALUE, STORE_SECRET, component},
+};
+
+use crate::{Error, settings::Settings};
+
+/// User and group of our own images.
+pub const USER_ID: i64 = 65_532;
+/// Where a token is expected by every Kubernetes client.
+pub const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Name of the volume with the token.
+pub const TOKEN_VOLUME: &str = "token";
+/// Tries of one Job before it is given up, beyond the first.
+const BACKOFF_LIMIT: i32 = 3;
+
+/// What a worker run needs to exist. Names and labels are decided by the kind.
+#[derive(Clone, Debug)]
+pub struct WorkerRun<'a> {
+    /// Name of the run's children.
+    pub name: String,
+    /// Their namespace.
+    pub namespace: String,
+    /// The parent's label (as `millrace.dev/dataset`) and name; put on every child and on the pods.
+    pub parent: (&'static str, String),
+    /// Subcommand of the worker.
+    pub subcommand: &'static str,
+    /// What to do.
+    pub task: &'a WorkerTask,
+    /// Secret with a source's own credentials.
+    pub source_secret: Option<&'a str>,
+    /// Resources of the container.
+    pub resources: Option<&'a Resources>,
+    /// Where the pod may run.
+    pub scheduling: Option<&'a Scheduling>,
+}
+
+impl WorkerRun<'_> {
+    /// Identity of the run's pods, with the one right to write the report.
+    pub fn service_account(&self) -> ServiceAccount {
+        ServiceAccount {
+            metadata: self.metadata(component::WORKER),
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        }
+    }
+
+    /// Where the report will be; made empty, as the worker may only change it.
+    pub fn report(&self) -> ConfigMap {
+        ConfigMap { metadata: self.metadata(component::REPORT), ..ConfigMap::default() }
+    }
+
+    /// The right to write this one report.
+    pub fn role(&self) -> Role {
+        Role {
+            metadata: self.metadata(component::WORKER),
+            rules: Some(vec![PolicyRule {
+                api_groups: Some(vec![String::new()]),
+                resources: Some(vec!["configmaps".to_owned()]),
+                resource_names: Some(vec![self.name.clone()]),
+                verbs: vec!["get".to_owned(), "patch".to_owned()],
+                ..PolicyRule::default()
+            }]),
+        }
+    }
+
+    /// Gives the right to the identity.
+    pub fn role_binding(&self) -> RoleBinding {
+        RoleBinding {
+            metadata: self.metadata(component::WORKER),
+            role_ref: RoleRef {
+                api_group: "rbac.authorization.k8s.io".to_owned(),
+                kind: "Role".to_owned(),
+                name: self.name.clone(),
+            },
+            subjects: Some(vec![Subject {
+                kind: "ServiceAccount".to_owned(),
+                name: self.name.clone(),
+                namespace: Some(self.namespace.clone()),
+                ..Subject::default()
+            }]),
+        }
+    }
+
+    /// The Job. Its template can't change once stored: apply it with `ensure`.
+    pub fn job(&self, settings: &Settings) -> Result<Job, Error> {
+        Ok(Job {
+            metadata: self.metadata(component::WORKER),
+            spec: Some(JobSpec {
+                backoff_limit: Some(BACKOFF_LIMIT),
+                active_deadline_seconds: Some(settings.worker_deadline_seconds),
+                ttl_seconds_after_finished: Some(settings.worker_ttl_seconds),
+                template: PodTemplateSpec {
+                    metadata: Some(ObjectMeta { labels: Some(self.labels(component::WORKER)), ..ObjectMeta::default() }),
+                    spec: Some(self.pod(settings)?),
+                },
+                ..JobSpec::default()
+            }),
+            ..Job::default()
+        })
+    }
+
+    fn pod(&self, settings: &Settings) -> Result<PodSpec, Error> {
+        let mut pod = PodSpec {
+            service_account_name: Some(self.name.clone()),
+            restart_policy: Some("Never".to_owned()),
+            containers: vec![self.container(settings)?],
+            volumes: Some(vec![token_volume(), empty_dir("tmp", None)]),
+            ..restricted_pod(settings)
+        };
+        schedule(&mut pod, self.scheduling);
+        Ok(pod)
+    }
+
+    fn container(&self, settings: &Settings) -> Result<Container, Error> {
+        Ok(Container {
+            name: component::WORKER.to_owned(),
+            image: Some(settings.worker_image.clone()),
+            image_pull_policy: Some(settings.image_pull_policy.clone()),
+            args: Some(vec![self.subcommand.to_owned()]),
+            env: Some(task_env(self.task, &self.namespace, &self.name)?),
+            env_from: Some(store_env(self.source_secret)),
+            resources: Some(self.resources.map_or_else(default_resources, resource_requirements)),
+            security_context: Some(restricted_container()),
+            volume_mounts: Some(vec![token_mount(), mount("tmp", "/tmp")]),
+            ..Container::default()
+        })
+    }
+
+    fn metadata(&self, component: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(self.name.clone()),
+            namespace: Some(self.namespace.clone()),
+            labels: Some(self.labels(component)),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn labels(&self, component: &str) -> BTreeMap<String, String> {
+        let (label, parent) = &self.parent;
+        BTreeMap::from([
+            ((*label).to_owned(), parent.clone()),
+            (COMPONENT.to_owned(), component.to_owned()),
+            (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned()),
+        ])
+    }
+}
+
+/// Environment that tells a worker its task and where to report.
+pub fn task_env(task: &WorkerTask, namespace: &str, report: &str) -> Result<Vec<EnvVar>, Error> {
+    let task = serde_json::to_string(task).map_err(|e| Error::Internal(format!("task can't be written as JSON: {e}")))?;
+    Ok(vec![
+        env(TASK_ENV, &task),
+        env(REPORT_ENV, &format!("{namespace}/{report}")),
+        env_from_field(POD_UID_ENV, "metadata.uid"),
+    ])
+}
+
+/// Environment with the namespace's store and, where there are any, a source's own credentials. Kubelet reads the Secrets; a
+/// missing one is seen in the pod's status.
+pub fn store_env(source_secret: Option<&str>) -> Vec<EnvFromSource> {
+    let secret = |prefix: &str, name: &str| EnvFromSource {
+        prefix: Some(prefix.to_owned()),
+        secret_ref: Some(SecretEnvSource { name: name.to_owned(), optional: Some(false) }),
+        ..EnvFromSource::default()
+    };
+    let store = secret(STORE_PREFIX, STORE_SECRET);
+    source_secret.map(|name| secret(SOURCE_PREFIX, name)).into_iter().fold(vec![store], |mut all, one| {
+        all.push(one);
+        all
+    })
+}
+
+/// An environment variable.
+pub fn env(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() }
+}
+
+/// An environment variable with a field of the pod.
+pub fn env_from_field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+/// A pod that passes the `restricted` standard, without a token unless a volume brings one.
+pub fn restricted_pod(settings: &Settings) -> PodSpec {
+    let secrets: Vec<_> =
+        settings.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
+    PodSpec {
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER_ID),
+            run_as_group: Some(USER_ID),
+            fs_group: Some(USER_ID),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+            ..PodSecurityContext::default()
+        }),
+        ..PodSpec::default()
+    }
+}
+
+/// A container that passes the `restricted` standard and can't write outside its volumes.
+pub fn restricted_container() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        ..SecurityContext::default()
+    }
+}
+
+/// The token with what belongs to it (the cluster's certificate authority, the namespace), as Kubernetes itself would mount it.
+pub fn token_volume() -> Volume {
+    let token = VolumeProjection {
+        service_account_token: Some(ServiceAccountTokenProjection {
+            path: "token".to_owned(),
+            expiration_seconds: Some(3_600),
+            ..ServiceAccountTokenProjection::default()
+        }),
+        ..VolumeProjection::default()
+    };
+    let authority = VolumeProjection {
+        config_map: Some(ConfigMapProjection {
+            name: "kube-root-ca.crt".to_owned(),
+            items: Some(vec![KeyToPath { key: "ca.crt".to_owned(), path: "ca.crt".to_owned(), mode: None }]),
+            optional: None,
+        }),
+        ..VolumeProjection::default()
+    };
+    let namespace = VolumeProjection {
+        downward_api: Some(DownwardAPIProjection {
+            items: Some(vec![DownwardAPIVolumeFile {
+                path: "namespace".to_owned(),
+                field_ref: Some(ObjectFieldSelector {
+                    api_version: Some("v1".to_owned()),
+                    field_path: "metadata.namespace".to_owned(),
+                }),
+                ..DownwardAPIVolumeFile::default()
+            }]),
+        }),
+        ..VolumeProjection::default()
+    };
+    Volume {
+        name: TOKEN_VOLUME.to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(0o440),
+            sources: Some(vec![token, authority, namespace]),
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Mounts the token where every client looks for it.
+pub fn token_mount() -> VolumeMount {
+    VolumeMount { read_only: Some(true), ..mount(TOKEN_VOLUME, TOKEN_PATH) }
+}
+
+/// Mounts a volume.
+pub fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+/// A volume that lives as long as its pod.
+pub fn empty_dir(name: &str, size_limit: Option<&str>) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            size_limit: size_limit.map(|size| Quantity(size.to_owned())),
+            ..EmptyDirVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Puts a pod where its spec says.
+pub fn schedule(pod: &mut PodSpec, scheduling: Option<&Scheduling>) {
+    let Some(Scheduling { node_selector, tolerations, priority_class_name }) = scheduling else { return };
+    pod.node_selector = (!node_selector.is_empty()).then(|| node_selector.clone());
+    let tolerated: Vec<_> = tolerations
+        .iter()
+        .map(|toleration| Toleration {
+            key: toleration.key.clone(),
+            operator: toleration.operator.clone(),
+            value: toleration.value.clone(),
+            effect: toleration.effect.clone(),
+            toleration_seconds: None,
+        })
+        .collect();
+    pod.tolerations = (!tolerated.is_empty()).then_some(tolerated);
+    pod.priority_class_name = priority_class_name.clone();
+}
+
+/// Resources as the API wants them.
+pub fn resource_requirements(resources: &Resources) -> ResourceRequirements {
+    let Resources { requests, limits } = resources;
+    let quantities = |map: &BTreeMap<String, millrace_crds::quantity::Quantity>| {
+        (!map.is_empty()).then(|| map.iter().map(|(name, quantity)| (name.clone(), quantity.into())).collect())
+    };
+    ResourceRequirements { requests: quantities(requests), limits: quantities(limits), ..ResourceRequirements::default() }
+}
+
+/// What a worker gets when nobody says: enough for some gigabytes of data, little enough for a small cluster.
+fn default_resources() -> ResourceRequirements {
+    let of = |cpu: &str, memory: &str| {
+        Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.to_owned())),
+            ("memory".to_owned(), Quantity(memory.to_owned())),
+        ]))
+    };
+    ResourceRequirements { requests: of("100m", "256Mi"), limits: of("2", "2Gi"), ..ResourceRequirements::default() }
+}
