@@ -28,6 +28,8 @@
 //! | `controller`, `watch`        | from watches to reconciles; trimmed watches                                          |
 //! | `leader`, `http`, `metrics`  | leader election; health and metrics endpoints; all metrics                           |
 
+use std::{future::Future, pin::Pin, sync::Arc};
+
 pub mod apply;
 pub mod bug;
 pub mod cluster;
@@ -38,16 +40,26 @@ pub mod dataset;
 pub mod decision;
 pub mod error;
 pub mod events;
-
-
+pub mod http;
+pub mod leader;
 pub mod metrics;
 pub mod names;
 pub mod owner;
 pub mod run_state;
 pub mod settings;
 pub mod subset;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 pub mod watch;
 pub mod worker_run;
 
 pub use context::Context;
 pub use error::Error;
+
+/// A controller at work; ends when its context is stopped.
+pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// All controllers, one a kind.
+pub fn controllers(ctx: &Arc<Context>) -> Vec<Running> {
+    vec![Box::pin(dataset::controller(ctx.clone()))]
+}

@@ -9,7 +9,7 @@ use kube::{
     api::PartialObjectMeta,
     core::DeserializeGuard,
     runtime::{
-        WatchStreamExt, metadata_watcher,
+        WatchStreamExt,
         reflector::{self, ObjectRef, Store},
         watcher,
     },
@@ -74,7 +74,7 @@ impl Scope {
         &self,
         config: watcher::Config,
     ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + 'static {
-        metadata_watcher(self.api::<K>(), config)
+        watcher(self.api::<PartialObjectMeta<K>>(), config)
             .modify(|object| {
                 object.managed_fields_mut().clear();
                 object.annotations_mut().clear();
