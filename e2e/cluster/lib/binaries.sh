@@ -60,7 +60,7 @@ copy_kwok_stages() {
 
 # build_programs NAME...: those of them that are not in the cache yet.
 build_programs() {
-    local stamp name began
+    local stamp name began announced=
     command -v go >/dev/null || die "needs Go 1.26 or newer in PATH to build Kubernetes $(kubernetes_version)"
     mkdir -p "$BIN"
     # Two clusters that start at once on an empty cache share one build.
@@ -69,7 +69,9 @@ build_programs() {
     for name in "$@"; do
         stamp=$(tools_stamp "$(module_of "$name")")
         [[ -x $BIN/$name && $(cat "$BIN/.$name.stamp" 2>/dev/null) == "$stamp" ]] && continue
-        say "building $name ($(kubernetes_version) and its tools are built once, in about 10 minutes on 2 cores)"
+        [[ $announced ]] || say "building Kubernetes $(kubernetes_version) and its tools, once: about 10 minutes on 2 cores"
+        announced=1
+        say "building $name"
         began=$SECONDS
         build_program "$name"
         [[ $name != kwok ]] || copy_kwok_stages
