@@ -149,7 +149,7 @@ pub struct Expectation {
     pub max: Option<f64>,
     /// Allowed values, written as text (`"3"`, `"true"`, `"NL"`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxItems" = 256, "minItems" = 1))]
+    #[schemars(extend("maxItems" = 256, "minItems" = 1), inner(length(max = 128)))]
     pub value_set: Option<Vec<String>>,
     /// Share of non-missing values that must satisfy it, from 0 to 1.
     #[serde(default = "one")]

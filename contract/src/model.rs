@@ -47,7 +47,7 @@ pub struct InputBinding {
     #[schemars(extend("maxLength" = 256, "minLength" = 1))]
     pub tensor: String,
     /// Columns, in the order of the tensor's last axis.
-    #[schemars(extend("minItems" = 1, "maxItems" = 512))]
+    #[schemars(extend("minItems" = 1, "maxItems" = 512), inner(length(max = 128)))]
     pub columns: Vec<String>,
 }
 
@@ -65,7 +65,7 @@ pub struct OutputBinding {
     pub probabilities: Option<String>,
     /// The classes, written as text, in the order of the probabilities.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("maxItems" = 1024))]
+    #[schemars(extend("maxItems" = 1024), inner(length(max = 128)))]
     pub classes: Vec<String>,
 }
 

@@ -94,6 +94,11 @@ pub struct RunStatus {
     pub end_time: Option<Time>,
 }
 
+/// Schema of a map of at most 64 short texts.
+pub fn short_texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "maxProperties": 64, "additionalProperties": {"type": "string", "maxLength": 1024}})
+}
+
 /// Observed generation while nothing has been observed.
 pub fn never_observed() -> i64 {
     -1

@@ -81,7 +81,7 @@ pub struct ModelReference {
 }
 
 /// How each pod serves.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Server {
     /// Resources of the server container.
@@ -100,6 +100,18 @@ pub struct Server {
     /// Where the pods may run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduling: Option<Scheduling>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            resources: None,
+            batching: Batching::default(),
+            queue: Queue::default(),
+            concurrency: one(),
+            scheduling: None,
+        }
+    }
 }
 
 fn one() -> i32 {

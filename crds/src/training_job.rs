@@ -48,7 +48,7 @@ pub struct TrainingJobSpec {
     pub trainer: Trainer,
     /// Given to the trainer in `/millrace/hyperparameters.json` and as `MILLRACE_HP_<NAME>`; values that read as JSON numbers or booleans are given as such.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "crate::common::short_texts")]
     pub hyperparameters: BTreeMap<String, String>,
     /// How checkpoints are kept.
     #[serde(default)]
@@ -289,7 +289,7 @@ pub struct Resolved {
     pub image_digest: Option<String>,
     /// Hyperparameters as given.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "crate::common::short_texts")]
     pub hyperparameters: BTreeMap<String, String>,
 }
 

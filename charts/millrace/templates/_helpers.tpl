@@ -1,0 +1,76 @@
+{{- define "millrace.labels" -}}
+app.kubernetes.io/name: millrace
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "millrace.operator.selector" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "millrace.store.selector" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: store
+{{- end }}
+
+{{/* What every container of ours is allowed: nothing. */}}
+{{- define "millrace.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "millrace.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* What the operator may do in the namespaces it watches. It never reads a Secret. */}}
+{{- define "millrace.operator.rules" -}}
+- apiGroups: [millrace.dev]
+  resources: [datasets, trainingjobs, modelversions, inferenceservices]
+  verbs: [get, list, watch]
+- apiGroups: [millrace.dev]
+  resources: [datasets/status, trainingjobs/status, modelversions/status, inferenceservices/status]
+  verbs: [get, patch, update]
+- apiGroups: [millrace.dev]
+  resources: [trainingjobs, modelversions]
+  verbs: [create]
+- apiGroups: [millrace.dev]
+  # Owner references with blockOwnerDeletion need this where the OwnerReferencesPermissionEnforcement plugin is on.
+  resources: [datasets/finalizers, trainingjobs/finalizers, modelversions/finalizers, inferenceservices/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [configmaps, services, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [get, list, watch, create, patch, delete]
+{{- end }}
