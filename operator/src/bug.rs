@@ -31,12 +31,12 @@ pub enum SeededBug {
     PruneBeforeStatus,
     /// Old runs are removed on the word of a cached, outdated object.
     ActOnStaleCache,
-    /// An error of a write is swallowed.
-    SwallowWriteError,
-    /// Status speaks of a generation it has not looked at.
-    ObserveTooMuch,
-    /// A refresh is marked as handled before its run exists.
-    HandleRefreshEarly,
+    /// A status that could not be written is taken for written.
+    SwallowStatusError,
+    /// Status keeps speaking of the first generation it has looked at.
+    ForgetObservedGeneration,
+    /// A corrected spec waits for the run of the wrong one.
+    WaitForWrongRun,
 }
 
 /// The bugs that are switched on.
@@ -44,6 +44,28 @@ pub enum SeededBug {
 pub struct Bugs {
     #[cfg(feature = "testkit")]
     on: Option<SeededBug>,
+}
+
+impl SeededBug {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::NonDeterministicName,
+        Self::StatusBeforeChild,
+        Self::ForgetDeletePrecondition,
+        Self::ForgetStatusPrecondition,
+        Self::AdoptForeignChild,
+        Self::AlwaysApply,
+        Self::AcceptAnyReport,
+        Self::ForgetOwner,
+        Self::LoseCurrent,
+        Self::CountTwice,
+        Self::MoveTransitionTime,
+        Self::PruneBeforeStatus,
+        Self::ActOnStaleCache,
+        Self::SwallowStatusError,
+        Self::ForgetObservedGeneration,
+        Self::WaitForWrongRun,
+    ];
 }
 
 impl Bugs {

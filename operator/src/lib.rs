@@ -48,6 +48,7 @@ pub mod owner;
 pub mod run_state;
 pub mod settings;
 pub mod subset;
+pub mod training_job;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod watch;

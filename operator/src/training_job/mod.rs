@@ -1,0 +1,80 @@
+//! `TrainingJob`: waits for its Dataset, pins a version of it, trains in one Indexed Job, and registers the model that results.
+//!
+//! Owns (by owner reference, removed with it): the run's ServiceAccount, report ConfigMap, Role and RoleBinding, a headless
+//! Service where several pods train together, and the Job; all of one name, pinned in `status.job`.
+//! Makes, and does not own: the ModelVersion, and the namespace's ConfigMap of model numbers. A model outlives its job.
+//! Watches: its children by the label `millrace.dev/training-job`, and Datasets, since a missing one may appear.
+//!
+//! | file           | holds                                                              |
+//! |----------------|--------------------------------------------------------------------|
+//! | `observe.rs`   | the Dataset, the Job, its pods, its report, the ModelVersions      |
+//! | `phase.rs`     | how far the job is; the crash table                                |
+//! | `ending.rs`    | what a finished Job means: a model, or why there is none           |
+//! | `desired.rs`   | the children                                                       |
+//! | `pod.rs`       | the training pod: what a trainer is promised                       |
+//! | `registry.rs`  | the resulting ModelVersion: content and number                     |
+//! | `status.rs`    | the status                                                         |
+//! | `reconcile.rs` | the steps                                                          |
+
+pub mod desired;
+pub mod ending;
+pub mod observe;
+pub mod phase;
+pub mod pod;
+pub mod reconcile;
+pub mod registry;
+pub mod status;
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, Pod},
+};
+use kube::{
+    ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use millrace_crds::{Dataset, TrainingJob, labels};
+
+pub use reconcile::reconcile;
+
+use crate::{
+    Context,
+    controller::{self, Watches},
+    watch::{Guarded, Scope, named_by_label},
+};
+
+/// Runs the controller until the context is stopped.
+pub async fn controller(ctx: Arc<Context>) {
+    controller::run::<TrainingJob, _>(ctx, watches, reconcile).await;
+}
+
+fn watches(scope: &Scope, controller: Watches<TrainingJob>) -> Watches<TrainingJob> {
+    let jobs = controller.store();
+    controller
+        .watches_stream(scope.labelled::<Job>(labels::TRAINING_JOB).boxed(), |o| named_by_label(&o, labels::TRAINING_JOB))
+        .watches_stream(scope.labelled::<Pod>(labels::TRAINING_JOB).boxed(), |o| named_by_label(&o, labels::TRAINING_JOB))
+        .watches_stream(scope.labelled::<ConfigMap>(labels::TRAINING_JOB).boxed(), |o| {
+            named_by_label(&o, labels::TRAINING_JOB)
+        })
+        .watches_stream(scope.every::<Dataset>().boxed(), move |dataset| {
+            waiting_for(&jobs, dataset.namespace().as_deref(), &dataset.name_any())
+        })
+}
+
+/// The jobs that have not started and name this Dataset; a started one has its version pinned.
+fn waiting_for(
+    jobs: &Store<Guarded<TrainingJob>>,
+    namespace: Option<&str>,
+    dataset: &str,
+) -> Vec<ObjectRef<Guarded<TrainingJob>>> {
+    jobs.state()
+        .iter()
+        .filter_map(|guarded| guarded.0.as_ref().ok())
+        .filter(|job| job.namespace().as_deref() == namespace && job.spec.dataset.name == dataset)
+        .filter(|job| job.status.as_ref().is_none_or(|status| status.resolved.is_none()))
+        .map(|job| ObjectRef::new(&job.name_any()).within(&job.namespace().unwrap_or_default()))
+        .collect()
+}
