@@ -66,11 +66,10 @@ impl Model {
     ///
     /// # Errors
     /// [`RunError`]: data that do not fill their shape, or what ONNX Runtime says of inputs that the model does not take.
-    pub fn run(&mut self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, RunError> {
-        let mut values: Vec<(Cow<'static, str>, SessionInputValue<'static>)> = Vec::with_capacity(inputs.len());
+    pub fn run(&mut self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+        let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for NamedTensor { name, tensor } in inputs {
-            let value = tensor.into_ort(&name)?;
-            values.push((Cow::Owned(name), value));
+            values.push((Cow::Borrowed(name), tensor.as_ort(name)?));
         }
         let outputs = self.session.run(values).map_err(|e| RunError::Model(e.to_string()))?;
         let mut read = Vec::with_capacity(outputs.len());
@@ -88,7 +87,7 @@ impl Model {
     pub fn warm_up(&mut self) -> Result<(), RunError> {
         let inputs = self.tensors.inputs.iter().map(blank).collect::<Option<Vec<_>>>();
         let inputs = inputs.ok_or_else(|| RunError::Model("an input is too large to warm up with".to_owned()))?;
-        self.run(inputs).map(|_| ())
+        self.run(&inputs).map(|_| ())
     }
 }
 

@@ -104,7 +104,8 @@ pub fn score(
         for spec in &specs {
             inputs.push(fill(spec, binding(signature, spec)?, columns, first, count, run_rows)?);
         }
-        let outputs = model.run(inputs).map_err(|source| ScoreError::Run { first, last: first + count - 1, source })?;
+        let outputs =
+            model.run(&inputs).map_err(|source| ScoreError::Run { first, last: first + count - 1, source })?;
         gather(&mut gathered, signature, &outputs, count)?;
         first += count;
     }

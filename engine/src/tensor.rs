@@ -3,7 +3,7 @@
 
 use ort::{
     session::SessionInputValue,
-    value::{DynValue, Tensor as OrtTensor, TensorElementType},
+    value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef},
 };
 
 use crate::{
@@ -212,13 +212,14 @@ impl Tensor {
         self.shape.first().map_or(1, |&rows| usize::try_from(rows).unwrap_or_default())
     }
 
-    pub(crate) fn into_ort(self, name: &str) -> Result<SessionInputValue<'static>, RunError> {
+    /// A view of this tensor: no copy but of text.
+    pub(crate) fn as_ort(&self, name: &str) -> Result<SessionInputValue<'_>, RunError> {
         let needed = element_count(&self.shape);
         if needed != Some(self.data.len()) {
             let given = self.data.len();
             return Err(RunError::Incomplete {
                 name: name.to_owned(),
-                shape: self.shape,
+                shape: self.shape.clone(),
                 given,
                 needed: DisplayCount(needed),
             });
@@ -226,9 +227,13 @@ impl Tensor {
         let failed = |e: ort::Error| RunError::Model(format!("input {name:?}: {e}"));
         macro_rules! convert {
             ($($variant:ident),*) => {
-                match self.data {
-                    $(Data::$variant(values) => OrtTensor::from_array((self.shape, values)).map_err(failed)?.into(),)*
-                    Data::Bytes(texts) => OrtTensor::from_string_array((self.shape, texts.as_slice())).map_err(failed)?.into(),
+                match &self.data {
+                    $(Data::$variant(values) => {
+                        TensorRef::from_array_view((self.shape.clone(), values.as_slice())).map_err(failed)?.into()
+                    })*
+                    Data::Bytes(texts) => {
+                        OrtTensor::from_string_array((self.shape.clone(), texts.as_slice())).map_err(failed)?.into()
+                    }
                 }
             };
         }

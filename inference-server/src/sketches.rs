@@ -1,0 +1,269 @@
+//! What the server has seen, counted over frozen bins: every row of the inputs, one row of each request's predictions (so that requests
+//! are independent observations). Each lane counts into its own part after it has answered; reading adds the parts up.
+
+use std::sync::{Mutex, PoisonError};
+
+use millrace_contract::{
+    model::{OutputBinding, Signature, Task, Tensors},
+    sketch::{Counts, DatasetProfile, FieldSketch, ServerSketches},
+};
+use millrace_engine::{Data, NamedTensor, Tensor};
+use millrace_profile::{
+    bins::{Binner, Value, empty_counts, merge},
+    predictions::{class_bins, probability_bins, value_bins},
+};
+
+/// Name of the sketch of predicted classes.
+pub const LABEL: &str = "label";
+/// Name of the sketch of probabilities: of the second class where there are two, else of the likeliest.
+pub const PROBABILITY: &str = "probability";
+/// Name of the sketch of predicted numbers.
+pub const VALUE: &str = "value";
+
+/// Whose sketches these are.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Changes whenever the process starts.
+    pub boot_id: String,
+    /// Model name.
+    pub model: String,
+    /// Revision.
+    pub revision: String,
+    /// Digest of the loaded bytes.
+    pub digest: String,
+}
+
+/// One column of one input tensor and its bins.
+#[derive(Debug)]
+struct Feature {
+    name: String,
+    input: usize,
+    column: usize,
+    width: usize,
+    binner: Binner,
+    reference: Counts,
+}
+
+/// Where a prediction is read from.
+#[derive(Debug)]
+enum Source {
+    /// The label tensor as text.
+    Label(usize),
+    /// The likeliest class of the probability tensor, as text.
+    Likeliest(usize, Vec<String>),
+    /// The probability tensor of so many classes.
+    Probability(usize, usize),
+    /// The value tensor.
+    Value(usize),
+}
+
+#[derive(Debug)]
+struct Prediction {
+    name: &'static str,
+    source: Source,
+    binner: Binner,
+}
+
+#[derive(Debug)]
+struct Counted {
+    rows: u64,
+    features: Vec<Counts>,
+    predictions: Vec<Counts>,
+}
+
+/// The sketches of one model.
+#[derive(Debug)]
+pub struct Sketches {
+    identity: Identity,
+    features: Vec<Feature>,
+    predictions: Vec<Prediction>,
+    lanes: Vec<Mutex<Counted>>,
+}
+
+impl Sketches {
+    /// Sketches of what signature, task and profile make it possible to count.
+    pub fn new(
+        identity: Identity,
+        tensors: &Tensors,
+        signature: Option<&Signature>,
+        task: Option<Task>,
+        profile: Option<&DatasetProfile>,
+        lanes: usize,
+    ) -> Self {
+        let features = match (signature, profile) {
+            (Some(signature), Some(profile)) => features(tensors, signature, profile),
+            (Some(_) | None, _) => Vec::new(),
+        };
+        let predictions = match (signature, task) {
+            (Some(signature), Some(task)) => predictions(tensors, &signature.outputs, task),
+            (Some(_) | None, _) => Vec::new(),
+        };
+        let empty = || Counted {
+            rows: 0,
+            features: features.iter().map(|f| empty_counts(f.binner.bins())).collect(),
+            predictions: predictions.iter().map(|p| empty_counts(p.binner.bins())).collect(),
+        };
+        let lanes = (0..lanes).map(|_| Mutex::new(empty())).collect();
+        Self { identity, features, predictions, lanes }
+    }
+
+    /// Counts one run: `inputs` with all rows, and each request's number of rows and outputs.
+    pub fn count<O: AsRef<Vec<NamedTensor>>>(
+        &self,
+        lane: usize,
+        inputs: &[NamedTensor],
+        rows: &[usize],
+        outputs: &[O],
+    ) {
+        let Some(counted) = self.lanes.get(lane) else { return };
+        let total = rows.iter().sum::<usize>();
+        // Only a reader ever competes for it.
+        let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.rows += total as u64;
+        for (feature, counts) in self.features.iter().zip(&mut counted.features) {
+            let Some(input) = inputs.get(feature.input) else { continue };
+            for row in 0..total {
+                feature.binner.count(counts, element(&input.tensor.data, row * feature.width + feature.column));
+            }
+        }
+        for (prediction, counts) in self.predictions.iter().zip(&mut counted.predictions) {
+            for (outputs, rows) in outputs.iter().zip(rows) {
+                if *rows > 0 {
+                    prediction.count(counts, outputs.as_ref());
+                }
+            }
+        }
+    }
+
+    /// All lanes added up.
+    pub fn read(&self) -> ServerSketches {
+        let Identity { boot_id, model, revision, digest } = self.identity.clone();
+        let mut rows = 0;
+        let mut features: Vec<FieldSketch> =
+            self.features.iter().map(|f| sketch(&f.name, &f.binner, Some(&f.reference))).collect();
+        let mut predictions: Vec<FieldSketch> =
+            self.predictions.iter().map(|p| sketch(p.name, &p.binner, None)).collect();
+        for lane in &self.lanes {
+            let counted = lane.lock().unwrap_or_else(PoisonError::into_inner);
+            rows += counted.rows;
+            add(&mut features, &counted.features);
+            add(&mut predictions, &counted.predictions);
+        }
+        ServerSketches { boot_id, model, revision, digest, rows, features, predictions }
+    }
+}
+
+fn sketch(name: &str, binner: &Binner, reference: Option<&Counts>) -> FieldSketch {
+    let current = empty_counts(binner.bins());
+    FieldSketch { name: name.to_owned(), bins: binner.bins().clone(), reference: reference.cloned(), current }
+}
+
+fn add(sketches: &mut [FieldSketch], counts: &[Counts]) {
+    for (sketch, counts) in sketches.iter_mut().zip(counts) {
+        let same_bins = merge(&mut sketch.current, counts);
+        debug_assert!(same_bins.is_ok(), "both come from the same binner");
+    }
+}
+
+fn features(tensors: &Tensors, signature: &Signature, profile: &DatasetProfile) -> Vec<Feature> {
+    let mut features = Vec::new();
+    for binding in &signature.inputs {
+        let Some(input) = tensors.inputs.iter().position(|spec| spec.name == binding.tensor) else { continue };
+        for (column, name) in binding.columns.iter().enumerate() {
+            let Some(field) = profile.features.iter().find(|field| field.name == *name) else { continue };
+            features.push(Feature {
+                name: name.clone(),
+                input,
+                column,
+                width: binding.columns.len(),
+                binner: Binner::new(&field.bins),
+                reference: field.counts.clone(),
+            });
+        }
+    }
+    features
+}
+
+fn predictions(tensors: &Tensors, outputs: &OutputBinding, task: Task) -> Vec<Prediction> {
+    let position = |name: &Option<String>| tensors.outputs.iter().position(|spec| Some(&spec.name) == name.as_ref());
+    let (label, probabilities) = (position(&outputs.label), position(&outputs.probabilities));
+    match task {
+        Task::Regression => {
+            let value =
+                |output| Prediction { name: VALUE, source: Source::Value(output), binner: Binner::new(&value_bins()) };
+            label.map(value).into_iter().collect()
+        }
+        Task::Classification => {
+            let binner = Binner::new(&class_bins(&outputs.classes));
+            let class = match (label, probabilities) {
+                (Some(output), _) => Some(Source::Label(output)),
+                (None, Some(output)) => Some(Source::Likeliest(output, outputs.classes.clone())),
+                (None, None) => None,
+            };
+            let class = class.map(|source| Prediction { name: LABEL, source, binner });
+            let probability = probabilities.map(|output| Prediction {
+                name: PROBABILITY,
+                source: Source::Probability(output, outputs.classes.len()),
+                binner: Binner::new(&probability_bins()),
+            });
+            class.into_iter().chain(probability).collect()
+        }
+    }
+}
+
+impl Prediction {
+    /// Counts the first row of one request's outputs.
+    fn count(&self, counts: &mut Counts, outputs: &[NamedTensor]) {
+        let tensor = |index: usize| outputs.get(index).map(|output| &output.tensor);
+        match &self.source {
+            Source::Label(index) => {
+                let Some(tensor) = tensor(*index) else { return };
+                self.binner.count(counts, element(&tensor.data, 0));
+            }
+            Source::Likeliest(index, classes) => {
+                let Some(tensor) = tensor(*index) else { return };
+                let likeliest = first_row(tensor, classes.len()).enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+                let class = likeliest.and_then(|(class, _)| classes.get(class));
+                self.binner.count(counts, class.map_or(Value::Missing, |class| Value::Text(class)));
+            }
+            Source::Probability(index, classes) => {
+                let Some(tensor) = tensor(*index) else { return };
+                let of_second = *classes == 2;
+                let probability =
+                    if of_second { first_row(tensor, 2).last() } else { first_row(tensor, *classes).reduce(f64::max) };
+                self.binner.count(counts, probability.map_or(Value::Missing, Value::Number));
+            }
+            Source::Value(index) => {
+                let Some(tensor) = tensor(*index) else { return };
+                self.binner.count(counts, element(&tensor.data, 0));
+            }
+        }
+    }
+}
+
+/// The numbers of the first row, at most so many.
+fn first_row(tensor: &Tensor, most: usize) -> impl Iterator<Item = f64> {
+    let width = tensor.row_len().unwrap_or(1).min(most);
+    (0..width).filter_map(|index| tensor.data.number(index))
+}
+
+fn element(data: &Data, index: usize) -> Value<'_> {
+    match data {
+        Data::Bytes(texts) => texts.get(index).map_or(Value::Missing, |text| Value::Text(text)),
+        Data::Bool(values) => values.get(index).map_or(Value::Missing, |value| Value::Boolean(*value)),
+        Data::Uint8(_)
+        | Data::Uint16(_)
+        | Data::Uint32(_)
+        | Data::Uint64(_)
+        | Data::Int8(_)
+        | Data::Int16(_)
+        | Data::Int32(_)
+        | Data::Int64(_)
+        | Data::Fp32(_)
+        | Data::Fp64(_) => data.number(index).map_or(Value::Missing, Value::Number),
+    }
+}
+
+#[cfg(test)]
+#[path = "sketches_tests.rs"]
+mod tests;
