@@ -35,7 +35,7 @@ use crate::common::{Resources, RunStatus, never_observed};
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Digest", type_ = "string", json_path = ".spec.artifact.digest", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.size() == self.spec.model.size() + 1 + string(self.spec.version).size() && self.metadata.name.startsWith(self.spec.model) && self.metadata.name.charAt(self.spec.model.size()) == '-' && self.metadata.name.endsWith(string(self.spec.version))")
+    validation = Rule::new("self.metadata.name.matches('-[1-9][0-9]{0,6}$') && self.metadata.name.startsWith(self.spec.model + '-') && self.metadata.name.lastIndexOf('-') == self.spec.model.size() && int(self.metadata.name.substring(self.spec.model.size() + 1)) == self.spec.version")
         .message("metadata.name must be <spec.model>-<spec.version>")
 )]
 #[serde(rename_all = "camelCase")]
