@@ -48,9 +48,9 @@ pub mod owner;
 pub mod run_state;
 pub mod settings;
 pub mod subset;
-pub mod training_job;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+pub mod training_job;
 pub mod watch;
 pub mod worker_run;
 
@@ -62,5 +62,5 @@ pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// All controllers, one a kind.
 pub fn controllers(ctx: &Arc<Context>) -> Vec<Running> {
-    vec![Box::pin(dataset::controller(ctx.clone()))]
+    vec![Box::pin(dataset::controller(ctx.clone())), Box::pin(training_job::controller(ctx.clone()))]
 }

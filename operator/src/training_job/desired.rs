@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         batch::v1::{
-            Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
-            PodFailurePolicyRule,
+            Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
+            PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
         },
         core::v1::{ConfigMap, PodTemplateSpec, Service, ServiceAccount, ServicePort, ServiceSpec},
         rbac::v1::{Role, RoleBinding},
@@ -97,7 +97,9 @@ fn task(training_job: &TrainingJob, resolved: &Resolved) -> TrainTask {
 fn typed(value: &str) -> Value {
     match serde_json::from_str(value) {
         Ok(scalar @ (Value::Number(_) | Value::Bool(_))) => scalar,
-        Ok(Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_)) | Err(_) => Value::String(value.to_owned()),
+        Ok(Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_)) | Err(_) => {
+            Value::String(value.to_owned())
+        }
     }
 }
 

@@ -77,9 +77,10 @@ fn completion_time(observed: &Observed) -> Option<Timestamp> {
 fn no_artifact(problem: Option<&str>) -> Ended {
     let remedy = "the trainer ended with exit code 0 and left no model: write /millrace/output/model.onnx";
     match problem {
-        Some(problem) if !problem.contains("left no") => {
-            Ended { reason: PUBLISH_FAILED, message: format!("the trainer succeeded, but its model was not published: {problem}") }
-        }
+        Some(problem) if !problem.contains("left no") => Ended {
+            reason: PUBLISH_FAILED,
+            message: format!("the trainer succeeded, but its model was not published: {problem}"),
+        },
         Some(_) | None => Ended { reason: TRAINER_LEFT_NO_MODEL, message: remedy.to_owned() },
     }
 }
@@ -136,7 +137,10 @@ pub(super) fn after_failure(training_job: &TrainingJob, observed: &Observed, pro
 fn past_deadline(training_job: &TrainingJob, problem: &Problem) -> Ended {
     let allowed = training_job.spec.active_deadline_seconds;
     let limit = allowed.map(|s| format!(" of activeDeadlineSeconds: {s}")).unwrap_or_default();
-    Ended { reason: DEADLINE_EXCEEDED, message: format!("{}{limit}; make a new TrainingJob with a longer one", problem.message) }
+    Ended {
+        reason: DEADLINE_EXCEEDED,
+        message: format!("{}{limit}; make a new TrainingJob with a longer one", problem.message),
+    }
 }
 
 /// Failures that count; disruptions do not.

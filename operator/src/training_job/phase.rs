@@ -109,7 +109,9 @@ pub fn decide(training_job: &TrainingJob, observed: &Observed, now: Timestamp) -
     }
     let Some(_resolved) = status.resolved else { return before_start(training_job, observed.dataset.as_ref()) };
     match run_state(observed.job.as_ref(), &observed.pods) {
-        RunState::Absent => Phase::Running(Running { training: false, suspended: training_job.spec.suspend, problem: None }),
+        RunState::Absent => {
+            Phase::Running(Running { training: false, suspended: training_job.spec.suspend, problem: None })
+        }
         RunState::Running { problem } => Phase::Running(running(training_job, observed, problem)),
         RunState::Succeeded => ending::after_success(observed, now),
         RunState::Failed(problem) => Phase::Failed(ending::after_failure(training_job, observed, problem)),
@@ -158,7 +160,8 @@ fn running(training_job: &TrainingJob, observed: &Observed, problem: Option<Prob
     let training = observed.pods.iter().any(trainer_runs);
     let waiting = alive(&observed.pods).find_map(waiting_problem).map(|p| said_with_gpus(training_job, p));
     let died = ending::newest_death(&observed.pods).map(Trouble::from);
-    let trouble = waiting.map(Trouble::from).or_else(|| if training { None } else { reported_trouble(observed).or(died) });
+    let trouble =
+        waiting.map(Trouble::from).or_else(|| if training { None } else { reported_trouble(observed).or(died) });
     Running {
         training,
         suspended: training_job.spec.suspend,
@@ -184,7 +187,8 @@ fn trainer_runs(pod: &Pod) -> bool {
 
 /// A pod that finds no node says how many GPUs it asks for: that is nearly always what is missing.
 fn said_with_gpus(training_job: &TrainingJob, problem: Problem) -> Problem {
-    let Some(gpu) = training_job.spec.trainer.gpu.as_ref().filter(|_| problem.reason == ProblemReason::Unschedulable) else {
+    let Some(gpu) = training_job.spec.trainer.gpu.as_ref().filter(|_| problem.reason == ProblemReason::Unschedulable)
+    else {
         return problem;
     };
     let scheduler = problem.message.trim_start_matches("no node can take the pod: ");

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec, ResourceRequirements, SecurityContext,
+        Container, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec, ResourceRequirements,
+        SecurityContext,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -19,8 +20,8 @@ use crate::{
     Error,
     settings::Settings,
     worker_run::{
-        empty_dir, env, mount, resource_requirements, restricted_container, restricted_pod, schedule, store_env, task_env,
-        token_mount, token_volume,
+        empty_dir, env, mount, resource_requirements, restricted_container, restricted_pod, schedule, store_env,
+        task_env, token_mount, token_volume,
     },
 };
 
@@ -122,7 +123,8 @@ fn trainer_container(run: &Run, spec: &TrainingJobSpec) -> Container {
         command: some(&trainer.command),
         args: some(&trainer.args),
         env: Some(trainer_env(run, spec)),
-        ports: (trainer.nodes > 1).then(|| vec![ContainerPort { container_port: MASTER_PORT, ..ContainerPort::default() }]),
+        ports: (trainer.nodes > 1)
+            .then(|| vec![ContainerPort { container_port: MASTER_PORT, ..ContainerPort::default() }]),
         resources: Some(trainer_resources(trainer)),
         security_context: Some(SecurityContext { read_only_root_filesystem: None, ..restricted_container() }),
         volume_mounts: Some(vec![mount("millrace", ROOT), mount("trainer-tmp", "/tmp")]),

@@ -3,11 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::{
-    Api, ResourceExt,
-    api::PostParams,
-    runtime::controller::Action,
-};
+use kube::{Api, ResourceExt, api::PostParams, runtime::controller::Action};
 use millrace_crds::{
     ModelVersion, TrainingJob,
     labels::FIELD_MANAGER,
@@ -111,21 +107,33 @@ async fn create_version(
 ) -> Result<ModelVersion, Error> {
     let (resolved, _) = pinned(job)?;
     let first = registry::highest(&job.spec.model, &observed.versions, observed.numbers.as_ref()) + 1;
+    // The newest number may be our own, though an outdated list did not show it.
+    if let Some(own) = own_by_number(job, first - 1, ctx).await? {
+        return Ok(own);
+    }
     for number in first..first + NUMBERS_TRIED {
         let version = registry::model_version(job, resolved, trained, number);
         match create(ctx, &version).await {
             Ok(stored) => return Ok(stored),
             Err(Error::Api { source: kube::Error::Api(answer), .. }) if answer.reason == "AlreadyExists" => {
-                let namespace = version.namespace().unwrap_or_default();
-                let taken = ctx.cluster.get::<ModelVersion>(&namespace, &version.name_any()).await?;
-                if let Some(own) = taken.filter(|taken| registry::is_own(job, taken)) {
+                if let Some(own) = own_by_number(job, number, ctx).await? {
                     return Ok(own);
                 }
             }
             Err(error) => return Err(error),
         }
     }
-    Err(Error::Blocked(format!("the numbers {first} to {} of model {} are taken", first + NUMBERS_TRIED - 1, job.spec.model)))
+    Err(Error::Blocked(format!(
+        "the numbers {first} to {} of model {} are taken",
+        first + NUMBERS_TRIED - 1,
+        job.spec.model
+    )))
+}
+
+async fn own_by_number(job: &TrainingJob, number: i64, ctx: &Context) -> Result<Option<ModelVersion>, Error> {
+    let name = format!("{}-{number}", job.spec.model);
+    let version = ctx.cluster.get::<ModelVersion>(&job.namespace().unwrap_or_default(), &name).await?;
+    Ok(version.filter(|version| registry::is_own(job, version)))
 }
 
 /// Upwards only, by a change of one key: other models are counted in the same ConfigMap.

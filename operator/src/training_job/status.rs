@@ -163,7 +163,9 @@ fn say_waiting(waiting: &Waiting) -> (&'static str, String) {
     match waiting {
         Waiting::DatasetNotFound(name) => (
             "DatasetNotFound",
-            format!("spec.dataset.name: there is no Dataset {name} in this namespace; create it, training then starts by itself"),
+            format!(
+                "spec.dataset.name: there is no Dataset {name} in this namespace; create it, training then starts by itself"
+            ),
         ),
         Waiting::DatasetNotReady(name) => (
             "DatasetNotReady",
@@ -171,7 +173,9 @@ fn say_waiting(waiting: &Waiting) -> (&'static str, String) {
         ),
         Waiting::VersionNotFound(name, digest) => (
             "DatasetVersionNotFound",
-            format!("spec.dataset.contentDigest: Dataset {name} has no version {digest} among its current and former ones; name one of those or leave it out"),
+            format!(
+                "spec.dataset.contentDigest: Dataset {name} has no version {digest} among its current and former ones; name one of those or leave it out"
+            ),
         ),
     }
 }
