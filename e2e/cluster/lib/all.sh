@@ -8,6 +8,6 @@ for part in common packages binaries process cgroup network certs control-plane 
 done
 
 # The components in the order of their start. Each has a start_NAME function.
-COMPONENTS=(etcd kube-apiserver kube-controller-manager kube-scheduler mounts containerd kubelet kube-proxy kwok)
+COMPONENTS=(etcd kube-apiserver kube-controller-manager kube-scheduler mounts containerd kubelet kube-proxy network-policies kwok)
 # shellcheck source=/dev/null
 [[ ! -s $STATE/slot ]] || use_addresses_of_slot "$(cat "$STATE/slot")"

@@ -16,19 +16,23 @@ declare -A PROGRAMS=(
     [coredns]=github.com/coredns/coredns
     [helm]=helm.sh/helm/v3/cmd/helm
     [pause]=./pause
+    [network-policies]=./network-policies
 )
 CONTROL_PLANE_PROGRAMS=(etcd kube-apiserver kubectl)
-ALL_PROGRAMS=("${CONTROL_PLANE_PROGRAMS[@]}" kube-controller-manager kube-scheduler kubelet kube-proxy kwok coredns helm pause)
+ALL_PROGRAMS=("${CONTROL_PLANE_PROGRAMS[@]}" kube-controller-manager kube-scheduler kubelet kube-proxy kwok coredns helm pause network-policies)
 
 module_of() {
     if [[ -f $TOOLS/$1/go.mod ]]; then echo "$TOOLS/$1"; else echo "$TOOLS"; fi
 }
 
-tools_stamp() {
+# What a program depends on: the Go version, its module's pins, and its source where that is ours.
+program_stamp() {
+    local module
+    module=$(module_of "$1")
     {
         go version
-        cat "$1/go.mod" "$1/go.sum"
-        cat "$1"/*/main.go 2>/dev/null || true
+        cat "$module/go.mod" "$module/go.sum"
+        [[ ${PROGRAMS[$1]} != ./* ]] || cat "$module/${PROGRAMS[$1]}"/*.go
     } | sha256sum | cut -c1-16
 }
 
@@ -67,7 +71,7 @@ build_programs() {
     exec 8>"$BIN/.lock"
     flock 8
     for name in "$@"; do
-        stamp=$(tools_stamp "$(module_of "$name")")
+        stamp=$(program_stamp "$name")
         [[ -x $BIN/$name && $(cat "$BIN/.$name.stamp" 2>/dev/null) == "$stamp" ]] && continue
         [[ $announced ]] || say "building Kubernetes $(kubernetes_version) and its tools, once: about 10 minutes on 2 cores"
         announced=1

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The one real node: containerd, kubelet and kube-proxy, in a mount namespace of their own. All mounts of pods live in it and go
+# The one real node: containerd, kubelet, kube-proxy and what enforces NetworkPolicies, in a mount namespace of their own. All mounts of pods live in it and go
 # with its last process, and /run, /var/log, /var/lib/kubelet and /var/lib/cni in it are folders of the cluster's state.
 
 start_mounts() {
@@ -124,6 +124,10 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 nftables: {minSyncPeriod: 100ms, syncPeriod: 30s}
 EOF
     launch_mounting kube-proxy "$BIN/kube-proxy" --config "$STATE/kube-proxy.yaml"
+}
+
+start_network-policies() {
+    launch network-policies "$BIN/network-policies" --kubeconfig "$KUBECONFIG_FILE"
 }
 
 node_is_ready() {
