@@ -46,6 +46,7 @@ fn start() -> Result<Environment, MissingRuntime> {
     let builder = ort::environment::init_from(&path).map_err(|e| missing(e.to_string()))?;
     let environment =
         builder.with_name("millrace").with_telemetry(false).build().map_err(|e| missing(e.to_string()))?;
-    environment.set_log_level(LogLevel::Error);
+    // Every failure is returned to the caller; a line a failed request on stderr would only fill the disk.
+    environment.set_log_level(LogLevel::Fatal);
     Ok(environment)
 }
