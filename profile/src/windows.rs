@@ -38,6 +38,9 @@ pub struct DriftMonitor {
     pub subject: String,
     /// Start of the open window, in seconds since 1970 UTC.
     pub window_start: Option<i64>,
+    /// When the open window ends if it has enough rows by then; else it is moved on by whole lengths.
+    #[serde(default)]
+    pub window_end: Option<i64>,
     /// Rows in the open window.
     pub rows: u64,
     /// Reference and counts of the open window.
@@ -93,9 +96,11 @@ impl DriftMonitor {
             None => None,
         };
         let aligned = window_index(now_unix_seconds, length) * length;
-        self.window_start.get_or_insert(aligned);
+        if self.window_start.is_none() {
+            self.begin(Some((aligned, aligned + length)));
+        }
         if let Err(error) = self.add(rows, fields) {
-            self.begin(Some(aligned));
+            self.begin(Some((aligned, aligned + length)));
             return Err(error);
         }
         Ok(closed)
@@ -103,12 +108,17 @@ impl DriftMonitor {
 
     fn close(&mut self, start: i64, now: i64, settings: &WindowSettings) -> Result<Option<ClosedWindow>, BinsError> {
         let length = settings.length_seconds.max(1);
-        let boundary = window_index(now, length) * length;
-        let enough = self.rows >= settings.drift.min_samples.max(1);
-        let too_long = now.saturating_sub(start) >= settings.max_seconds;
-        if boundary <= start || !(enough || too_long) {
+        let end = self.window_end.unwrap_or(start + length);
+        if now < end {
             return Ok(None);
         }
+        let boundary = window_index(now, length) * length;
+        let enough = self.rows >= settings.drift.min_samples.max(1);
+        if !enough && boundary - start < settings.max_seconds {
+            self.window_end = Some(boundary + length);
+            return Ok(None);
+        }
+        let end = if enough { end } else { boundary };
         let fields = if enough { drift::drift(&self.fields, &settings.drift) } else { Ok(Vec::new()) };
         let rows = self.rows;
         self.begin(None);
@@ -117,7 +127,7 @@ impl DriftMonitor {
         let newly_raised = self.judge(verdict, settings.consecutive.max(1));
         Ok(Some(ClosedWindow {
             start,
-            end: boundary,
+            end,
             rows,
             verdict,
             fields,
@@ -144,8 +154,9 @@ impl DriftMonitor {
         }
     }
 
-    fn begin(&mut self, start: Option<i64>) {
-        self.window_start = start;
+    fn begin(&mut self, window: Option<(i64, i64)>) {
+        self.window_start = window.map(|(start, _)| start);
+        self.window_end = window.map(|(_, end)| end);
         self.rows = 0;
         self.fields.clear();
     }

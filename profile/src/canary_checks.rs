@@ -1,0 +1,244 @@
+//! The checks of a canary: from the counts of all phases to a verdict and a sentence. Pure.
+
+use std::collections::BTreeSet;
+
+use millrace_contract::{
+    decision::{Check, Verdict},
+    routing::LATENCY_EDGES_MICROSECONDS,
+    sketch::Counts,
+};
+
+use crate::{
+    bins,
+    canary_evidence::{Arm, CanaryEvidence, EvidenceSettings, Goal, Phase},
+    distribution, drift,
+    power::{self, Harm, PhaseSize},
+    sequential,
+};
+
+/// Events among requests, for one arm.
+struct Rate {
+    events: u64,
+    requests: u64,
+}
+
+impl Rate {
+    fn value(&self) -> Option<f64> {
+        (self.requests > 0).then(|| self.events as f64 / self.requests as f64)
+    }
+}
+
+/// More errors and restarts than stable?
+pub(crate) fn error_rate(evidence: &CanaryEvidence, goal: Goal, settings: &EvidenceSettings, alpha: f64) -> Check {
+    let rate = |arm: &Arm| Rate { events: arm.errors.saturating_add(arm.restarts), requests: arm.requests };
+    let test = CountCheck { name: "errorRate", events: "errors", tolerance: 1.0, evidence, alpha };
+    test.check(rate, goal, settings, |base| base + settings.error_harm)
+}
+
+/// Slower than stable's own quantile more often than stable?
+pub(crate) fn latency(evidence: &CanaryEvidence, goal: Goal, settings: &EvidenceSettings, alpha: f64) -> Check {
+    let Some(bin) = evidence.latency_bin else {
+        let message = "the latency threshold is not known yet: stable has answered too few requests".to_owned();
+        return Check { message, ..blank("latency") };
+    };
+    let rate = |arm: &Arm| Rate { events: arm.latency.iter().skip(bin + 1).sum(), requests: arm.latency.iter().sum() };
+    let events = match LATENCY_EDGES_MICROSECONDS.get(bin) {
+        Some(edge) => format!("requests slower than {} ms", *edge as f64 / 1_000.0),
+        None => "requests slower than the longest measured time".to_owned(),
+    };
+    let test = CountCheck { name: "latency", events: &events, tolerance: settings.latency_tolerance, evidence, alpha };
+    let least_harm = settings.latency_harm * (1.0 - settings.latency_quantile);
+    test.check(rate, goal, settings, |base| (base * settings.latency_harm).max(least_harm))
+}
+
+/// One count test over all phases.
+struct CountCheck<'a> {
+    name: &'a str,
+    events: &'a str,
+    tolerance: f64,
+    evidence: &'a CanaryEvidence,
+    alpha: f64,
+}
+
+impl CountCheck<'_> {
+    fn check(
+        &self,
+        rate: impl Fn(&Arm) -> Rate,
+        goal: Goal,
+        settings: &EvidenceSettings,
+        harmful: impl Fn(f64) -> f64,
+    ) -> Check {
+        let phases = &self.evidence.phases;
+        let log_evidence: f64 = phases
+            .iter()
+            .map(|phase| {
+                let (canary, stable) = (rate(&phase.canary), rate(&phase.stable));
+                sequential::log_evidence(canary.events, stable.events, phase.share, self.tolerance)
+            })
+            .sum();
+        let (canary, stable) = self.evidence.totals();
+        let (canary, stable) = (rate(&canary), rate(&stable));
+        let base_rate = (stable.events as f64 + 0.5) / (stable.requests as f64 + 1.0);
+        let harm = Harm { base_rate, harmful_rate: harmful(base_rate), tolerance: self.tolerance };
+        let needed = || {
+            let share = phases.get(self.evidence.current).map_or(0.0, |phase| phase.share);
+            let sizes = sizes(phases, |arm| rate(arm).requests);
+            power::requests_needed(&sizes, share, &harm, self.alpha, settings.power)
+        };
+        let summary = format!(
+            "{} {} in {} canary requests, {} in {} of stable",
+            canary.events, self.events, canary.requests, stable.events, stable.requests
+        );
+        let (verdict, reason) =
+            judge(log_evidence >= -self.alpha.ln(), self.evidence, goal, settings, canary.requests, needed);
+        Check {
+            verdict,
+            value: canary.value(),
+            baseline: stable.value(),
+            log_evidence: Some(finite(log_evidence)),
+            samples: samples(canary.requests),
+            message: format!("{summary}: {reason}"),
+            ..blank(self.name)
+        }
+    }
+}
+
+/// Other predictions than stable's?
+pub(crate) fn prediction_drift(
+    evidence: &CanaryEvidence,
+    goal: Goal,
+    settings: &EvidenceSettings,
+    alpha: f64,
+) -> Check {
+    let (canary, stable) = evidence.totals();
+    let outputs: Vec<&String> =
+        canary.predictions.keys().filter(|output| stable.predictions.contains_key(*output)).collect();
+    let compared: Vec<(f64, f64, &String)> = outputs
+        .iter()
+        .filter_map(|output| {
+            let psi = drift::psi(&stable.predictions[*output], &canary.predictions[*output]).ok()?;
+            Some((output_evidence(&evidence.phases, output)?, psi, *output))
+        })
+        .collect();
+    let Some(worst) = compared.iter().max_by(|left, right| left.1.total_cmp(&right.1)) else {
+        let message = "canary and stable have no predictions to compare yet".to_owned();
+        return Check { message, threshold: Some(settings.psi_threshold), ..blank("predictionDrift") };
+    };
+    // The mean over outputs is valid evidence whatever ties the outputs together.
+    let log_evidence = distribution::log_mean(&compared.iter().map(|(evidence, _, _)| *evidence).collect::<Vec<_>>());
+    let seen = canary.predictions.values().map(bins::total).max().unwrap_or(0);
+    let differs = log_evidence >= -alpha.ln();
+    let needed = || predictions_needed(evidence, settings, alpha / compared.len() as f64);
+    let (verdict, reason) = judge(differs && worst.1 >= settings.psi_threshold, evidence, goal, settings, seen, needed);
+    let summary = format!("PSI {:.3} between {} predictions of output {} and stable's", worst.1, seen, worst.2);
+    let small = if differs && worst.1 < settings.psi_threshold {
+        ", a difference that is real but smaller than the threshold"
+    } else {
+        ""
+    };
+    Check {
+        verdict,
+        value: Some(worst.1),
+        threshold: Some(settings.psi_threshold),
+        log_evidence: Some(finite(log_evidence)),
+        samples: samples(seen),
+        message: format!("{summary}{small}: {reason}").chars().take(512).collect(),
+        ..blank("predictionDrift")
+    }
+}
+
+/// ln E of one output over all phases; `None` where its bins differ between the arms.
+fn output_evidence(phases: &[Phase], output: &str) -> Option<f64> {
+    let empty = Counts::default();
+    phases
+        .iter()
+        .map(|phase| {
+            let canary = phase.canary.predictions.get(output).unwrap_or(&empty);
+            let stable = phase.stable.predictions.get(output).unwrap_or(&empty);
+            let one_sided = canary.bins.is_empty() || stable.bins.is_empty();
+            if one_sided { Some(0.0) } else { distribution::log_evidence(canary, stable, phase.share).ok() }
+        })
+        .sum()
+}
+
+fn predictions_needed(evidence: &CanaryEvidence, settings: &EvidenceSettings, alpha: f64) -> Option<u64> {
+    let phases = &evidence.phases;
+    let share = phases.get(evidence.current)?.share;
+    let seen = |arm: &Arm| arm.predictions.values().map(bins::total).min().unwrap_or(0);
+    let sizes = sizes(phases, seen);
+    let occupied: BTreeSet<(&String, usize)> = phases
+        .iter()
+        .flat_map(|phase| phase.stable.predictions.iter().chain(&phase.canary.predictions))
+        .flat_map(|(output, counts)| {
+            let filled = counts.bins.iter().enumerate().filter(|(_, count)| **count > 0);
+            filled.map(move |(index, _)| (output, index))
+        })
+        .collect();
+    let bins = occupied.len().max(2);
+    let needed = power::information_needed(bins, phases.len(), alpha, settings.power);
+    let have: f64 = sizes.iter().map(|phase| power::information(phase, settings.psi_threshold)).sum();
+    power::smallest(|more| have + more * (1.0 - share) * settings.psi_threshold / 2.0 >= needed)
+}
+
+/// The verdict and the end of its sentence.
+fn judge(
+    is_worse: bool,
+    evidence: &CanaryEvidence,
+    goal: Goal,
+    settings: &EvidenceSettings,
+    seen: u64,
+    needed: impl Fn() -> Option<u64>,
+) -> (Verdict, String) {
+    if is_worse {
+        return (Verdict::Fail, "worse than stable, with enough evidence".to_owned());
+    }
+    let at_this_share = evidence.canary_requests();
+    if at_this_share < settings.min_requests || seen == 0 {
+        let missing = settings.min_requests.saturating_sub(at_this_share);
+        return (Verdict::Unknown, format!("{missing} more canary requests are needed at this share"));
+    }
+    match goal {
+        Goal::Step => (Verdict::Pass, "no evidence that the canary is worse".to_owned()),
+        Goal::Promote => match needed() {
+            Some(0) => (Verdict::Pass, "not worse, and a harm that matters would have been found".to_owned()),
+            Some(more) => {
+                (Verdict::Unknown, format!("about {more} more canary requests are needed to find a harm that matters"))
+            }
+            None => (Verdict::Unknown, "no number of requests would find a harm that matters".to_owned()),
+        },
+    }
+}
+
+fn sizes(phases: &[Phase], requests: impl Fn(&Arm) -> u64) -> Vec<PhaseSize> {
+    phases
+        .iter()
+        .map(|phase| PhaseSize {
+            share: phase.share,
+            canary: requests(&phase.canary) as f64,
+            stable: requests(&phase.stable) as f64,
+        })
+        .collect()
+}
+
+fn samples(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// JSON has no infinity.
+fn finite(number: f64) -> f64 {
+    if number.is_nan() { 0.0 } else { number.clamp(-1e300, 1e300) }
+}
+
+fn blank(name: &str) -> Check {
+    Check {
+        name: name.to_owned(),
+        verdict: Verdict::Unknown,
+        value: None,
+        baseline: None,
+        threshold: None,
+        interval: None,
+        log_evidence: None,
+        samples: 0,
+        message: String::new(),
+    }
+}
