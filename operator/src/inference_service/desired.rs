@@ -1,0 +1,290 @@
+//! The children of one InferenceService: per revision a Deployment, a headless Service and a PodDisruptionBudget; the front
+//! Service; the ConfigMaps of plan, evidence and monitoring. Pure.
+//!
+//! A revision's Deployment is made once and then only scaled: its template never changes, so that an upgrade of the operator or
+//! an edit of the spec restarts no pod that serves.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            ConfigMap, Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Service, ServicePort,
+            ServiceSpec,
+        },
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use kube::ResourceExt;
+use millrace_contract::{
+    routing::{ADMIN_PORT, PLAN_KEY, ROUTER_PORT, RoutingPlan, SERVER_PORT},
+    server::{ProfileRef, SERVER_CONFIG_ENV, ServedModel, ServerConfig},
+};
+use millrace_crds::{
+    InferenceService, ModelVersion,
+    inference_service::{RevisionStatus, Server},
+    labels::{COMPONENT, INFERENCE_SERVICE, MANAGED_BY, MANAGED_BY_VALUE, MODEL_VERSION, REVISION, component},
+};
+
+use super::{
+    drift::MONITORING_KEY,
+    evidence::EVIDENCE_KEY,
+    pods::SERVER_CONTAINER,
+    routing::{plan_name, revision_name},
+};
+use crate::{
+    Error,
+    names::lasting_child,
+    settings::Settings,
+    worker_run::{
+        empty_dir, env, mount, resource_requirements, restricted_container, restricted_pod, schedule, store_env,
+    },
+};
+
+/// Seconds a server gets for requests in flight after SIGTERM.
+const DRAIN_SECONDS: u32 = 20;
+/// Seconds before a pod that does not end is killed: going on until routers noticed, the drain, and some more.
+const GRACE_SECONDS: i64 = 45;
+/// Longest a server may take to answer at all after its start, in probes of 2 s: an hour. A model that does not load in time is
+/// judged by `progressDeadlineSeconds`, not by the kubelet.
+const STARTUP_PROBES: i32 = 1_800;
+
+/// Name of the ConfigMap with a rollout's evidence.
+pub fn evidence_name(service: &str) -> String {
+    lasting_child(service, "evidence")
+}
+
+/// Name of the ConfigMap with the drift windows.
+pub fn monitoring_name(service: &str) -> String {
+    lasting_child(service, "monitoring")
+}
+
+/// Labels of everything that belongs to a revision.
+pub fn revision_labels(service: &str, revision: &str) -> BTreeMap<String, String> {
+    labels([(INFERENCE_SERVICE, service), (REVISION, revision), (COMPONENT, component::SERVER), (MANAGED_BY, MANAGED_BY_VALUE)])
+}
+
+fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// What a server of this revision is told.
+pub fn server_config(service: &str, revision: &str, version: &ModelVersion, server: &Server) -> ServerConfig {
+    let Server { resources: _, batching, queue, concurrency, scheduling: _ } = server;
+    let status = version.status.as_ref();
+    let signature = status.and_then(|status| status.signature.clone()).or_else(|| version.spec.signature.clone());
+    ServerConfig {
+        model: ServedModel {
+            name: service.to_owned(),
+            version: Some(version.spec.version.to_string()),
+            revision: revision.to_owned(),
+            artifact: version.spec.artifact.clone(),
+            signature,
+            task: Some(version.spec.evaluation.task),
+            profile: profile(version),
+        },
+        batching: batching.clone(),
+        queue: queue.clone(),
+        concurrency: u32::try_from(*concurrency).unwrap_or(1),
+        drain_seconds: DRAIN_SECONDS,
+    }
+}
+
+/// The data it was trained on; for a model made elsewhere, the data it was evaluated on.
+fn profile(version: &ModelVersion) -> Option<ProfileRef> {
+    let trained = version.spec.source.training_job.as_ref().map(|source| &source.dataset_uri);
+    let evaluated = version.status.as_ref().and_then(|status| Some(&status.evaluation.as_ref()?.dataset_uri));
+    let folder = trained.or(evaluated)?;
+    Some(ProfileRef { uri: format!("{}/profile.json", folder.trim_end_matches('/')), digest: None })
+}
+
+/// The pods of a revision. Applied once, then only scaled.
+pub fn deployment(
+    service: &InferenceService,
+    revision: &RevisionStatus,
+    version: &ModelVersion,
+    settings: &Settings,
+) -> Result<Deployment, Error> {
+    let name = service.name_any();
+    let mut pod_labels = revision_labels(&name, &revision.revision);
+    pod_labels.insert(MODEL_VERSION.to_owned(), revision.model_version.clone());
+    let selector = labels([(INFERENCE_SERVICE, &name), (REVISION, &revision.revision)]);
+    Ok(Deployment {
+        metadata: ObjectMeta { labels: Some(pod_labels.clone()), ..metadata(service, revision_name(&name, &revision.revision)) },
+        spec: Some(DeploymentSpec {
+            replicas: Some(revision.replicas),
+            selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_unavailable: Some(IntOrString::Int(0)),
+                    max_surge: Some(IntOrString::Int(1)),
+                }),
+            }),
+            revision_history_limit: Some(1),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(pod_labels), ..ObjectMeta::default() }),
+                spec: Some(pod(service, revision, version, settings)?),
+            },
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    })
+}
+
+fn pod(
+    service: &InferenceService,
+    revision: &RevisionStatus,
+    version: &ModelVersion,
+    settings: &Settings,
+) -> Result<PodSpec, Error> {
+    let server = &service.spec.server;
+    let config = server_config(&service.name_any(), &revision.revision, version, server);
+    let config = serde_json::to_string(&config)
+        .map_err(|error| Error::Internal(format!("the server's configuration can't be written as JSON: {error}")))?;
+    let container = Container {
+        name: SERVER_CONTAINER.to_owned(),
+        image: Some(revision.image.clone()),
+        image_pull_policy: Some(settings.image_pull_policy.clone()),
+        args: Some(vec![format!("--max-body-bytes={}", service.spec.requests.max_body_bytes)]),
+        env: Some(vec![env(SERVER_CONFIG_ENV, &config)]),
+        env_from: Some(store_env(None)),
+        ports: Some(vec![port("http", SERVER_PORT), port("admin", ADMIN_PORT)]),
+        resources: server.resources.as_ref().map(resource_requirements),
+        startup_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(STARTUP_PROBES), ..probe("/healthz") }),
+        liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
+        readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..probe("/readyz") }),
+        security_context: Some(restricted_container()),
+        volume_mounts: Some(vec![mount("tmp", "/tmp")]),
+        ..Container::default()
+    };
+    let mut pod = PodSpec {
+        containers: vec![container],
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        volumes: Some(vec![empty_dir("tmp", None)]),
+        ..restricted_pod(settings)
+    };
+    schedule(&mut pod, server.scheduling.as_ref());
+    Ok(pod)
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
+}
+
+fn probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("admin".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        timeout_seconds: Some(2),
+        ..Probe::default()
+    }
+}
+
+/// Where routers find the ready pods of a revision.
+pub fn revision_service(service: &InferenceService, revision: &str) -> Service {
+    let name = service.name_any();
+    let service_port = |name: &str, number| ServicePort {
+        name: Some(name.to_owned()),
+        port: number,
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..ServicePort::default()
+    };
+    Service {
+        metadata: ObjectMeta { labels: Some(revision_labels(&name, revision)), ..metadata(service, revision_name(&name, revision)) },
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".to_owned()),
+            selector: Some(labels([(INFERENCE_SERVICE, &name), (REVISION, revision)])),
+            ports: Some(vec![service_port("http", SERVER_PORT), service_port("admin", ADMIN_PORT)]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+/// A drained node takes one pod at a time.
+pub fn disruption_budget(service: &InferenceService, revision: &str) -> PodDisruptionBudget {
+    let name = service.name_any();
+    PodDisruptionBudget {
+        metadata: ObjectMeta { labels: Some(revision_labels(&name, revision)), ..metadata(service, revision_name(&name, revision)) },
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(LabelSelector {
+                match_labels: Some(labels([(INFERENCE_SERVICE, &name), (REVISION, revision)])),
+                ..LabelSelector::default()
+            }),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    }
+}
+
+/// The address users know: it leads to the namespace's routers, whatever serves.
+pub fn front_service(service: &InferenceService) -> Service {
+    let name = service.name_any();
+    Service {
+        metadata: ObjectMeta {
+            labels: Some(labels([(INFERENCE_SERVICE, &name), (MANAGED_BY, MANAGED_BY_VALUE)])),
+            ..metadata(service, name.clone())
+        },
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            selector: Some(labels([(COMPONENT, component::ROUTER)])),
+            ports: Some(vec![ServicePort {
+                name: Some("http".to_owned()),
+                port: 80,
+                target_port: Some(IntOrString::Int(ROUTER_PORT)),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+/// The plan, where routers look for it.
+pub fn plan(service: &InferenceService, plan: &RoutingPlan) -> ConfigMap {
+    let text = serde_json::to_string(plan).unwrap_or_default();
+    config_map(service, plan_name(&service.name_any()), component::ROUTING_PLAN, PLAN_KEY, text)
+}
+
+/// A rollout's evidence.
+pub fn evidence(service: &InferenceService, text: String) -> ConfigMap {
+    config_map(service, evidence_name(&service.name_any()), component::EVIDENCE, EVIDENCE_KEY, text)
+}
+
+/// The drift windows.
+pub fn monitoring(service: &InferenceService, text: String) -> ConfigMap {
+    config_map(service, monitoring_name(&service.name_any()), component::EVIDENCE, MONITORING_KEY, text)
+}
+
+fn config_map(service: &InferenceService, name: String, component: &str, key: &str, text: String) -> ConfigMap {
+    ConfigMap {
+        metadata: ObjectMeta {
+            labels: Some(labels([
+                (INFERENCE_SERVICE, &service.name_any()),
+                (COMPONENT, component),
+                (MANAGED_BY, MANAGED_BY_VALUE),
+            ])),
+            ..metadata(service, name)
+        },
+        data: Some(BTreeMap::from([(key.to_owned(), text)])),
+        ..ConfigMap::default()
+    }
+}
+
+fn metadata(service: &InferenceService, name: String) -> ObjectMeta {
+    ObjectMeta { name: Some(name), namespace: service.namespace(), ..ObjectMeta::default() }
+}
+
+#[cfg(test)]
+#[path = "desired_tests.rs"]
+mod tests;

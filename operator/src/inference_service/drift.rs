@@ -1,0 +1,246 @@
+//! Drift of the stable revision's inputs: cumulative sketches of all its pods, cut into windows, kept in the ConfigMap
+//! `<service>-monitoring`. Pure.
+//!
+//! The windows are stepped and stored before the status that speaks of them; what the newest closed window said is stored with
+//! them, so that a crash in between loses nothing.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use millrace_contract::{
+    decision::{Check, Verdict},
+    sketch::{Counts, FieldSketch},
+};
+use millrace_crds::inference_service::{DriftMonitoring, DriftStatus, RevisionStatus};
+use millrace_profile::{
+    bins,
+    cumulative::{Cumulative, FieldCounts, field_counts},
+    drift::DriftSettings,
+    windows::{ClosedWindow, DriftMonitor, WindowSettings, with_counts},
+};
+use serde::{Deserialize, Serialize};
+
+use super::pods::ServerPod;
+
+/// Key of the windows in their ConfigMap.
+pub const MONITORING_KEY: &str = "monitoring.json";
+/// Features named in status.
+const MAX_FEATURES: usize = 10;
+
+/// The windows and what was last seen of each server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Monitoring {
+    monitor: DriftMonitor,
+    fields: Cumulative<FieldCounts>,
+    rows: Cumulative<u64>,
+    /// What the newest closed window said.
+    pub newest: Option<DriftStatus>,
+    /// Start of the window that raised the drift there is now.
+    pub raised_at: Option<i64>,
+}
+
+impl Monitoring {
+    /// What is stored, or nothing.
+    pub fn of(stored: Option<&str>) -> Self {
+        stored.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+
+    /// Whether drift is raised for this revision.
+    pub fn is_raised(&self, revision: &str) -> bool {
+        self.monitor.subject == revision && self.monitor.raised
+    }
+
+    /// Adds what the servers have seen since the last look, and closes the window if its time has come. Returns the closed one.
+    pub fn step(
+        &mut self,
+        settings: &DriftMonitoring,
+        stable: &RevisionStatus,
+        pods: &[ServerPod],
+        now: Timestamp,
+    ) -> Option<ClosedWindow> {
+        let is_new = self.monitor.subject != stable.revision;
+        if is_new {
+            *self = Self::default();
+        }
+        let mut added: BTreeMap<String, Counts> = BTreeMap::new();
+        let mut features: Vec<FieldSketch> = Vec::new();
+        let mut rows = 0;
+        for sketches in pods.iter().filter(|pod| pod.revision == stable.revision).filter_map(|pod| pod.sketches.as_ref()) {
+            let counts = field_counts(&sketches.features);
+            if features.is_empty() {
+                features.clone_from(&sketches.features);
+            }
+            // What was served before anybody watched is in no window.
+            if is_new {
+                self.fields.baseline(&sketches.boot_id, &counts);
+                self.rows.baseline(&sketches.boot_id, &sketches.rows);
+                continue;
+            }
+            rows += self.rows.delta(&sketches.boot_id, &sketches.rows).unwrap_or_default();
+            for (name, counts) in self.fields.delta(&sketches.boot_id, &counts).unwrap_or_default() {
+                let sum = added.entry(name).or_default();
+                if bins::merge(sum, &counts).is_err() {
+                    *sum = counts;
+                }
+            }
+        }
+        let fields = with_counts(&features, &added);
+        // Other bins within one revision: the monitor has begun its window anew by itself.
+        let closed =
+            self.monitor.step(&stable.revision, now.as_second(), rows, &fields, &windows(settings)).unwrap_or_default()?;
+        self.raised_at = self.raised_at.filter(|_| closed.raised).or(closed.newly_raised.then_some(closed.start));
+        self.newest = Some(status_of(&closed));
+        Some(closed)
+    }
+}
+
+fn windows(settings: &DriftMonitoring) -> WindowSettings {
+    let DriftMonitoring { threshold, window_seconds, min_samples, max_window_seconds, consecutive_windows } = settings;
+    WindowSettings {
+        length_seconds: *window_seconds,
+        max_seconds: *max_window_seconds,
+        consecutive: u32::try_from(*consecutive_windows).unwrap_or(1),
+        drift: DriftSettings {
+            threshold: *threshold,
+            min_samples: u64::try_from(*min_samples).unwrap_or_default(),
+            ..DriftSettings::default()
+        },
+    }
+}
+
+fn status_of(closed: &ClosedWindow) -> DriftStatus {
+    let time = |second: i64| Timestamp::from_second(second).ok().map(Time);
+    let verdict = if closed.raised { Verdict::Fail } else { closed.verdict };
+    let verdict = match (verdict, closed.raised) {
+        // One drifted window is no drift yet.
+        (Verdict::Fail, false) => Verdict::Unknown,
+        (verdict, _) => verdict,
+    };
+    let features: Vec<Check> = closed.fields.iter().take(MAX_FEATURES).map(|field| field.check()).collect();
+    DriftStatus {
+        verdict,
+        window_start: time(closed.start),
+        window_end: time(closed.end),
+        rows: i64::try_from(closed.rows).unwrap_or(i64::MAX),
+        consecutive: i32::try_from(closed.consecutive).unwrap_or(i32::MAX),
+        features,
+    }
+}
+
+/// The features that drifted, for a sentence: names with their PSI.
+pub fn drifted_features(drift: &DriftStatus) -> String {
+    let named: Vec<String> = drift
+        .features
+        .iter()
+        .filter(|check| check.verdict == Verdict::Fail)
+        .take(3)
+        .map(|check| format!("{} (PSI {:.2})", check.name, check.value.unwrap_or_default()))
+        .collect();
+    named.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_contract::sketch::{Bins, ServerSketches};
+
+    use super::*;
+    use crate::inference_service::fixtures::{approved, at, serving};
+
+    fn settings() -> DriftMonitoring {
+        DriftMonitoring { threshold: 0.2, window_seconds: 60, min_samples: 100, max_window_seconds: 300, consecutive_windows: 2 }
+    }
+
+    fn stable() -> RevisionStatus {
+        serving(&approved("fraud", 1)).stable.unwrap()
+    }
+
+    fn pod(boot: &str, bins: [u64; 2]) -> ServerPod {
+        let feature = FieldSketch {
+            name: "amount".to_owned(),
+            bins: Bins::Numeric { edges: vec![0.0] },
+            reference: Some(Counts { bins: vec![5_000, 5_000], missing: 0 }),
+            current: Counts { bins: bins.to_vec(), missing: 0 },
+        };
+        let revision = stable().revision;
+        ServerPod {
+            name: boot.to_owned(),
+            uid: boot.to_owned(),
+            revision: revision.clone(),
+            ip: None,
+            is_ready: true,
+            is_ending: false,
+            restarts: 0,
+            trouble: None,
+            sketches: Some(ServerSketches {
+                boot_id: boot.to_owned(),
+                model: "fraud".to_owned(),
+                revision,
+                digest: String::new(),
+                rows: bins.iter().sum(),
+                features: vec![feature],
+                predictions: Vec::new(),
+            }),
+        }
+    }
+
+    /// Steps a monitor that is stored and read again between all steps.
+    fn stepped(looks: &[(i64, Vec<ServerPod>)]) -> (Monitoring, Vec<(u64, Verdict, bool)>) {
+        let mut monitoring = Monitoring::default();
+        let mut closed = Vec::new();
+        for (second, pods) in looks {
+            let text = serde_json::to_string(&monitoring).unwrap();
+            monitoring = Monitoring::of(Some(&text));
+            if let Some(window) = monitoring.step(&settings(), &stable(), pods, at(*second)) {
+                closed.push((window.rows, window.verdict, window.raised));
+            }
+        }
+        (monitoring, closed)
+    }
+
+    #[test]
+    fn counts_of_all_pods_are_added_and_what_was_served_before_is_not() {
+        let (monitoring, closed) = stepped(&[
+            (0, vec![pod("a", [1_000, 0]), pod("b", [0, 0])]),
+            (30, vec![pod("a", [1_060, 50]), pod("b", [40, 50])]),
+            (60, vec![]),
+        ]);
+        assert_eq!(closed, [(200, Verdict::Pass, false)]);
+        assert_eq!(monitoring.newest.unwrap().rows, 200);
+    }
+
+    #[test]
+    fn drift_is_raised_after_two_drifted_windows_in_a_row_and_names_the_feature() {
+        let (monitoring, closed) = stepped(&[
+            (0, vec![pod("a", [0, 0])]),
+            (30, vec![pod("a", [10, 190])]),
+            (60, vec![pod("a", [10, 190])]),
+            (90, vec![pod("a", [20, 380])]),
+            (120, vec![pod("a", [20, 380])]),
+        ]);
+        assert_eq!(closed, [(200, Verdict::Fail, false), (200, Verdict::Fail, true)]);
+        assert!(monitoring.is_raised(&stable().revision));
+        assert!(!monitoring.is_raised("another"));
+        let drift = monitoring.newest.unwrap();
+        assert_eq!((drift.verdict, drift.consecutive), (Verdict::Fail, 2));
+        assert!(drifted_features(&drift).starts_with("amount (PSI "), "{drift:?}");
+    }
+
+    #[test]
+    fn one_drifted_window_is_not_drift_yet() {
+        let (monitoring, _) =
+            stepped(&[(0, vec![pod("a", [0, 0])]), (30, vec![pod("a", [10, 190])]), (60, vec![pod("a", [10, 190])])]);
+        assert_eq!(monitoring.newest.unwrap().verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_server_that_restarts_is_counted_from_zero() {
+        let (_, closed) = stepped(&[
+            (0, vec![pod("a", [500, 500])]),
+            (20, vec![pod("a2", [60, 60])]),
+            (60, vec![pod("a2", [60, 60])]),
+        ]);
+        assert_eq!(closed, [(120, Verdict::Pass, false)]);
+    }
+}

@@ -1,0 +1,259 @@
+//! What pods say about a revision: ready, loaded, restarts, and why not. Pure.
+
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use kube::ResourceExt;
+use millrace_contract::sketch::ServerSketches;
+use millrace_crds::{inference_service::RevisionStatus, labels::REVISION};
+
+/// Name of the server's container.
+pub const SERVER_CONTAINER: &str = "server";
+
+/// Reasons a server gives that no second try changes: the file itself is wrong.
+const FINAL_REASONS: [&str; 4] = ["InvalidModel", "DigestMismatch", "ExternalData", "UnsupportedModel"];
+
+/// Why a pod is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// CamelCase.
+    pub reason: String,
+    /// A sentence with the remedy where one is known.
+    pub message: String,
+    /// Trying again with the same revision can't help.
+    pub is_final: bool,
+}
+
+/// One pod of a revision, with what its server answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerPod {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its revision.
+    pub revision: String,
+    /// Its address.
+    pub ip: Option<String>,
+    /// Kubernetes counts it as ready and it is not being deleted.
+    pub is_ready: bool,
+    /// It is being deleted.
+    pub is_ending: bool,
+    /// How often the server's container was started again.
+    pub restarts: u64,
+    /// Why it is not ready.
+    pub trouble: Option<Trouble>,
+    /// What its server answered.
+    pub sketches: Option<ServerSketches>,
+}
+
+impl ServerPod {
+    /// What a pod's status says.
+    pub fn read(pod: &Pod) -> Self {
+        let status = pod.status.as_ref();
+        let is_ending = pod.metadata.deletion_timestamp.is_some();
+        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let has_ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let server = status
+            .and_then(|status| status.container_statuses.as_deref())
+            .unwrap_or_default()
+            .iter()
+            .find(|container| container.name == SERVER_CONTAINER);
+        let unschedulable = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        let trouble = server.and_then(container_trouble).or_else(|| {
+            let message = unschedulable?.message.clone().unwrap_or_default();
+            Some(Trouble { reason: "Unschedulable".to_owned(), message, is_final: false })
+        });
+        Self {
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            revision: pod.labels().get(REVISION).cloned().unwrap_or_default(),
+            ip: status.and_then(|status| status.pod_ip.clone()),
+            is_ready: has_ready && !is_ending,
+            is_ending,
+            restarts: server.map_or(0, |server| u64::try_from(server.restart_count).unwrap_or_default()),
+            trouble: trouble.filter(|_| !has_ready),
+            sketches: None,
+        }
+    }
+
+    fn has_loaded(&self, revision: &RevisionStatus) -> bool {
+        self.sketches.as_ref().is_some_and(|sketches| {
+            sketches.revision == revision.revision
+                && revision.digest.as_ref().is_some_and(|digest| digest.as_str() == sketches.digest)
+        })
+    }
+}
+
+fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
+    let last = container.last_state.as_ref().and_then(terminated).or_else(|| container.state.as_ref().and_then(terminated));
+    let waiting = container.state.as_ref()?.waiting.as_ref().filter(|waiting| {
+        !matches!(waiting.reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing"))
+    });
+    match (last, waiting) {
+        // Why it stopped says more than that it is not started again at once.
+        (Some(last), _) => Some(last),
+        (None, Some(waiting)) => Some(Trouble {
+            reason: waiting.reason.clone().unwrap_or_default(),
+            message: waiting.message.clone().unwrap_or_default(),
+            is_final: false,
+        }),
+        (None, None) => None,
+    }
+}
+
+/// A stopped server's own words: `<Reason>: <sentence>` in its termination message, else what Kubernetes says.
+fn terminated(state: &ContainerState) -> Option<Trouble> {
+    let terminated = state.terminated.as_ref()?;
+    let own = terminated.message.as_deref().and_then(own_words);
+    let (reason, message) = own.unwrap_or_else(|| {
+        let reason = terminated.reason.clone().unwrap_or_else(|| "Error".to_owned());
+        let message = match reason.as_str() {
+            "OOMKilled" => "the server ran out of memory: raise spec.server.resources.limits.memory".to_owned(),
+            _ => format!("the server stopped with exit code {}", terminated.exit_code),
+        };
+        (reason, message)
+    });
+    let is_final = FINAL_REASONS.contains(&reason.as_str());
+    Some(Trouble { reason, message, is_final })
+}
+
+fn own_words(message: &str) -> Option<(String, String)> {
+    let (reason, sentence) = message.trim().split_once(':')?;
+    let is_word = !reason.is_empty()
+        && reason.len() <= 64
+        && reason.starts_with(|first: char| first.is_ascii_uppercase())
+        && reason.chars().all(|letter| letter.is_ascii_alphanumeric());
+    is_word.then(|| (reason.to_owned(), sentence.trim().chars().take(512).collect()))
+}
+
+/// All pods of one revision.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pods {
+    /// Ready pods.
+    pub ready: i32,
+    /// Ready pods that report the right digest.
+    pub loaded: i32,
+    /// The gravest reason why others are not.
+    pub trouble: Option<Trouble>,
+}
+
+impl Pods {
+    /// The pods of this revision among all of the service.
+    pub fn of(revision: &RevisionStatus, pods: &[ServerPod]) -> Self {
+        let ours: Vec<&ServerPod> =
+            pods.iter().filter(|pod| pod.revision == revision.revision && !pod.is_ending).collect();
+        let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let ready = ours.iter().filter(|pod| pod.is_ready).count();
+        let loaded = ours.iter().filter(|pod| pod.is_ready && pod.has_loaded(revision)).count();
+        let mut troubles: Vec<Trouble> =
+            ours.iter().filter_map(|pod| pod.trouble.clone().or_else(|| mismatch(pod, revision))).collect();
+        troubles.sort_by_key(|trouble| !trouble.is_final);
+        Self { ready: count(ready), loaded: count(loaded), trouble: troubles.into_iter().next() }
+    }
+}
+
+/// A server that answers with another model than it was told to load.
+fn mismatch(pod: &ServerPod, revision: &RevisionStatus) -> Option<Trouble> {
+    let sketches = pod.sketches.as_ref()?;
+    (!pod.has_loaded(revision)).then(|| Trouble {
+        reason: "DigestMismatch".to_owned(),
+        message: format!(
+            "pod {} reports model {} of revision {:?} as loaded, not {} of {:?}",
+            pod.name,
+            sketches.digest,
+            sketches.revision,
+            revision.digest.as_ref().map(ToString::to_string).unwrap_or_default(),
+            revision.revision
+        ),
+        is_final: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::inference_service::fixtures::{approved, serving};
+
+    fn pod(ready: bool, container: Value) -> ServerPod {
+        let mut container = container;
+        container["name"] = json!("server");
+        container["image"] = json!("server:1");
+        container["imageID"] = json!("");
+        container["ready"] = json!(ready);
+        container["restartCount"] = container.get("restartCount").cloned().unwrap_or(json!(0));
+        let status = if ready { "True" } else { "False" };
+        let revision = serving(&approved("fraud", 1)).stable.unwrap().revision;
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": "p1", "labels": {"millrace.dev/revision": revision}},
+            "status": {
+                "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": status}],
+                "containerStatuses": [container],
+            },
+        }))
+        .unwrap();
+        ServerPod::read(&pod)
+    }
+
+    fn answering(mut pod: ServerPod, digest: &str) -> ServerPod {
+        pod.sketches = Some(ServerSketches {
+            boot_id: "b".to_owned(),
+            model: "fraud".to_owned(),
+            revision: pod.revision.clone(),
+            digest: digest.to_owned(),
+            rows: 0,
+            features: Vec::new(),
+            predictions: Vec::new(),
+        });
+        pod
+    }
+
+    #[test]
+    fn a_pod_counts_as_loaded_only_when_its_server_reports_the_digest() {
+        let revision = serving(&approved("fraud", 1)).stable.unwrap();
+        let ready = pod(true, json!({"state": {"running": {}}}));
+        let silent = Pods::of(&revision, std::slice::from_ref(&ready));
+        assert_eq!((silent.ready, silent.loaded, silent.trouble), (1, 0, None));
+        let right = answering(ready.clone(), revision.digest.as_ref().unwrap().as_str());
+        let loaded = Pods::of(&revision, &[right, ready.clone()]);
+        assert_eq!((loaded.ready, loaded.loaded), (2, 1));
+        let wrong = Pods::of(&revision, &[answering(ready, "sha256:other")]);
+        assert_eq!(wrong.loaded, 0);
+        let trouble = wrong.trouble.unwrap();
+        assert_eq!((trouble.reason.as_str(), trouble.is_final), ("DigestMismatch", true));
+    }
+
+    #[test]
+    fn the_reason_why_a_pod_is_not_ready_is_told() {
+        let stopped = |message: &str, reason: &str| {
+            json!({
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+                "lastState": {"terminated": {"exitCode": 3, "reason": reason, "message": message}},
+            })
+        };
+        let cases = [
+            (json!({"state": {"running": {}}}), None),
+            (json!({"state": {"waiting": {"reason": "ContainerCreating"}}}), None),
+            (json!({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}), Some(("ImagePullBackOff", "no such image", false))),
+            (stopped("InvalidModel: the file is not a whole ONNX model", "Error"), Some(("InvalidModel", "the file is not a whole ONNX model", true))),
+            (stopped("DigestMismatch: it has another digest", "Error"), Some(("DigestMismatch", "it has another digest", true))),
+            (stopped("StoreUnavailable: no answer", "Error"), Some(("StoreUnavailable", "no answer", false))),
+            (stopped("", "OOMKilled"), Some(("OOMKilled", "the server ran out of memory: raise spec.server.resources.limits.memory", false))),
+            (stopped("thread panicked: oh", "Error"), Some(("Error", "the server stopped with exit code 3", false))),
+        ];
+        for (container, expected) in cases {
+            let trouble = pod(false, container.clone()).trouble;
+            let found = trouble.as_ref().map(|t| (t.reason.as_str(), t.message.as_str(), t.is_final));
+            assert_eq!(found, expected, "{container}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_recovered_has_no_trouble_but_remembers_its_restarts() {
+        let recovered = pod(
+            true,
+            json!({"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1}}, "restartCount": 2}),
+        );
+        assert_eq!((recovered.trouble, recovered.restarts), (None, 2));
+    }
+}

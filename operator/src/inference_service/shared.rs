@@ -1,0 +1,259 @@
+//! What all services of a namespace share: the router with its rights, and the network policies. Pure.
+//!
+//! Each of these objects is owned by every InferenceService of the namespace, none of them as its controller: Kubernetes removes
+//! them with the last service, and no finalizer is needed.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Affinity, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, ServiceAccount, WeightedPodAffinityTerm,
+        },
+        networking::v1::{
+            NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+        },
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+        util::intstr::IntOrString,
+    },
+};
+use millrace_contract::routing::{ADMIN_PORT, ROUTER_PORT, SERVER_PORT};
+use millrace_crds::labels::{COMPONENT, MANAGED_BY, MANAGED_BY_VALUE, ROUTER, component};
+
+use crate::{
+    settings::Settings,
+    worker_run::{empty_dir, env_from_field, mount, restricted_container, restricted_pod, token_mount, token_volume},
+};
+
+/// Name of the policy that guards the servers of a namespace.
+pub const SERVER_POLICY: &str = "millrace-server";
+/// Routers of a namespace: one may go at any time.
+const REPLICAS: i32 = 2;
+/// Seconds before a router that does not end is killed: 5 s until everybody noticed, 30 s for requests in flight, and some more.
+const GRACE_SECONDS: i64 = 45;
+const STATE_PATH: &str = "/var/lib/millrace";
+
+/// The shared objects of one namespace.
+#[derive(Clone, Debug)]
+pub struct Shared<'a> {
+    /// The namespace.
+    pub namespace: &'a str,
+    /// Every InferenceService in it that is not being deleted.
+    pub owners: Vec<OwnerReference>,
+    /// Options of the operator.
+    pub settings: &'a Settings,
+}
+
+fn labels(component: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(COMPONENT.to_owned(), component.to_owned()), (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned())])
+}
+
+fn selector(component: &str) -> LabelSelector {
+    let labels = BTreeMap::from([(COMPONENT.to_owned(), component.to_owned())]);
+    LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
+}
+
+impl Shared<'_> {
+    fn metadata(&self, name: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(self.namespace.to_owned()),
+            labels: Some(labels(component::ROUTER)),
+            owner_references: Some(self.owners.clone()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    /// Identity of the routers.
+    pub fn service_account(&self) -> ServiceAccount {
+        ServiceAccount {
+            metadata: self.metadata(ROUTER),
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        }
+    }
+
+    /// What routers may read: plans and endpoints of their own namespace.
+    pub fn role(&self) -> Role {
+        let read = |group: &str, resource: &str| PolicyRule {
+            api_groups: Some(vec![group.to_owned()]),
+            resources: Some(vec![resource.to_owned()]),
+            verbs: ["get", "list", "watch"].map(str::to_owned).to_vec(),
+            ..PolicyRule::default()
+        };
+        Role {
+            metadata: self.metadata(ROUTER),
+            rules: Some(vec![read("", "configmaps"), read("discovery.k8s.io", "endpointslices")]),
+        }
+    }
+
+    /// Gives the right to the identity.
+    pub fn role_binding(&self) -> RoleBinding {
+        RoleBinding {
+            metadata: self.metadata(ROUTER),
+            role_ref: RoleRef {
+                api_group: "rbac.authorization.k8s.io".to_owned(),
+                kind: "Role".to_owned(),
+                name: ROUTER.to_owned(),
+            },
+            subjects: Some(vec![Subject {
+                kind: "ServiceAccount".to_owned(),
+                name: ROUTER.to_owned(),
+                namespace: Some(self.namespace.to_owned()),
+                ..Subject::default()
+            }]),
+        }
+    }
+
+    /// A drained node takes one router at a time.
+    pub fn disruption_budget(&self) -> PodDisruptionBudget {
+        PodDisruptionBudget {
+            metadata: self.metadata(ROUTER),
+            spec: Some(PodDisruptionBudgetSpec {
+                max_unavailable: Some(IntOrString::Int(1)),
+                selector: Some(selector(component::ROUTER)),
+                ..PodDisruptionBudgetSpec::default()
+            }),
+            ..PodDisruptionBudget::default()
+        }
+    }
+
+    /// The routers.
+    pub fn deployment(&self) -> Deployment {
+        Deployment {
+            metadata: self.metadata(ROUTER),
+            spec: Some(DeploymentSpec {
+                replicas: Some(REPLICAS),
+                selector: selector(component::ROUTER),
+                strategy: Some(DeploymentStrategy {
+                    type_: Some("RollingUpdate".to_owned()),
+                    rolling_update: Some(RollingUpdateDeployment {
+                        max_unavailable: Some(IntOrString::Int(0)),
+                        max_surge: Some(IntOrString::Int(1)),
+                    }),
+                }),
+                revision_history_limit: Some(1),
+                template: PodTemplateSpec {
+                    metadata: Some(ObjectMeta { labels: Some(labels(component::ROUTER)), ..ObjectMeta::default() }),
+                    spec: Some(self.pod()),
+                },
+                ..DeploymentSpec::default()
+            }),
+            ..Deployment::default()
+        }
+    }
+
+    fn pod(&self) -> PodSpec {
+        let container = Container {
+            name: component::ROUTER.to_owned(),
+            image: Some(self.settings.router_image.clone()),
+            image_pull_policy: Some(self.settings.image_pull_policy.clone()),
+            args: Some(vec![format!("--state-dir={STATE_PATH}")]),
+            env: Some(vec![env_from_field("POD_NAMESPACE", "metadata.namespace")]),
+            ports: Some(vec![port("http", ROUTER_PORT), port("admin", ADMIN_PORT)]),
+            resources: Some(ResourceRequirements {
+                requests: Some(BTreeMap::from([
+                    ("cpu".to_owned(), Quantity("50m".to_owned())),
+                    ("memory".to_owned(), Quantity("32Mi".to_owned())),
+                ])),
+                limits: Some(BTreeMap::from([("memory".to_owned(), Quantity("512Mi".to_owned()))])),
+                ..ResourceRequirements::default()
+            }),
+            liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
+            readiness_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(2), ..probe("/readyz") }),
+            security_context: Some(restricted_container()),
+            volume_mounts: Some(vec![token_mount(), mount("state", STATE_PATH)]),
+            ..Container::default()
+        };
+        PodSpec {
+            service_account_name: Some(ROUTER.to_owned()),
+            containers: vec![container],
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            affinity: Some(apart()),
+            volumes: Some(vec![token_volume(), empty_dir("state", Some("64Mi"))]),
+            ..restricted_pod(self.settings)
+        }
+    }
+
+    /// Servers talk to routers of their namespace and to the operator, to nobody else.
+    pub fn server_policy(&self) -> NetworkPolicy {
+        let routers = NetworkPolicyPeer { pod_selector: Some(selector(component::ROUTER)), ..NetworkPolicyPeer::default() };
+        let rules = vec![
+            rule(Some(vec![routers]), SERVER_PORT),
+            rule(Some(vec![self.operator()]), ADMIN_PORT),
+        ];
+        self.policy(SERVER_POLICY, component::SERVER, rules)
+    }
+
+    /// Everybody may send requests to the routers; their admin port is the operator's.
+    pub fn router_policy(&self) -> NetworkPolicy {
+        self.policy(ROUTER, component::ROUTER, vec![rule(None, ROUTER_PORT), rule(Some(vec![self.operator()]), ADMIN_PORT)])
+    }
+
+    fn operator(&self) -> NetworkPolicyPeer {
+        let name = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), self.settings.namespace.clone())]);
+        NetworkPolicyPeer {
+            namespace_selector: Some(LabelSelector { match_labels: Some(name), ..LabelSelector::default() }),
+            ..NetworkPolicyPeer::default()
+        }
+    }
+
+    fn policy(&self, name: &str, component: &str, ingress: Vec<NetworkPolicyIngressRule>) -> NetworkPolicy {
+        NetworkPolicy {
+            metadata: self.metadata(name),
+            spec: Some(NetworkPolicySpec {
+                pod_selector: Some(selector(component)),
+                policy_types: Some(vec!["Ingress".to_owned()]),
+                ingress: Some(ingress),
+                ..NetworkPolicySpec::default()
+            }),
+        }
+    }
+}
+
+fn rule(from: Option<Vec<NetworkPolicyPeer>>, port: i32) -> NetworkPolicyIngressRule {
+    let port =
+        NetworkPolicyPort { port: Some(IntOrString::Int(port)), protocol: Some("TCP".to_owned()), ..NetworkPolicyPort::default() };
+    NetworkPolicyIngressRule { from, ports: Some(vec![port]) }
+}
+
+/// Two routers on one node go down together.
+fn apart() -> Affinity {
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
+                weight: 100,
+                pod_affinity_term: PodAffinityTerm {
+                    label_selector: Some(selector(component::ROUTER)),
+                    topology_key: "kubernetes.io/hostname".to_owned(),
+                    ..PodAffinityTerm::default()
+                },
+            }]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
+}
+
+fn probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("admin".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        timeout_seconds: Some(2),
+        ..Probe::default()
+    }
+}

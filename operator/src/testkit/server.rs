@@ -1,0 +1,176 @@
+//! etcd and kube-apiserver on free loopback ports, with the CRDs. One pair a test binary; both end with it, however it ends: each
+//! is watched over by a shell that waits for the end of its standard input, which this process holds.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client, Config, ResourceExt,
+    api::{Patch, PatchParams},
+    client::ClientBuilder,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::json;
+use tokio::sync::OnceCell;
+
+use super::{Found, fault::FaultLayer, world::eventually};
+
+/// How long the pair may take to come up on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(120);
+const TOKEN: &str = "testkit";
+
+/// A running pair.
+pub struct Server {
+    url: String,
+    _children: Vec<Child>,
+    _folder: tempfile::TempDir,
+}
+
+static SERVER: OnceCell<Server> = OnceCell::const_new();
+
+/// The test binary's server; started by whoever asks first.
+pub async fn server() -> Found<&'static Server> {
+    SERVER.get_or_try_init(start).await
+}
+
+impl Server {
+    /// A client of an administrator, for what users, kubelet and others do.
+    pub async fn client(&self) -> Found<Client> {
+        let config = self.config().await?;
+        ClientBuilder::try_from(config).map(ClientBuilder::build).map_err(|e| format!("client: {e}"))
+    }
+
+    /// A client whose requests meet the faults of this layer.
+    pub async fn client_with(&self, faults: &FaultLayer) -> Found<Client> {
+        let builder = ClientBuilder::try_from(self.config().await?).map_err(|e| format!("client: {e}"))?;
+        Ok(builder.with_layer(faults).build())
+    }
+
+    async fn config(&self) -> Found<Config> {
+        let kubeconfig: Kubeconfig = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "test", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        }))
+        .map_err(|e| format!("kubeconfig: {e}"))?;
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| format!("config: {e}"))
+    }
+}
+
+async fn start() -> Found<Server> {
+    let folder = tempfile::Builder::new().prefix("millrace-testkit-").tempdir().map_err(|e| format!("folder: {e}"))?;
+    let [etcd_port, peer_port, secure_port] = free_ports()?;
+    let etcd_url = format!("http://127.0.0.1:{etcd_port}");
+    let etcd = spawn(
+        folder.path(),
+        "etcd",
+        &[
+            format!("--data-dir={}/etcd", folder.path().display()),
+            format!("--listen-client-urls={etcd_url}"),
+            format!("--advertise-client-urls={etcd_url}"),
+            format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"),
+            "--unsafe-no-fsync".to_owned(),
+            "--log-level=error".to_owned(),
+        ],
+    )?;
+    let apiserver = spawn(folder.path(), "kube-apiserver", &apiserver_args(folder.path(), &etcd_url, secure_port)?)?;
+    let server =
+        Server { url: format!("https://127.0.0.1:{secure_port}"), _children: vec![etcd, apiserver], _folder: folder };
+    let client = server.client().await?;
+    eventually(START_DEADLINE, "the API server answers", async || {
+        client.apiserver_version().await.map(|_| ()).map_err(|e| e.to_string())
+    })
+    .await?;
+    install_crds(&client).await?;
+    Ok(server)
+}
+
+fn apiserver_args(folder: &Path, etcd_url: &str, port: u16) -> Found<Vec<String>> {
+    let key = rcgen::KeyPair::generate().map_err(|e| format!("key: {e}"))?.serialize_pem();
+    let (key_file, token_file) = (folder.join("service-account.pem"), folder.join("tokens.csv"));
+    std::fs::write(&key_file, key).map_err(|e| format!("key file: {e}"))?;
+    std::fs::write(&token_file, format!("{TOKEN},admin,admin,system:masters\n")).map_err(|e| format!("token file: {e}"))?;
+    let key_file = key_file.display();
+    Ok(vec![
+        format!("--etcd-servers={etcd_url}"),
+        format!("--cert-dir={}/certs", folder.display()),
+        format!("--secure-port={port}"),
+        "--bind-address=127.0.0.1".to_owned(),
+        "--endpoint-reconciler-type=none".to_owned(),
+        "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
+        format!("--token-auth-file={}", token_file.display()),
+        "--authorization-mode=RBAC".to_owned(),
+        "--service-account-issuer=https://testkit".to_owned(),
+        format!("--service-account-key-file={key_file}"),
+        format!("--service-account-signing-key-file={key_file}"),
+        // Nobody makes the default ServiceAccounts that this admission asks for.
+        "--disable-admission-plugins=ServiceAccount".to_owned(),
+        // Many scenarios at a time come from one address; fairness between users is not what is tested.
+        "--enable-priority-and-fairness=false".to_owned(),
+        "--max-requests-inflight=0".to_owned(),
+        "--max-mutating-requests-inflight=0".to_owned(),
+    ])
+}
+
+/// Starts a program that ends with this process: the shell reads until its input ends, then kills it.
+fn spawn(folder: &Path, program: &str, args: &[String]) -> Found<Child> {
+    let path = bin_folder()?.join(program);
+    if !path.exists() {
+        return Err(format!("{} is missing: `make cluster-binaries` builds it", path.display()));
+    }
+    let log = std::fs::File::create(folder.join(format!("{program}.log"))).map_err(|e| format!("log: {e}"))?;
+    let watch = r#""$@" & child=$!; cat >/dev/null; kill -9 "$child""#;
+    Command::new("/bin/sh")
+        .args(["-c", watch, "sh"])
+        .arg(&path)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn bin_folder() -> Found<PathBuf> {
+    if let Ok(folder) = std::env::var("MILLRACE_BIN") {
+        return Ok(folder.into());
+    }
+    let cache = std::env::var("XDG_CACHE_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cache")));
+    cache.map(|cache| Path::new(&cache).join("millrace/bin")).map_err(|_| "neither HOME nor MILLRACE_BIN is set".to_owned())
+}
+
+fn free_ports<const N: usize>() -> Found<[u16; N]> {
+    // All are held until all are known, so that they differ.
+    let listeners: Vec<TcpListener> = (0..N)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("no free port: {e}"))?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr().map_err(|e| format!("port: {e}"))?.port();
+    }
+    Ok(ports)
+}
+
+async fn install_crds(client: &Client) -> Found<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for crd in millrace_crds::manifests::all() {
+        let name = crd.name_any();
+        let applied = api.patch(&name, &PatchParams::apply("testkit").force(), &Patch::Apply(&crd)).await;
+        applied.map_err(|e| format!("CRD {name}: {e}"))?;
+        eventually(START_DEADLINE, "the CRD is established", async || {
+            let stored = api.get(&name).await.map_err(|e| e.to_string())?;
+            let conditions = stored.status.and_then(|status| status.conditions).unwrap_or_default();
+            let is_established = conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
+            is_established.then_some(()).ok_or_else(|| format!("{name} is not established"))
+        })
+        .await?;
+    }
+    Ok(())
+}
