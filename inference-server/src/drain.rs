@@ -12,18 +12,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::status::Status;
 
-/// Resolves at SIGTERM or SIGINT.
-///
-/// # Errors
-/// When the handlers cannot be installed.
-pub async fn signalled() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// Resolves at SIGTERM or SIGINT; never, when the system lets no handler be installed (the process then ends as signals do by default).
+pub async fn signalled() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("no signal handler can be installed; SIGTERM will end the process at once");
+        return std::future::pending().await;
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    Ok(())
 }
 
 /// Not ready from now on; returns when the time to notice it is over.

@@ -42,6 +42,20 @@ pub struct Running {
     pub lanes: Vec<JoinHandle<()>>,
 }
 
+impl Running {
+    /// Ends the lanes. Without every request answered (`drained` is false) they are not waited for: the process is about to end.
+    pub async fn stop(self, drained: bool, patience: Duration) {
+        self.schedule.close();
+        if drained {
+            let joined = tokio::task::spawn_blocking(move || self.lanes.into_iter().for_each(|lane| _ = lane.join()));
+            _ = tokio::time::timeout(patience, joined).await;
+            tracing::info!("stopped; every request was answered");
+        } else {
+            tracing::warn!(seconds = patience.as_secs(), "stopped with requests in flight: the drain time was over");
+        }
+    }
+}
+
 /// Loads the model, trying again while the store does not answer, and enters [`Phase::Ready`].
 ///
 /// # Errors

@@ -1,0 +1,139 @@
+//! Start and stop: models that cannot be loaded, and a stop under load that no client notices.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use millrace_contract::{Digest, server::ServerConfig};
+use millrace_inference_server::run;
+use serde_json::json;
+use support::{Server, config, settings};
+
+const ROW: &str = r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 0, 0]}]}"#;
+
+/// Starts a server on a model, sees it refuse and say why everywhere, and end by itself.
+async fn is_refused(mut config: ServerConfig, digest: Option<Digest>, reason: &str) {
+    if let Some(digest) = digest {
+        config.model.artifact.digest = digest;
+    }
+    let server = Server::start(settings(config)).await;
+    let report = server.until(|report| report["reason"] != "Loading").await;
+    assert_eq!((&report["ready"], &report["reason"]), (&json!(false), &json!(reason)));
+    assert_eq!(server.get("/v2/health/live").await.status, StatusCode::OK);
+    assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let refused = server.infer(ROW).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.error().contains(reason), "{}", refused.error());
+    let ready = server.admin("/readyz").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(ready.text().starts_with(reason), "{}", ready.text());
+    assert_eq!(server.ends_by_itself().await.unwrap_err().reason, reason);
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_leaves_a_live_server_that_says_why_and_then_ends() {
+    tokio::join!(
+        is_refused(config("truncated"), None, "InvalidModel"),
+        is_refused(config("zipmap"), None, "UnsupportedModel"),
+        is_refused(config("external"), None, "ExternalData"),
+        is_refused(config("classifier"), Some(Digest::of("something else")), "DigestMismatch"),
+    );
+}
+
+#[tokio::test]
+async fn why_the_process_ended_is_left_for_kubernetes() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut settings = settings(config("truncated"));
+    settings.termination_log = log.path().to_owned();
+    let trouble = run::run(settings).await.unwrap_err();
+    let left = std::fs::read_to_string(log.path()).unwrap();
+    assert_eq!(left, format!("InvalidModel: {}\n", trouble.message));
+}
+
+#[tokio::test]
+async fn a_model_that_appears_after_the_first_try_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config("classifier");
+    let file = folder.path().join("late.onnx");
+    let source = support::model_file("classifier");
+    config.model.artifact.uri = format!("file://{}", file.display());
+    let server = Server::start(settings(config)).await;
+    server.until(|report| report["reason"] == "NotFound").await;
+    std::fs::copy(source, &file).unwrap();
+    let report = server.until(|report| report["ready"] == true).await;
+    assert!(report["digest"].as_str().unwrap().starts_with("sha256:"));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_under_load_fails_no_request_and_readiness_goes_first() {
+    let mut server = Server::ready(config("classifier")).await;
+    let (address, admin, client) = (server.http, server.admin, server.client.clone());
+    let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let (client, stopping, answered) = (client.clone(), Arc::clone(&stopping), Arc::clone(&answered));
+            tokio::spawn(async move {
+                loop {
+                    let request = http::Request::post(format!("http://{address}/v2/models/m/infer"))
+                        .body(http_body_util::Full::from(ROW))
+                        .unwrap();
+                    match client.request(request).await {
+                        Ok(response) => {
+                            assert_eq!(response.status(), StatusCode::OK);
+                            let closes = response.headers().get("connection").is_some_and(|value| value == "close");
+                            answered.fetch_add(1, Ordering::Relaxed);
+                            let whole = http_body_util::BodyExt::collect(response.into_body()).await;
+                            assert!(whole.unwrap().to_bytes().starts_with(b"{\"model_name\""));
+                            // The last answers tell a client to go elsewhere; this one obeys.
+                            if closes {
+                                assert!(stopping.load(Ordering::Acquire), "told to go before the stop");
+                                return;
+                            }
+                        }
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    while answered.load(Ordering::Relaxed) < 500 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stopping.store(true, Ordering::Release);
+    server.signal();
+    loop {
+        let request =
+            http::Request::get(format!("http://{admin}/readyz")).body(http_body_util::Full::default()).unwrap();
+        if client.request(request).await.unwrap().status() == StatusCode::SERVICE_UNAVAILABLE {
+            break;
+        }
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_run_is_waited_for_and_answered_during_the_stop() {
+    let mut server = Server::ready(config("slow")).await;
+    let body = r#"{"inputs": [{"name": "X", "shape": [1, 1], "datatype": "FP32", "data": [5]}, {"name": "loops", "shape": [1], "datatype": "INT64", "data": [100000]}]}"#;
+    let request = http::Request::post(format!("http://{}/v2/models/m/infer", server.http))
+        .body(http_body_util::Full::from(body))
+        .unwrap();
+    let call = tokio::spawn(server.client.request(request));
+    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    server.signal();
+    assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    server.end().await.unwrap();
+}

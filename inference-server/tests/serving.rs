@@ -1,0 +1,172 @@
+//! Batching, limits, failing models and the sketches, through a real socket.
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use millrace_contract::{
+    model::{InputBinding, OutputBinding, Signature, Task},
+    server::ProfileRef,
+    sketch::{Bins, Counts, DatasetProfile, FieldProfile},
+};
+use serde_json::json;
+use support::{Server, Shared, config};
+
+fn lookup(index: i64) -> String {
+    json!({"inputs": [{"name": "X", "shape": [1], "datatype": "INT64", "data": [index]}]}).to_string()
+}
+
+fn slow(loops: i64) -> String {
+    json!({"inputs": [
+        {"name": "X", "shape": [1, 1], "datatype": "FP32", "data": [5]},
+        {"name": "loops", "shape": [1], "datatype": "INT64", "data": [loops]},
+    ]})
+    .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_request_in_a_batch_fails_alone() {
+    let mut config = config("fails");
+    config.batching.max_delay_microseconds = 300_000;
+    config.batching.max_size = 4;
+    let server: Shared = Arc::new(Server::ready(config).await);
+    let calls = [0, 7, 2, 1].map(|index| {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { server.infer(lookup(index)).await })
+    });
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    let data = |index: usize| answers[index].json()["outputs"][0]["data"].clone();
+    assert_eq!((data(0), data(2), data(3)), (json!([10.0]), json!([30.0]), json!([20.0])));
+    assert_eq!(answers[1].status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(answers[1].error().contains("out of data bounds"), "{}", answers[1].error());
+    // The first of all runs held the four requests.
+    assert_eq!(server.metric("millrace_server_queue_duration_seconds_count").await, Some(4.0));
+    assert_eq!(server.metric("millrace_server_batch_rows_bucket{le=\"4.0\"}").await, Some(5.0));
+    assert_eq!(server.metric("millrace_server_batch_rows_sum").await, Some(8.0));
+    let server = Arc::into_inner(server).unwrap();
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_whose_outputs_have_no_row_each_still_answers_requests_that_came_together() {
+    let mut config = config("mean");
+    config.batching.max_delay_microseconds = 200_000;
+    config.batching.max_size = 2;
+    let server: Shared = Arc::new(Server::ready(config).await);
+    let calls = [3.0, 5.0].map(|value| {
+        let server = Arc::clone(&server);
+        let body = json!({"inputs": [{"name": "X", "shape": [1, 1], "datatype": "FP32", "data": [value]}]}).to_string();
+        tokio::spawn(async move { server.infer(body).await.json()["outputs"][0]["data"].clone() })
+    });
+    for (call, expected) in calls.into_iter().zip([3.0, 5.0]) {
+        assert_eq!(call.await.unwrap(), json!([expected]));
+    }
+    Arc::into_inner(server).unwrap().end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_answered_429_and_a_request_that_waits_too_long_503_while_the_lane_is_busy() {
+    let mut config = config("slow");
+    config.queue.max_requests = 1;
+    config.queue.timeout_milliseconds = 100;
+    let server: Shared = Arc::new(Server::ready(config).await);
+    let busy = {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { server.infer(slow(200_000)).await })
+    };
+    // Running, not queued any more: its place is free again.
+    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let waiting = {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { server.infer(slow(1)).await })
+    };
+    while server.metric("millrace_server_queue_length").await != Some(1.0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let refused = server.infer(slow(1)).await;
+    assert_eq!(
+        (refused.status, &refused.headers["retry-after"]),
+        (StatusCode::TOO_MANY_REQUESTS, &"1".parse().unwrap())
+    );
+    assert!(refused.error().contains("1 places"), "{}", refused.error());
+    let late = waiting.await.unwrap();
+    assert_eq!(late.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(late.error().contains("was not run"), "{}", late.error());
+    assert!(!busy.is_finished(), "the late one was answered before the lane was free");
+    assert_eq!(busy.await.unwrap().json()["outputs"][0]["data"], json!([5.0]));
+    assert_eq!(server.metric("millrace_server_compute_duration_seconds_count").await, Some(1.0));
+    Arc::into_inner(server).unwrap().end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_frees_its_place_at_once() {
+    let mut config = config("slow");
+    config.queue.max_requests = 1;
+    let server: Shared = Arc::new(Server::ready(config).await);
+    let busy = {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { server.infer(slow(200_000)).await })
+    };
+    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let impatient = tokio::time::timeout(Duration::from_millis(50), server.infer(slow(1))).await;
+    assert!(impatient.is_err(), "it was still waiting");
+    while server.metric("millrace_server_cancelled_requests_total").await != Some(1.0) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(server.metric("millrace_server_queue_length").await, Some(0.0));
+    assert!(!busy.is_finished());
+    busy.await.unwrap();
+    Arc::into_inner(server).unwrap().end().await.unwrap();
+}
+
+#[tokio::test]
+async fn sketches_count_inputs_on_the_profile_and_predictions_on_common_bins() {
+    let folder = tempfile::tempdir().unwrap();
+    let field = FieldProfile {
+        name: "a".into(),
+        bins: Bins::Numeric { edges: vec![0.5] },
+        counts: Counts { bins: vec![3, 1], missing: 0 },
+        mean: None,
+        std_dev: None,
+        min: None,
+        max: None,
+        distinct: None,
+    };
+    let profile = DatasetProfile { format_version: 1, rows: 4, features: vec![field], label: None };
+    let file = folder.path().join("profile.json");
+    std::fs::write(&file, serde_json::to_vec(&profile).unwrap()).unwrap();
+    let mut config = config("classifier");
+    config.model.profile = Some(ProfileRef { uri: format!("file://{}", file.display()), digest: None });
+    config.model.task = Some(Task::Classification);
+    config.model.signature = Some(Signature {
+        inputs: vec![InputBinding { tensor: "X".into(), columns: ["a", "b", "c", "d"].map(str::to_owned).to_vec() }],
+        outputs: OutputBinding {
+            label: Some("label".into()),
+            probabilities: Some("probabilities".into()),
+            classes: vec!["0".into(), "1".into()],
+        },
+    });
+    let server = Server::ready(config).await;
+    let body =
+        json!({"inputs": [{"name": "X", "shape": [2, 4], "datatype": "FP32", "data": [1, 1, 0, 0, 0, 0, 0, 0]}]});
+    assert_eq!(server.infer(body.to_string()).await.status, StatusCode::OK);
+    // The lane counts after it has answered.
+    let mut read = server.admin("/v1/sketches").await.json();
+    while read["rows"] == 0 {
+        read = server.admin("/v1/sketches").await.json();
+    }
+    assert_eq!((&read["rows"], &read["model"], &read["revision"]), (&json!(2), &json!("m"), &json!("abc")));
+    assert_eq!(read["features"][0]["name"], "a");
+    assert_eq!(read["features"][0]["reference"], json!({"bins": [3, 1], "missing": 0}));
+    assert_eq!(read["features"][0]["current"], json!({"bins": [1, 1], "missing": 0}));
+    assert_eq!(read["predictions"][0]["current"], json!({"bins": [0, 1, 0], "missing": 0}));
+    server.end().await.unwrap();
+}
