@@ -1,1 +1,135 @@
-fn main() {}
+//! The router's process: flags, start, and an end that loses no request.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use millrace_router::{
+    admin,
+    inputs::Inputs,
+    router::{Router, Settings},
+    server::{self, FrontDoor},
+    watch,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::info;
+
+/// Shares the requests of a namespace's InferenceServices among their revisions.
+#[derive(Parser)]
+#[command(version)]
+struct Flags {
+    /// Where requests are accepted, HTTP/1.1 and HTTP/2 without TLS.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Where health, metrics, stats and plans are.
+    #[arg(long, default_value = "0.0.0.0:9090")]
+    admin_listen: SocketAddr,
+    /// Namespace whose services are served.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// Folder for the last plans and endpoints, on a volume that outlives the container.
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
+    /// Serve by this file of plans and endpoints instead of an API server.
+    #[arg(long)]
+    inputs_file: Option<PathBuf>,
+    /// How long to go on accepting after SIGTERM, until everybody has seen that this router ends.
+    #[arg(long, default_value_t = 5)]
+    drain_seconds: u64,
+    /// Longest the requests in flight may then take.
+    #[arg(long, default_value_t = 30)]
+    finish_seconds: u64,
+    /// A connection to a server that takes longer counts as refused.
+    #[arg(long, default_value_t = 500)]
+    connect_timeout_milliseconds: u64,
+    /// Longest a client may take to send a body.
+    #[arg(long, default_value_t = 30)]
+    body_timeout_seconds: u64,
+    /// A new connection without a complete request head by then is closed.
+    #[arg(long, default_value_t = 10)]
+    header_timeout_seconds: u64,
+    /// A kept connection without another request by then is closed.
+    #[arg(long, default_value_t = 120)]
+    idle_timeout_seconds: u64,
+    /// Open connections.
+    #[arg(long, default_value_t = 16_384)]
+    max_connections: usize,
+    /// Requests in hand.
+    #[arg(long, default_value_t = 16_384)]
+    max_requests: usize,
+    /// Memory for request bodies, all together, in MiB.
+    #[arg(long, default_value_t = 256)]
+    body_budget_mebibytes: usize,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().json().with_env_filter(filter).init();
+    match run(Flags::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the router can't run");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(flags: Flags) -> anyhow::Result<()> {
+    let router = Router::new(settings(&flags));
+    let admin =
+        TcpListener::bind(flags.admin_listen).await.with_context(|| format!("listen on {}", flags.admin_listen))?;
+    let front = TcpListener::bind(flags.listen).await.with_context(|| format!("listen on {}", flags.listen))?;
+    tokio::spawn(admin::serve(admin, router.clone()));
+    match &flags.inputs_file {
+        Some(file) => {
+            let text = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+            let inputs: Inputs = serde_json::from_slice(&text).with_context(|| format!("parse {}", file.display()))?;
+            router.apply(inputs);
+        }
+        None => follow(&flags, &router).await?,
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    info!(namespace = flags.namespace, listen = %flags.listen, "serving");
+    let shutdown = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server::serve(front, router, front_door(&flags), shutdown).await;
+    Ok(())
+}
+
+async fn follow(flags: &Flags, router: &Arc<Router>) -> anyhow::Result<()> {
+    if let Some(folder) = &flags.state_dir {
+        watch::restore(router, folder);
+    }
+    let client = kube::Client::try_default().await.context("configure the API server's client")?;
+    tokio::spawn(watch::follow(client, router.clone(), flags.state_dir.clone()));
+    Ok(())
+}
+
+fn settings(flags: &Flags) -> Settings {
+    Settings {
+        namespace: flags.namespace.clone(),
+        connect_timeout: Duration::from_millis(flags.connect_timeout_milliseconds),
+        body_timeout: Duration::from_secs(flags.body_timeout_seconds),
+        body_budget: flags.body_budget_mebibytes.saturating_mul(1024 * 1024),
+        max_requests: flags.max_requests,
+    }
+}
+
+fn front_door(flags: &Flags) -> FrontDoor {
+    FrontDoor {
+        header_timeout: Duration::from_secs(flags.header_timeout_seconds),
+        idle_timeout: Duration::from_secs(flags.idle_timeout_seconds),
+        max_connections: flags.max_connections,
+        drain: Duration::from_secs(flags.drain_seconds),
+        finish: Duration::from_secs(flags.finish_seconds),
+    }
+}

@@ -1,0 +1,81 @@
+//! The admin port: health, readiness, metrics, and what the operator reads (`/v1/stats`, `/v1/plans`).
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use serde::Serialize;
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+
+use crate::router::Router;
+
+const CONNECTIONS: usize = 64;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const METRICS_TYPE: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// Serve until the task is dropped.
+pub async fn serve(listener: TcpListener, router: Arc<Router>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let answer = answer(&router, &request);
+                async { Ok::<_, Infallible>(answer) }
+            });
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            // A scraper that goes away is no event.
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            drop(slot);
+        });
+    }
+}
+
+/// The answer to one request of an operator, a kubelet or Prometheus.
+pub fn answer<B>(router: &Router, request: &Request<B>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" if router.is_ready() => text(StatusCode::OK, "ready\n"),
+        "/readyz" if router.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no plans were read yet\n"),
+        "/metrics" => typed(METRICS_TYPE, router.metrics.text()),
+        "/v1/stats" => json(&router.stats()),
+        "/v1/plans" => json(router.snapshot().inputs().as_ref()),
+        _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /v1/stats or /v1/plans\n"),
+    }
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string(value) {
+        Ok(body) => typed(HeaderValue::from_static("application/json"), body),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+fn typed(content_type: HeaderValue, body: String) -> Response<Full<Bytes>> {
+    let mut answer = text(StatusCode::OK, body);
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
+    answer
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer
+}

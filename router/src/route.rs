@@ -1,0 +1,75 @@
+//! Which InferenceService a request is for: by its host, else by the model's name in the protocol. Pure.
+
+/// Prefix of every model path of the Open Inference Protocol.
+const MODELS_PATH: &str = "/v2/models/";
+
+/// The service a host name stands for: `svc`, `svc.ns`, or `svc.ns.svc` with any cluster domain. None for every other host;
+/// the service need not exist.
+pub fn service_in_host<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
+    let name = without_port(host).trim_end_matches('.');
+    let mut labels = name.split('.');
+    let service = labels.next().filter(|label| !label.is_empty())?;
+    let in_our_namespace = labels.next().is_none_or(|label| label.eq_ignore_ascii_case(namespace));
+    let is_service_domain = labels.next().is_none_or(|label| label.eq_ignore_ascii_case("svc"));
+    (in_our_namespace && is_service_domain).then_some(service)
+}
+
+/// The model a path of the protocol names: `/v2/models/NAME` and everything below it.
+pub fn service_in_path(path: &str) -> Option<&str> {
+    path.strip_prefix(MODELS_PATH)?.split('/').next().filter(|name| !name.is_empty())
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_names_its_service_in_every_form_that_cluster_dns_knows() {
+        let cases = [
+            ("fraud", Some("fraud")),
+            ("fraud:8080", Some("fraud")),
+            ("fraud.shop", Some("fraud")),
+            ("fraud.shop:80", Some("fraud")),
+            ("fraud.shop.svc", Some("fraud")),
+            ("fraud.shop.svc.cluster.local", Some("fraud")),
+            ("fraud.shop.svc.cluster.local.", Some("fraud")),
+            ("fraud.SHOP.SVC", Some("fraud")),
+            ("fraud.other", None),
+            ("fraud.example.com", None),
+            ("fraud.shop.example.com", None),
+            ("", None),
+            (":80", None),
+            (".shop", None),
+            ("10.0.0.1:8080", None),
+            ("[::1]:8080", Some("[::1]")),
+        ];
+        for (host, expected) in cases {
+            assert_eq!(service_in_host(host, "shop"), expected, "host {host:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_the_protocol_names_its_model() {
+        let cases = [
+            ("/v2/models/fraud/infer", Some("fraud")),
+            ("/v2/models/fraud/versions/3/infer", Some("fraud")),
+            ("/v2/models/fraud", Some("fraud")),
+            ("/v2/models/", None),
+            ("/v2/models//infer", None),
+            ("/v2/models", None),
+            ("/v2/health/ready", None),
+            ("/v1/models/fraud:predict", None),
+            ("", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(service_in_path(path), expected, "path {path:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The admin port, over TCP.
+
+use http::Request;
+use http_body_util::Full;
+use millrace_contract::routing::RouterStats;
+use millrace_router::{
+    admin,
+    inputs::Inputs,
+    router::{Router, Settings},
+};
+use tokio::net::TcpListener;
+
+use crate::support::{Backend, Behaviour, Running, Seen, TestClient, inputs, plan};
+
+async fn get(client: &TestClient, address: std::net::SocketAddr, path: &str) -> Seen {
+    let request = Request::get(format!("http://{address}{path}")).body(Full::default()).expect("a request");
+    client.send(request).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn the_operator_reads_stats_and_plans_and_the_kubelet_readiness() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let router = Router::new(Settings::default());
+    let task = tokio::spawn(admin::serve(listener, router.clone()));
+    let client = TestClient::keeping(address);
+    assert_eq!(get(&client, address, "/healthz").await.status, 200);
+    assert_eq!(get(&client, address, "/readyz").await.status, 503);
+
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let followed = inputs(plan(3, &[("a", 1)]), &[("a", &[backend.address])]);
+    router.apply(followed.clone());
+    let running = Running::serve(router.clone(), Default::default()).await;
+    assert_eq!(TestClient::keeping(running.address).infer().await.expect("an answer").status, 200);
+
+    assert_eq!(get(&client, address, "/readyz").await.status, 200);
+    let stats: RouterStats = serde_json::from_slice(&get(&client, address, "/v1/stats").await.body).expect("stats");
+    assert_eq!(stats, router.stats());
+    let service = &stats.services["fraud"];
+    assert_eq!((service.plan_generation, service.service_uid.as_str()), (3, "u1"));
+    assert_eq!(service.generations[&3]["a"].requests, 1);
+    let plans: Inputs = serde_json::from_slice(&get(&client, address, "/v1/plans").await.body).expect("plans");
+    assert_eq!(plans, followed);
+    let metrics = String::from_utf8(get(&client, address, "/metrics").await.body.to_vec()).expect("text");
+    for line in [
+        "millrace_router_requests_total{kind=\"Answered\"} 1",
+        "millrace_router_services 1",
+        "millrace_router_endpoints 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    router.drain();
+    assert_eq!(get(&client, address, "/readyz").await.status, 503);
+    assert_eq!(get(&client, address, "/nothing").await.status, 404);
+    task.abort();
+}
