@@ -24,10 +24,6 @@ use super::{
 };
 use crate::failure::Problem;
 
-/// Time between two looks at `metrics.jsonl`.
-const LOOK: Duration = Duration::from_secs(1);
-/// Least time between two progress reports.
-const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Largest `signature.json`, bytes.
 const SIGNATURE_MAX_BYTES: u64 = 1 << 20;
 /// Complete checkpoints kept where the task does not say.
@@ -36,6 +32,10 @@ const KEEP: u32 = 2;
 /// How a sidecar works.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// Time between two looks at `metrics.jsonl`.
+    pub look: Duration,
+    /// Least time between two progress reports.
+    pub report_every: Duration,
     /// Time without a change after which a checkpoint counts as written.
     pub quiet: Duration,
     /// All the time there is after SIGTERM, the last report not included.
@@ -49,6 +49,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            look: Duration::from_secs(1),
+            report_every: Duration::from_secs(5),
             quiet: Duration::from_secs(2),
             grace: Duration::from_secs(90),
             model_bytes: 4 << 30,
@@ -75,7 +77,7 @@ pub struct Publisher<'a> {
     /// What the files looked like when they were last saved or restored.
     saved: Snapshot,
     next_save: Instant,
-    reported: (TrainingProgress, Instant),
+    reported: (TrainingProgress, Option<Instant>),
 }
 
 impl<'a> Publisher<'a> {
@@ -97,7 +99,7 @@ impl<'a> Publisher<'a> {
         };
         let now = Instant::now();
         let next_save = now + interval(task).unwrap_or_default();
-        let reported = (TrainingProgress::default(), now - REPORT_EVERY);
+        let reported = (TrainingProgress::default(), None);
         Ok(Self { task, store, layout, pod_uid, settings, root, tail, saved, next_save, reported })
     }
 
@@ -116,10 +118,11 @@ impl<'a> Publisher<'a> {
         loop {
             self.look();
             let (told, at) = &self.reported;
-            if *told != self.tail.progress && at.elapsed() >= REPORT_EVERY {
+            let is_due = at.is_none_or(|at| at.elapsed() >= self.settings.report_every);
+            if *told != self.tail.progress && is_due {
                 let newest = self.tail.progress.clone();
                 progress.report(Outcome::Training(newest.clone())).await;
-                self.reported = (newest, Instant::now());
+                self.reported = (newest, Some(Instant::now()));
             }
             if let (Some(interval), true) = (interval(self.task), Instant::now() >= self.next_save) {
                 if let Err(problem) = self.save_when_quiet().await {
@@ -127,7 +130,7 @@ impl<'a> Publisher<'a> {
                 }
                 self.next_save = Instant::now() + interval;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(self.settings.look).await;
         }
     }
 

@@ -1,89 +1,17 @@
-//! `prepare` over a store in a temporary folder, with small real files.
+//! `prepare`, with small real files.
 
-#![allow(clippy::expect_used, clippy::unwrap_used)]
-
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use millrace_contract::{
     Digest,
     dataset::{
-        CsvOptions, Expectation, ExpectationName, Field, FieldRole, FieldType, FileFormat, FilesSource, Manifest,
-        Schema, Severity, Split, SplitSpec,
+        CsvOptions, Expectation, ExpectationName, Field, FieldRole, FieldType, FileFormat, Manifest, Schema, Severity,
+        Split,
     },
     worker::{FailureReason, PrepareTask, PreparedDataset},
 };
-use millrace_store::{Options, Store};
-use millrace_worker::{
-    failure::Problem,
-    prepare::{self, Settings},
-};
-use tempfile::TempDir;
 
-struct World {
-    folder: TempDir,
-    store: Store,
-}
-
-impl World {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        std::fs::create_dir(folder.path().join("store")).expect("a new folder");
-        let store = Store::new(&uri(&folder.path().join("store")), Options::default()).expect("a file URI");
-        Self { folder, store }
-    }
-
-    fn write(&self, path: &str, content: impl AsRef<[u8]>) {
-        let path = self.folder.path().join(path);
-        std::fs::create_dir_all(path.parent().expect("beneath the folder")).expect("a folder");
-        std::fs::write(path, content).expect("a file");
-    }
-
-    fn task(&self, source: &str) -> PrepareTask {
-        let format = if source.ends_with("parquet") { FileFormat::Parquet } else { FileFormat::Csv };
-        PrepareTask {
-            run: "r1".to_owned(),
-            dataset: "tx".to_owned(),
-            source: FilesSource { uri: uri(&self.folder.path().join(source)), format, csv: None, credentials: None },
-            transform_sql: None,
-            schema: None,
-            expectations: Vec::new(),
-            split: SplitSpec::default(),
-            current: None,
-        }
-    }
-
-    async fn prepare(&self, task: &PrepareTask) -> Result<PreparedDataset, Problem> {
-        let source = self.store.open(&task.source.uri).expect("a file URI");
-        prepare::run(task, &source, &self.store, Settings::default()).await
-    }
-
-    async fn prepare_csv(&self, name: &str, content: &str) -> Result<PreparedDataset, Problem> {
-        self.write(&format!("{name}/data.csv"), content);
-        self.prepare(&self.task(name)).await
-    }
-
-    fn stored_files(&self) -> Vec<String> {
-        let root = self.folder.path().join("store");
-        let mut found = Vec::new();
-        let mut folders = vec![root.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).expect("a folder") {
-                let path = entry.expect("an entry").path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    found.push(path.strip_prefix(&root).expect("beneath").to_string_lossy().into_owned());
-                }
-            }
-        }
-        found.sort();
-        found
-    }
-}
-
-fn uri(path: &Path) -> String {
-    format!("file://{}", path.display())
-}
+use crate::world::{World, field};
 
 /// Rows `id,amount,country,when,label` for these ids.
 fn rows(ids: impl Iterator<Item = u32>) -> Vec<String> {
@@ -101,15 +29,11 @@ fn csv(rows: &[String]) -> String {
     format!("{HEADER}\n{}\n", rows.join("\n"))
 }
 
-fn field(name: &str, data_type: FieldType, role: FieldRole) -> Field {
-    Field { name: name.to_owned(), data_type, nullable: name == "amount", role }
-}
-
 fn declared() -> Schema {
     Schema {
         fields: vec![
             field("id", FieldType::Integer, FieldRole::Id),
-            field("amount", FieldType::Number, FieldRole::Feature),
+            Field { nullable: true, ..field("amount", FieldType::Number, FieldRole::Feature) },
             field("country", FieldType::String, FieldRole::Feature),
             field("when", FieldType::Timestamp, FieldRole::Timestamp),
             field("label", FieldType::Integer, FieldRole::Label),
