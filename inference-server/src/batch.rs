@@ -107,9 +107,14 @@ mod tests {
             self.start + Duration::from_millis(millis)
         }
 
+        fn decides(&mut self, policy: Policy, at: u64) -> (Next, Swept) {
+            let now = self.at(at);
+            policy.next(&mut self.queue, now)
+        }
+
         /// Rows of each request in the next run; empty when there is none.
         fn runs(&mut self, policy: Policy, at: u64) -> Vec<usize> {
-            match policy.next(&mut self.queue, self.start + Duration::from_millis(at)).0 {
+            match self.decides(policy, at).0 {
                 Next::Run(batch) => batch.iter().map(|work| work.rows).collect(),
                 Next::WaitUntil(_) | Next::Idle => Vec::new(),
             }
@@ -125,7 +130,7 @@ mod tests {
         bench.arrives(0, 1, Some(7));
         bench.arrives(0, 2, Some(7));
         assert_eq!(bench.runs(GREEDY, 0), [1, 2]);
-        assert!(matches!(GREEDY.next(&mut bench.queue, bench.at(0)).0, Next::Idle));
+        assert!(matches!(bench.decides(GREEDY, 0).0, Next::Idle));
     }
 
     #[test]
@@ -133,7 +138,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.arrives(0, 1, Some(7));
         let due = bench.at(5);
-        assert!(matches!(PATIENT.next(&mut bench.queue, bench.at(4)).0, Next::WaitUntil(at) if at == due));
+        assert!(matches!(bench.decides(PATIENT, 4).0, Next::WaitUntil(at) if at == due));
         bench.arrives(4, 3, Some(7));
         assert_eq!(bench.runs(PATIENT, 4), [1, 3]);
         bench.arrives(6, 1, Some(7));
@@ -178,7 +183,7 @@ mod tests {
         }
         bench.arrives(50, 1, Some(7));
         drop(bench.answers.remove(0));
-        let (next, swept) = GREEDY.next(&mut bench.queue, bench.at(100));
+        let (next, swept) = bench.decides(GREEDY, 100);
         assert!(matches!(next, Next::Run(batch) if batch.len() == 1));
         assert_eq!(swept, Swept { expired: 2, cancelled: 1 });
         assert_eq!(bench.places.taken(), 0);
