@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 import pandas as pd
 from skl2onnx import to_onnx
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
@@ -49,11 +49,11 @@ def fit(hyperparameters, x, y, validation, folder, tell):
     kept = folder / "checkpoint" / "model.joblib"
     start, model = joblib.load(kept) if kept.exists() else (0, None)
     if model is None:
-        model = HistGradientBoostingClassifier(
-            max_iter=1, warm_start=True, random_state=0, learning_rate=float(hyperparameters.get("learning_rate", 0.1))
+        model = GradientBoostingClassifier(
+            max_depth=4, warm_start=True, random_state=0, learning_rate=float(hyperparameters.get("learning_rate", 0.1))
         )
     for step in range(start, STEPS):
-        model.set_params(max_iter=iterations * (step + 1) // STEPS)
+        model.set_params(n_estimators=iterations * (step + 1) // STEPS)
         model.fit(x, y)
         partial = kept.with_suffix(".partial")
         joblib.dump((step + 1, model), partial)

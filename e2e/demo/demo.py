@@ -1,0 +1,299 @@
+"""The demo: the whole loop under live traffic on a real Kubernetes. `run` beside this file sets everything up and calls it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import pandas as pd
+
+import bad_models
+from kube import Failed, Namespace, condition, kubectl, main_exit, say, wait
+from store import FEATURES, Store, digest, probabilities, split
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "flights"
+sys.path.insert(0, str(EXAMPLE))
+import prepare  # noqa: E402
+import train  # noqa: E402
+
+NAMESPACE = os.environ.get("DEMO_NAMESPACE", "flights")
+SYSTEM = "millrace-system"
+RATE = float(os.environ.get("DEMO_RATE", "120"))
+
+
+class Demo:
+    def __init__(self):
+        self.ns, self.system = Namespace(NAMESPACE), Namespace(SYSTEM)
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="millrace-demo-"))
+        self.store, self.models, self.live, self.client = None, {}, {}, None
+        self.times, self.failures, self.weights = {}, [], []
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def dataset(self):
+        return self.ns.get("dataset", "flights")
+
+    def service(self):
+        return self.ns.get("inferenceservice", "flights")
+
+    def status(self):
+        return (self.service() or {}).get("status") or {}
+
+    def tell_service(self):
+        status = self.status()
+        return status.get("nextStep") or condition({"status": status}, "Ready")[2]
+
+    def ready(self, kind, name, deadline):
+        look = lambda: self.ns.get(kind, name)
+        return wait(f"{kind} {name} is Ready", lambda: (found := look()) and condition(found, "Ready")[0] == "True" and found, deadline,
+                    lambda: " ".join(condition(look(), "Ready")[1:]))
+
+    def version_of(self, job, deadline=300):
+        done = self.ready("trainingjob", job, deadline)
+        return done["status"]["modelVersion"]
+
+    def approved(self, name, deadline=180):
+        look = lambda: self.ns.get("modelversion", name)
+        wait(f"modelversion {name} is Approved", lambda: (look() or {}).get("status", {}).get("phase") == "Approved", deadline,
+             lambda: " ".join(condition(look(), "Ready")[1:]))
+        for gate in look()["status"].get("gates", []):
+            say(f"    gate {gate['name']}: {gate['verdict']}: {gate['message']}")
+
+    def stable_is(self, version, deadline=240):
+        def look():
+            status = self.status()
+            canary = status.get("canary") or {}
+            weight = canary.get("weight") or {}
+            if weight.get("measured") is not None and weight.get("accepted"):
+                self.weights.append((canary["modelVersion"], weight["intended"], weight["accepted"], round(weight["measured"], 1)))
+            if any(entry["modelVersion"] == version for entry in status.get("rejected", [])):
+                raise Failed(f"{version} was rejected: {status['rejected'][0]['message']}")
+            return (status.get("stable") or {}).get("modelVersion") == version and not status.get("canary")
+        wait(f"{version} is stable", look, deadline, self.tell_service)
+
+    # -- traffic -------------------------------------------------------------------------------------------------------
+
+    def know(self, version):
+        """Learns the right answers of a model version for every live row; the client accepts them from then on."""
+        spec = self.ns.get("modelversion", version)["spec"]
+        self.models[version] = self.store.get(spec["artifact"]["uri"])
+        if digest(self.models[version]) != spec["artifact"]["digest"]:
+            raise Failed(f"the stored file of {version} is not the one its digest names")
+        mixes = {}
+        for name, rows in self.live.items():
+            right = {known: probabilities(model, rows) for known, model in self.models.items() if not known.startswith("bad")}
+            mixes[name] = [{"row": [float(value) for value in row], "right": {known: float(values[i]) for known, values in right.items()}}
+                           for i, row in enumerate(rows)]
+        self.write("rows.json", mixes)
+
+    def write(self, name, value):
+        partial = self.work / f"{name}.partial"
+        partial.write_text(json.dumps(value))
+        partial.rename(self.work / name)
+
+    def control(self, **mix):
+        self.write("control.json", {"mix": mix, "rate": RATE})
+
+    def stats(self):
+        return json.loads((self.work / "stats.json").read_text())
+
+    def start_traffic(self, **mix):
+        address = kubectl("get", "service", "flights", "-o", "jsonpath={.spec.clusterIP}", namespace=NAMESPACE)
+        self.control(**mix)
+        arguments = [str(pathlib.Path(__file__).parent / "traffic.py"), f"http://{address}/v2/models/flights/infer"]
+        files = [str(self.work / name) for name in ("rows.json", "control.json", "stats.json")]
+        self.client = subprocess.Popen([sys.executable, *arguments, *files])
+        wait("the client gets answers", lambda: (self.work / "stats.json").exists() and self.stats()["sent"] > 50, 30)
+
+    def stop_traffic(self):
+        if self.client:
+            self.write("control.json", {"mix": {"winter": 1}, "rate": RATE, "stop": True})
+            self.client.wait(timeout=20)
+            self.client = None
+
+    # -- acts ----------------------------------------------------------------------------------------------------------
+
+    def act(self, title, story):
+        say(f"=== {title}")
+        began = time.monotonic()
+        try:
+            story()
+        except Exception as error:  # each act is told apart: the next ones would only fail for the same reason
+            self.failures.append(f"{title}: {error}")
+            raise
+        finally:
+            self.times[title] = time.monotonic() - began
+        if self.client:
+            stats = self.stats()
+            say(f"  traffic so far: {stats['sent']} requests, {stats['failed']} failed, p50 {stats['p50_ms']} ms, p99 {stats['p99_ms']} ms")
+
+    def first_model(self):
+        tables = prepare.tables()
+        for name in ("winter", "summer", "far"):
+            self.live[name] = tables[f"live-{name}"][FEATURES].to_numpy(np.float32)
+        self.summer = tables["summer"].to_csv(index=False).encode()
+        kubectl("create", "namespace", NAMESPACE, check=False)
+        kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
+        address = kubectl("get", "service", "millrace-store", "-o", "jsonpath={.spec.clusterIP}", namespace=SYSTEM)
+        self.store = Store(self.ns, f"http://{address}:8333")
+        uri = self.store.put("lake/flights/2013-winter.csv", tables["winter"].to_csv(index=False).encode())
+        say(f"  {len(tables['winter'])} flights of January and February 2013 are in {uri}")
+        self.ns.apply((EXAMPLE / "dataset.yaml").read_text())
+        self.first_dataset = self.ready("dataset", "flights", 180)["status"]["current"]
+        say(f"  version 1: {self.first_dataset['rows']} rows, {self.first_dataset['contentDigest'][:19]}…, splits {self.first_dataset['splitRows']}")
+        self.ns.apply((EXAMPLE / "trainingjob-logistic.yaml").read_text(), TRAINER_IMAGE=os.environ["TRAINER_IMAGE"])
+        version = self.version_of("flights-logistic")
+        self.approved(version)
+        self.ns.apply((EXAMPLE / "inferenceservice.yaml").read_text())
+        self.ready("inferenceservice", "flights", 180)
+        self.know(version)
+        self.start_traffic(winter=0.97, far=0.03)
+        self.same_as_scikit_learn(version)
+
+    def same_as_scikit_learn(self, version):
+        """Trains the same pipeline here, with scikit-learn alone, and compares its answers with the served ones."""
+        rows = split(self.store, self.first_dataset["uri"], "train")
+        model = train.fit({"algorithm": "logistic"}, rows[FEATURES].to_numpy(np.float32), rows["late"].to_numpy(np.int64), None, None,
+                          lambda *_: None)
+        own = model.predict_proba(self.live["winter"])[:, 1]
+        served = probabilities(self.models[version], self.live["winter"])
+        worst = float(np.abs(own - served).max())
+        say(f"  scikit-learn's own probabilities and those of the served model differ by at most {worst:.1e} on {len(own)} flights")
+        if worst > 1e-4:
+            raise Failed(f"the served model is not scikit-learn's: they differ by {worst}")
+
+    def better_model(self):
+        self.ns.apply((EXAMPLE / "trainingjob-boosting.yaml").read_text(), TRAINER_IMAGE=os.environ["TRAINER_IMAGE"])
+        version = self.version_of("flights-boosting")
+        self.know(version)
+        self.approved(version)
+        wait("the canary takes requests", lambda: ((self.status().get("canary") or {}).get("weight") or {}).get("accepted"), 120, self.tell_service)
+        say(f"  killing an operator pod and a router pod: {self.system.delete_pod('app.kubernetes.io/component=operator', force=True)}, "
+            f"{self.ns.delete_pod('millrace.dev/component=router')}")
+        self.stable_is(version)
+        self.best = version
+
+    def bad_model(self, number, make, what):
+        name, data = f"flights-{number}", make(self.models[self.best])
+        uri = self.store.put(f"models/external/{what}.onnx", data)
+        self.ns.apply(BAD_MODEL, NUMBER=number, URI=uri, DIGEST=digest(data), WHAT=what)
+        self.approved(name)
+        began = time.monotonic()
+        entry = wait(f"{name} ({what}) is rolled back", lambda: next(
+            (entry for entry in self.status().get("rejected", []) if entry["modelVersion"] == name), None), 180, self.tell_service)
+        say(f"  {entry['reason']}: {entry['message']}")
+        self.times[f"  decision on {what}"] = time.monotonic() - began
+        status = self.status()
+        if status["stable"]["modelVersion"] != self.best or condition({"status": status}, "Ready")[0] != "True":
+            raise Failed(f"after the rollback stable is {status['stable']['modelVersion']}, Ready {condition({'status': status}, 'Ready')}")
+
+    def bad_models(self):
+        number = int(self.best.rsplit("-", 1)[1]) + 1
+        for offset, (make, what) in enumerate([(bad_models.fails_on_some_inputs, "fails-on-some-inputs"), (bad_models.slow, "slow"),
+                                               (bad_models.kills_its_pod, "kills-its-pod")]):
+            self.bad_model(number + offset, make, what)
+
+    def drift(self):
+        self.control(summer=0.97, far=0.03)
+        say("  the traffic is now that of July")
+        self.ns_drifted = wait("drift is raised", lambda: condition(self.service(), "Drifted")[0] == "True" and self.status(), 180,
+                               lambda: json.dumps({k: v for k, v in (self.status().get("drift") or {}).items() if k in ("verdict", "rows", "consecutive")}))
+        for feature in self.ns_drifted["drift"].get("features", [])[:3]:
+            say(f"    {feature['message']}")
+        retraining = wait("the retraining is skipped", lambda: (found := self.status().get("retraining") or {}).get("reason") == "NothingChanged" and found, 60,
+                          lambda: (self.status().get("retraining") or {}).get("message"))
+        say(f"  {retraining['reason']}: {retraining['message']}")
+
+    def retrain(self):
+        self.store.put("lake/flights/2013-summer.csv", self.summer)
+        say("  16000 labelled flights of July are in the bucket; looking for new content")
+        kubectl("annotate", "dataset", "flights", f"millrace.dev/refresh={int(time.time())}", "--overwrite", namespace=NAMESPACE)
+        before = self.first_dataset["contentDigest"]
+        current = wait("the Dataset has a new version", lambda: (found := ((self.dataset() or {}).get("status") or {}).get("current")) and
+                       found["contentDigest"] != before and found, 120)
+        job = wait("a retraining runs on it", lambda: next((job for job in self.ns.list("trainingjobs")
+                   if ((job.get("status") or {}).get("resolved") or {}).get("contentDigest") == current["contentDigest"]), None), 90,
+                   lambda: (self.status().get("retraining") or {}).get("message"))
+        say(f"  {job['metadata']['name']}: {job['metadata']['annotations'].get('millrace.dev/created-because')}")
+        version = self.version_of(job["metadata"]["name"])
+        self.know(version)
+        self.approved(version)
+        say(f"  killing a server pod of the stable revision: {self.ns.delete_pod('millrace.dev/component=server', force=False)}")
+        self.stable_is(version)
+        status = self.ns.get("modelversion", version)["status"]
+        difference = next((gate for gate in status["gates"] if gate.get("baseline") is not None and "champion" in gate["message"].lower()), None)
+        say(f"  against the champion on the new test split: {difference['message'] if difference else status['gates']}")
+
+    def summary(self):
+        say("=== summary")
+        if (self.work / "stats.json").exists():
+            stats = self.stats()
+            say(f"  requests: {stats['sent']} sent, {stats['failed']} failed {stats['failures'] or ''}; p50 {stats['p50_ms']} ms, p99 {stats['p99_ms']} ms")
+            say(f"  by revision: {stats['revisions']}")
+            for example in stats["examples"]:
+                say(f"    {example}")
+            if stats["failed"]:
+                self.failures.append(f"{stats['failed']} of {stats['sent']} requests failed")
+        steps = {}
+        for version, intended, accepted, measured in self.weights:
+            steps[(version, intended)] = (accepted, measured)
+        for (version, intended), (accepted, measured) in steps.items():
+            say(f"  weight of {version}: intended {intended} %, accepted {accepted} %, measured {measured} %")
+        for title, seconds in self.times.items():
+            say(f"  {seconds:6.1f} s  {title}")
+        for pod in self.system.list("pods", "app.kubernetes.io/component=operator"):
+            say(f"  memory of {pod['metadata']['name']}: {memory(pod)}")
+
+    def run(self):
+        try:
+            self.act("(a) data validated, a first model trained, evaluated and served", self.first_model)
+            self.act("(b) a better model rolls out by canary, while an operator and a router pod are killed", self.better_model)
+            self.act("(c) three bad models that pass their gates are rolled back", self.bad_models)
+            self.act("(d) traffic shifts: drift is raised, retraining on unchanged data is skipped", self.drift)
+            self.act("(d, e) new labelled rows: a retraining beats the champion and is promoted, while a server pod is killed", self.retrain)
+        except Exception as error:
+            if not self.failures:
+                self.failures.append(str(error))
+        finally:
+            self.stop_traffic()
+            self.summary()
+
+
+def memory(pod):
+    """Resident memory of a pod's process as it reports it in its own metrics, in MiB."""
+    text = kubectl("get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{pod['metadata']['name']}:9090/proxy/metrics", check=False)
+    for line in text.splitlines():
+        if line.startswith("process_resident_memory_bytes"):
+            return f"{float(line.split()[-1]) / 2**20:.1f} MiB"
+    return "not reported"
+
+
+BAD_MODEL = """
+apiVersion: millrace.dev/v1alpha1
+kind: ModelVersion
+metadata:
+  name: flights-$NUMBER
+spec:
+  model: flights
+  version: $NUMBER
+  artifact: {uri: "$URI", digest: "$DIGEST"}
+  source:
+    external: {origin: "made for the demo: $WHAT"}
+  evaluation:
+    dataset: flights
+    task: Classification
+    gates:
+      - {metric: accuracy, threshold: 0.85}
+      - {metric: roc_auc, champion: {margin: 0.01}}
+"""
+
+if __name__ == "__main__":
+    pd.options.mode.copy_on_write = True
+    demo = Demo()
+    demo.run()
+    main_exit(demo.failures)
