@@ -31,6 +31,7 @@ program_stamp() {
     module=$(module_of "$1")
     {
         go version
+        version_flags
         cat "$module/go.mod" "$module/go.sum"
         [[ ${PROGRAMS[$1]} != ./* ]] || cat "$module/${PROGRAMS[$1]}"/*.go
     } | sha256sum | cut -c1-16
@@ -40,13 +41,23 @@ kubernetes_version() {
     awk '$1 == "k8s.io/kubernetes" { print $2 }' "$TOOLS/go.mod"
 }
 
-build_program() {
-    local name=$1 version major minor flags
+# The versions that programs report and, helm, compares charts with: by themselves they would say v0.0.0 and v1.20.
+version_flags() {
+    local version helm major minor package
     version=$(kubernetes_version)
+    helm=$(awk '$1 == "helm.sh/helm/v3" { print $2 }' "$TOOLS/go.mod")
     IFS=. read -r major minor _ <<<"${version#v}"
-    flags="-s -w"
-    flags+=" -X k8s.io/component-base/version.gitVersion=$version"
-    flags+=" -X k8s.io/component-base/version.gitMajor=$major -X k8s.io/component-base/version.gitMinor=$minor"
+    echo "-X k8s.io/component-base/version.gitVersion=$version"
+    echo "-X k8s.io/component-base/version.gitMajor=$major -X k8s.io/component-base/version.gitMinor=$minor"
+    echo "-X helm.sh/helm/v3/internal/version.version=$helm"
+    for package in chartutil lint/rules; do
+        echo "-X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=$major -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$minor"
+    done
+}
+
+build_program() {
+    local name=$1 flags
+    flags="-s -w $(version_flags | tr '\n' ' ')"
     (cd "$(module_of "$name")" && CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly \
         go build -trimpath -ldflags "$flags" -o "$BIN/.$name" "${PROGRAMS[$name]}") || die "building $name failed"
     mv "$BIN/.$name" "$BIN/$name"
