@@ -193,9 +193,12 @@ fn judge(
         return (Verdict::Fail, "worse than stable, with enough evidence".to_owned());
     }
     let at_this_share = evidence.canary_requests();
-    if at_this_share < settings.min_requests || seen == 0 {
-        let missing = settings.min_requests.saturating_sub(at_this_share);
+    if at_this_share < settings.min_requests {
+        let missing = settings.min_requests - at_this_share;
         return (Verdict::Unknown, format!("{missing} more canary requests are needed at this share"));
+    }
+    if seen == 0 {
+        return (Verdict::Unknown, "no answer of the canary can be compared yet".to_owned());
     }
     match goal {
         Goal::Step => (Verdict::Pass, "no evidence that the canary is worse".to_owned()),

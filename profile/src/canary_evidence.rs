@@ -46,7 +46,7 @@ pub struct EvidenceSettings {
     pub power: f64,
     /// Harm of the error check: so much more errors a request than stable. Default 0.01.
     pub error_harm: f64,
-    /// Quantile of stable's latency that is the threshold. Default 0.95.
+    /// Quantile of stable's latency; the nearest bin edge is the threshold. Default 0.95.
     pub latency_quantile: f64,
     /// The canary may exceed that threshold this many times as often as stable. Default 1.25.
     pub latency_tolerance: f64,
@@ -205,7 +205,7 @@ impl CanaryEvidence {
     fn calibrate(&mut self, stable_latency: &[u64], settings: &EvidenceSettings) {
         add_counts(&mut self.calibration, stable_latency);
         if self.calibration.iter().sum::<u64>() >= CALIBRATION_REQUESTS {
-            self.latency_bin = quantile_bin(&self.calibration, settings.latency_quantile);
+            self.latency_bin = threshold_bin(&self.calibration, settings.latency_quantile);
             self.calibration.clear();
         }
     }
@@ -237,14 +237,23 @@ impl CanaryEvidence {
     }
 }
 
-/// The smallest bin that at least `quantile` of the counts do not exceed.
-fn quantile_bin(counts: &[u64], quantile: f64) -> Option<usize> {
-    let wanted = quantile * counts.iter().sum::<u64>() as f64;
-    let mut below = 0;
-    counts.iter().position(|count| {
-        below += count;
-        below as f64 >= wanted
-    })
+/// The bin whose upper edge is nearest to the quantile: of the bins that up to twice the wanted share exceeds, the one that a share nearest
+/// to it (as a ratio) exceeds. Without one, all of stable is below a single edge: the bin that holds the quantile.
+fn threshold_bin(counts: &[u64], quantile: f64) -> Option<usize> {
+    let total = counts.iter().sum::<u64>() as f64;
+    let wanted = 1.0 - quantile;
+    let mut above = total;
+    let exceeding: Vec<f64> = counts
+        .iter()
+        .map(|count| {
+            above -= *count as f64;
+            above / total
+        })
+        .collect();
+    let near = exceeding.iter().enumerate().filter(|(_, share)| **share > 0.0 && **share <= 2.0 * wanted);
+    let distance = |share: f64| (share / wanted).ln().abs();
+    let nearest = near.min_by(|left, right| distance(*left.1).total_cmp(&distance(*right.1)));
+    nearest.map(|(bin, _)| bin).or_else(|| exceeding.iter().position(|share| *share <= wanted))
 }
 
 #[cfg(test)]

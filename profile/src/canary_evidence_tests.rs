@@ -103,11 +103,7 @@ fn requests_that_set_the_threshold_are_not_compared() {
 
 fn predicting(bins: &[u64]) -> Arm {
     let counts = Counts { bins: bins.to_vec(), missing: 0 };
-    Arm {
-        requests: bins.iter().sum(),
-        predictions: BTreeMap::from([("label".to_owned(), counts)]),
-        ..Arm::default()
-    }
+    Arm { requests: bins.iter().sum(), predictions: BTreeMap::from([("label".to_owned(), counts)]), ..Arm::default() }
 }
 
 #[test]
@@ -167,4 +163,19 @@ fn what_is_no_split_is_no_evidence() {
     }
     let one_more = evidence.observe(0.9, &arm(1, 0), &arm(1, 0), &settings);
     assert_eq!(one_more, Err(EvidenceError::TooManyShares));
+}
+
+#[test]
+fn the_latency_threshold_is_the_edge_nearest_to_the_quantile() {
+    let cases: [(&[u64], Option<usize>); 6] = [
+        (&[900, 50, 50, 0], Some(1)),
+        (&[905, 49, 46, 0], Some(1)),
+        (&[500, 440, 40, 20], Some(1)),
+        (&[0, 1_000, 0, 0], Some(1)),
+        (&[0, 998, 2, 0], Some(1)),
+        (&[800, 200], Some(1)),
+    ];
+    for (counts, expected) in cases {
+        assert_eq!(threshold_bin(counts, 0.95), expected, "{counts:?}");
+    }
 }
