@@ -7,3 +7,4 @@ help: ## list what can be made
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 -include e2e/cluster/cluster.mk
+-include engine/engine.mk inference-server/inference-server.mk

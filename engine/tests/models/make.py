@@ -136,6 +136,24 @@ def slow():
     save("slow", nodes, inputs, [value("Y", T.FLOAT, [None, 1])], constants)
 
 
+def mlp():
+    """30 features, 64 hidden units, 2 classes: the size of many tabular models; for benchmarks. Weights are random, from a fixed seed."""
+    draw = np.random.default_rng(7)
+    constants = {
+        "w1": draw.normal(0, 0.3, (30, 64)).astype(np.float32), "b1": np.zeros(64, np.float32),
+        "w2": draw.normal(0, 0.3, (64, 2)).astype(np.float32), "b2": np.zeros(2, np.float32),
+    }
+    nodes = [
+        h.make_node("Gemm", ["X", "w1", "b1"], ["h"]),
+        h.make_node("Relu", ["h"], ["r"]),
+        h.make_node("Gemm", ["r", "w2", "b2"], ["z"]),
+        h.make_node("Softmax", ["z"], ["probabilities"], axis=1),
+        h.make_node("ArgMax", ["z"], ["label"], axis=1, keepdims=0),
+    ]
+    outputs = [value("label", T.INT64, [None]), value("probabilities", T.FLOAT, [None, 2])]
+    save("mlp", nodes, [value("X", T.FLOAT, [None, 30])], outputs, constants)
+
+
 def damaged(model):
     whole = model.SerializeToString()
     (HERE / "truncated.onnx").write_bytes(whole[: len(whole) // 2])
@@ -153,6 +171,6 @@ def damaged(model):
 
 if __name__ == "__main__":
     model = classifier()
-    for make in (regressor, text, zipmap, identity, half, fails, mean, fixed, slow):
+    for make in (regressor, text, zipmap, identity, half, fails, mean, fixed, slow, mlp):
         make()
     damaged(model)
