@@ -31,6 +31,7 @@ pub const SOURCE_PREFIX: &str = "SOURCE_";
 /// One piece of work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
+#[allow(clippy::large_enum_variant, reason = "a process holds one")]
 pub enum WorkerTask {
     /// Make a dataset version.
     Prepare(PrepareTask),
