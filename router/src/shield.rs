@@ -28,8 +28,8 @@ pub async fn answer(router: &Router, service: &Service, call: &Call) -> Result<R
         return instead_of_nobody(router, service, call).await;
     };
     let mut ticket = Ticket::open(target.counters.clone());
-    let rescuer = rescuer(router, service, target);
-    let result = at_target(router, service, target, call, rescuer.is_some()).await;
+    let has_rescuer = rescuer(router, service, target).is_some();
+    let result = at_target(router, service, target, call, has_rescuer).await;
     let outcome = judge(&result);
     ticket.head_arrived();
     if outcome != Outcome::Error {
@@ -38,7 +38,7 @@ pub async fn answer(router: &Router, service: &Service, call: &Call) -> Result<R
     }
     ticket.settle(Outcome::Error);
     if call.can_be_sent_again()
-        && let Some(rescuer) = rescuer
+        && let Some(rescuer) = rescuer(router, service, target)
     {
         let rescued = at_target(router, service, &rescuer, call, false).await;
         let outcome = judge(&rescued);
@@ -68,8 +68,8 @@ async fn instead_of_nobody(router: &Router, service: &Service, call: &Call) -> R
     reply(result, outcome, service, shield, Ticket::uncounted())
 }
 
-/// Who answers if `target` fails: the shield of the newest plan. The plan may have changed since the request chose, so that even
-/// a former stable revision has one.
+/// Who answers if `target` fails: the shield of the newest plan. Asked again after the failure: the plan may have changed since
+/// the request chose, so that even a former stable revision has one.
 fn rescuer(router: &Router, service: &Service, target: &Target) -> Option<Arc<Target>> {
     let snapshot = router.snapshot();
     let shield = snapshot.service(&service.name)?.shield()?;
