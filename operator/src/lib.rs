@@ -41,8 +41,10 @@ pub mod decision;
 pub mod error;
 pub mod events;
 pub mod http;
+pub mod inference_service;
 pub mod leader;
 pub mod metrics;
+pub mod model_version;
 pub mod names;
 pub mod owner;
 pub mod run_state;
@@ -62,5 +64,9 @@ pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// All controllers, one a kind.
 pub fn controllers(ctx: &Arc<Context>) -> Vec<Running> {
-    vec![Box::pin(dataset::controller(ctx.clone())), Box::pin(training_job::controller(ctx.clone()))]
+    vec![
+        Box::pin(dataset::controller(ctx.clone())),
+        Box::pin(training_job::controller(ctx.clone())),
+        Box::pin(model_version::controller(ctx.clone())),
+    ]
 }

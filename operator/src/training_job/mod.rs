@@ -54,8 +54,12 @@ pub async fn controller(ctx: Arc<Context>) {
 fn watches(scope: &Scope, controller: Watches<TrainingJob>) -> Watches<TrainingJob> {
     let jobs = controller.store();
     controller
-        .watches_stream(scope.labelled::<Job>(labels::TRAINING_JOB).boxed(), |o| named_by_label(&o, labels::TRAINING_JOB))
-        .watches_stream(scope.labelled::<Pod>(labels::TRAINING_JOB).boxed(), |o| named_by_label(&o, labels::TRAINING_JOB))
+        .watches_stream(scope.labelled::<Job>(labels::TRAINING_JOB).boxed(), |o| {
+            named_by_label(&o, labels::TRAINING_JOB)
+        })
+        .watches_stream(scope.labelled::<Pod>(labels::TRAINING_JOB).boxed(), |o| {
+            named_by_label(&o, labels::TRAINING_JOB)
+        })
         .watches_stream(scope.labelled::<ConfigMap>(labels::TRAINING_JOB).boxed(), |o| {
             named_by_label(&o, labels::TRAINING_JOB)
         })

@@ -10,7 +10,7 @@ use millrace_crds::{Dataset, ModelVersion, TrainingJob, labels::MODEL_NUMBERS};
 use crate::{
     Error,
     cluster::Cluster,
-    owner::controller_of,
+    owner::{Owner, controller_of},
     run_state::{self, Reported},
 };
 
@@ -19,7 +19,7 @@ use crate::{
 pub struct Observed {
     /// The Dataset; only read while nothing is pinned.
     pub dataset: Option<Dataset>,
-    /// The run's Job.
+    /// The run's Job; one of somebody else is none.
     pub job: Option<Job>,
     /// The Job's pods.
     pub pods: Vec<Pod>,
@@ -52,7 +52,10 @@ pub async fn observe(training_job: &TrainingJob, cluster: &Cluster) -> Result<Ob
         let dataset = cluster.get::<Dataset>(&namespace, &training_job.spec.dataset.name).await?;
         return Ok(Observed { dataset, ..Observed::default() });
     };
-    let Some(job) = cluster.get::<Job>(&namespace, name).await? else { return Ok(Observed::default()) };
+    let ours = Owner::of(training_job)?;
+    let Some(job) = cluster.get::<Job>(&namespace, name).await?.filter(|job| ours.owns(&job.metadata)) else {
+        return Ok(Observed::default());
+    };
     let uid = training_job.uid().unwrap_or_default();
     let pods = pods_of(&job, cluster, &namespace).await?;
     let report = run_state::report(cluster.get::<ConfigMap>(&namespace, name).await?.as_ref(), &uid);

@@ -74,6 +74,10 @@ async fn run(job: &TrainingJob, observed: &Observed, owner: &Owner, ctx: &Contex
     let desired::Children { service_account, report, role, role_binding, service, job: batch_job } =
         desired::children(job, resolved, name, &ctx.settings)?;
     let cluster = &ctx.cluster;
+    if observed.job.is_none() {
+        // An outdated object may have ended since, and its Job be gone: it must not train again.
+        cluster.confirm_newest(job).await?;
+    }
     cluster.apply(owner, service_account).await?;
     cluster.ensure(owner, report).await?;
     cluster.apply(owner, role).await?;
@@ -81,7 +85,10 @@ async fn run(job: &TrainingJob, observed: &Observed, owner: &Owner, ctx: &Contex
     if let Some(service) = service {
         cluster.apply(owner, service).await?;
     }
-    let stored = cluster.ensure_over(owner, observed.job.as_ref(), batch_job).await?;
+    let stored = match &observed.job {
+        Some(stored) => stored.clone(),
+        None => cluster.ensure(owner, batch_job).await?,
+    };
     if let Some(change) = desired::job_change(job, &stored) {
         cluster.patch(owner, &stored, change).await?;
     }
@@ -106,6 +113,7 @@ async fn create_version(
     ctx: &Context,
 ) -> Result<ModelVersion, Error> {
     let (resolved, _) = pinned(job)?;
+    ctx.cluster.confirm_newest(job).await?;
     let first = registry::highest(&job.spec.model, &observed.versions, observed.numbers.as_ref()) + 1;
     // The newest number may be our own, though an outdated list did not show it.
     if let Some(own) = own_by_number(job, first - 1, ctx).await? {

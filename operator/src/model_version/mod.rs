@@ -1,0 +1,78 @@
+//! `ModelVersion`: evaluated once by a worker, judged by its gates, approved by them or by a person.
+//!
+//! Owns (by owner reference): the run's ServiceAccount, report ConfigMap, Role, RoleBinding and Job, all of one name.
+//! Reads: the Dataset it is evaluated on, and the champion: the version an InferenceService serves, else the newest approved one.
+//! Watches: its children by the label `millrace.dev/model-version`, and Datasets, since a missing one may appear.
+//!
+//! | file           | holds                                                          |
+//! |----------------|----------------------------------------------------------------|
+//! | `observe.rs`   | the run's Job, pods and report; Dataset and rivals until then  |
+//! | `champion.rs`  | which version is the champion                                  |
+//! | `phase.rs`     | how far the evaluation is; the crash table                     |
+//! | `gates.rs`     | the verdict of each gate, from the evaluation's numbers        |
+//! | `approval.rs`  | may it be used?                                                |
+//! | `desired.rs`   | what the worker is asked, and its children                     |
+//! | `status.rs`    | the status                                                     |
+//! | `reconcile.rs` | the steps                                                      |
+
+pub mod approval;
+pub mod champion;
+pub mod desired;
+pub mod gates;
+pub mod observe;
+pub mod phase;
+pub mod reconcile;
+pub mod status;
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, Pod},
+};
+use kube::{
+    ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use millrace_crds::{Dataset, ModelVersion, labels::MODEL_VERSION};
+
+pub use reconcile::reconcile;
+
+use crate::{
+    Context,
+    controller::{self, Watches},
+    watch::{Guarded, Scope, named_by_label},
+};
+
+/// Runs the controller until the context is stopped.
+pub async fn controller(ctx: Arc<Context>) {
+    controller::run::<ModelVersion, _>(ctx, watches, reconcile).await;
+}
+
+fn watches(scope: &Scope, controller: Watches<ModelVersion>) -> Watches<ModelVersion> {
+    let versions = controller.store();
+    controller
+        .watches_stream(scope.labelled::<Job>(MODEL_VERSION).boxed(), |o| named_by_label(&o, MODEL_VERSION))
+        .watches_stream(scope.labelled::<Pod>(MODEL_VERSION).boxed(), |o| named_by_label(&o, MODEL_VERSION))
+        .watches_stream(scope.labelled::<ConfigMap>(MODEL_VERSION).boxed(), |o| named_by_label(&o, MODEL_VERSION))
+        .watches_stream(scope.every::<Dataset>().boxed(), move |dataset| {
+            waiting_for(&versions, dataset.namespace().as_deref(), &dataset.name_any())
+        })
+}
+
+/// The versions that have no run yet and are evaluated on this Dataset.
+fn waiting_for(
+    versions: &Store<Guarded<ModelVersion>>,
+    namespace: Option<&str>,
+    dataset: &str,
+) -> Vec<ObjectRef<Guarded<ModelVersion>>> {
+    versions
+        .state()
+        .iter()
+        .filter_map(|guarded| guarded.0.as_ref().ok())
+        .filter(|version| version.namespace().as_deref() == namespace && version.spec.evaluation.dataset == dataset)
+        .filter(|version| version.status.as_ref().is_none_or(|status| status.run.is_none()))
+        .map(|version| ObjectRef::new(&version.name_any()).within(&version.namespace().unwrap_or_default()))
+        .collect()
+}
