@@ -53,7 +53,7 @@ pub enum Reporter {
     /// The run's ConfigMap.
     ConfigMap {
         /// ConfigMaps of its namespace.
-        api: Api<ConfigMap>,
+        api: Box<Api<ConfigMap>>,
         /// Its name.
         name: String,
     },
@@ -71,7 +71,7 @@ impl Reporter {
             return Err(invalid());
         }
         let client = Client::try_default().await.map_err(ReportError::NoClient)?;
-        Ok(Self::ConfigMap { api: Api::namespaced(client, namespace), name: name.to_owned() })
+        Ok(Self::ConfigMap { api: Box::new(Api::namespaced(client, namespace)), name: name.to_owned() })
     }
 
     /// Writes the report, trying again until `deadline` has passed.

@@ -130,8 +130,9 @@ mod tests {
 
     #[test]
     fn a_source_without_usable_files_says_why() {
-        let cases: [(&[(&str, u64)], FailureReason, &str); 5] = [
-            (&[], FailureReason::SourceNotFound, "nothing lies at"),
+        let none: &[(&str, u64)] = &[];
+        let cases = [
+            (none, FailureReason::SourceNotFound, "nothing lies at"),
             (&[("a.gz", 1), ("b.gz", 1)], FailureReason::SourceNotFound, "none of which ends in .csv"),
             (&[("a.csv", 0), ("b.csv", 1)], FailureReason::EmptySource, "a.csv"),
             (&[("a.csv", 60), ("b.csv", 60)], FailureReason::MalformedSource, "at most 2 files and 100 bytes"),

@@ -1,6 +1,6 @@
 //! The subcommands over a store in a temporary folder, with small real files.
 
-#![allow(clippy::expect_used, clippy::unwrap_used)]
+#![allow(clippy::panic)]
 
 mod evaluate;
 mod prepare;
