@@ -1,0 +1,130 @@
+//! The ModelVersion controller on a real API server, undisturbed and disturbed.
+
+mod model_version_story;
+
+use std::sync::Arc;
+
+use kube::api::{Patch, PatchParams};
+use millrace_contract::worker::{Failure, FailureReason, Outcome};
+use millrace_crds::{ModelVersion, conditions::APPROVED, model_version::ModelVersionPhase};
+use millrace_operator::{Context, bug::Bugs, conditions, model_version::reconcile, testkit::World};
+use model_version_story::{NAME, SCENARIO, create, dataset_appears, evaluates, expect_said, report, task};
+use serde_json::json;
+
+#[tokio::test]
+async fn whatever_is_killed_lost_or_refused_the_story_ends_the_same() {
+    let played = SCENARIO.play(Bugs::default()).await.unwrap();
+    println!("ModelVersion: {played:?}");
+    assert!(played.crash_points >= 20, "{played:?}");
+}
+
+/// Looks until the operator has nothing to write.
+async fn come_to_rest(world: &World, ctx: &Arc<Context>) {
+    for _ in 0..10 {
+        let before = world.faults.stored();
+        world.look_at_all::<ModelVersion, _>(ctx.clone(), reconcile).await.unwrap();
+        if world.faults.stored() == before {
+            return;
+        }
+    }
+    panic!("the operator keeps writing");
+}
+
+/// A version that is being evaluated.
+async fn evaluating(approval: &str) -> (World, Arc<Context>) {
+    let world = World::new().await.unwrap();
+    let ctx = world.context().await.unwrap();
+    create(&world, approval).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    expect_said(&world, "DatasetNotFound").await.unwrap();
+    dataset_appears(&world).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    expect_said(&world, "Evaluating").await.unwrap();
+    (world, ctx)
+}
+
+#[tokio::test]
+async fn gates_that_pass_approve_where_approval_is_automatic() {
+    let (world, ctx) = evaluating("Automatic").await;
+    evaluates(&world, 0.9).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let status = expect_said(&world, "GatesPassed").await.unwrap();
+    assert_eq!(status.phase, Some(ModelVersionPhase::Approved));
+    assert!(conditions::is_true(&status.conditions, APPROVED));
+}
+
+#[tokio::test]
+async fn no_person_overrules_a_gate_that_failed() {
+    let (world, ctx) = evaluating("Automatic").await;
+    evaluates(&world, 0.5).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    world.merge::<ModelVersion>(NAME, json!({"spec": {"approved": {"by": "ada"}}})).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let status = expect_said(&world, "GateFailed").await.unwrap();
+    assert_eq!(status.phase, Some(ModelVersionPhase::Rejected));
+    assert!(!conditions::is_true(&status.conditions, APPROVED));
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_read_fails_in_the_workers_words_and_is_not_tried_again() {
+    let (world, ctx) = evaluating("Automatic").await;
+    let job = world.running_job().await.unwrap();
+    let failure = Failure { reason: FailureReason::InvalidModel, message: "the file is truncated".to_owned() };
+    report(&world, &job, Outcome::Failed(failure)).await.unwrap();
+    world.complete_job(job.metadata.name.as_deref().unwrap()).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let status = expect_said(&world, "InvalidModel").await.unwrap();
+    assert_eq!(status.phase, Some(ModelVersionPhase::Failed));
+    world.pass(std::time::Duration::from_secs(7_200));
+    come_to_rest(&world, &ctx).await;
+    expect_said(&world, "InvalidModel").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_report_that_holds_no_numbers_fails_the_evaluation() {
+    let (world, ctx) = evaluating("Automatic").await;
+    let job = world.running_job().await.unwrap();
+    let name = job.metadata.name.as_deref().unwrap();
+    let run = task(&job).unwrap().run;
+    let text = format!(
+        r#"{{"run":"{run}","workerVersion":"t","outcome":{{"kind":"Evaluated","metrics":[{{"name":"accuracy","value":null}}]}}}}"#
+    );
+    world.write_report_text(name, &text).await.unwrap();
+    world.complete_job(name).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    expect_said(&world, "EvaluationFailed").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_highest_approved_version_is_scored_beside_the_new_one() {
+    let world = World::new().await.unwrap();
+    let ctx = world.context().await.unwrap();
+    dataset_appears(&world).await.unwrap();
+    create(&world, "Automatic").await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let job = world.running_job().await.unwrap();
+    assert_eq!(task(&job).unwrap().champion, None, "there is no other version");
+    evaluates(&world, 0.9).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let mut second = serde_json::to_value(world.get::<ModelVersion>(NAME).await.unwrap()).unwrap();
+    second["spec"]["version"] = json!(2);
+    let second = json!({"metadata": {"name": "flights-2"}, "spec": second["spec"]});
+    world.apply::<ModelVersion>(second).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let champion = task(&world.running_job().await.unwrap()).unwrap().champion.unwrap();
+    assert_eq!(champion.name, NAME);
+    assert!(champion.signature.is_some(), "the signature the evaluation found is passed on");
+}
+
+#[tokio::test]
+async fn an_approved_version_stays_so_when_its_approval_is_taken_back() {
+    let (world, ctx) = evaluating("Manual").await;
+    evaluates(&world, 0.9).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    model_version_story::approve(&world).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let change = Patch::Merge(json!({"spec": {"approved": null}}));
+    world.api::<ModelVersion>().patch(NAME, &PatchParams::default(), &change).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    expect_said(&world, "ApprovedByUser").await.unwrap();
+}
