@@ -116,7 +116,19 @@ impl Error {
             E::InvalidPath { .. } | E::UnknownConfigurationKey { .. } => {
                 Self::InvalidUri { uri, reason: chain(&error) }
             }
-            other => Self::Unavailable { uri, reason: chain(&other) },
+            other => Self::from_answer(uri, chain(&other)),
+        }
+    }
+
+    /// The client types what an object's request is answered with, but not what a list is: of that only the text is left.
+    fn from_answer(uri: String, reason: String) -> Self {
+        let says = |status: &str| reason.contains(&format!("status code: {status}"));
+        if says("404") {
+            Self::NotFound { uri }
+        } else if says("401") || says("403") {
+            Self::AccessDenied { uri, reason }
+        } else {
+            Self::Unavailable { uri, reason }
         }
     }
 
@@ -153,6 +165,17 @@ pub(crate) fn redacted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_a_missing_bucket_or_with_wrong_credentials_is_told_apart_from_an_outage() {
+        let answered = |status: &str| {
+            let reason = format!("Error performing GET - Server returned non-2xx status code: {status}: <Code/>");
+            Error::from_answer("s3://b/x".to_owned(), reason)
+        };
+        assert!(matches!(answered("404 Not Found"), Error::NotFound { .. }));
+        assert!(matches!(answered("403 Forbidden"), Error::AccessDenied { .. }));
+        assert!(matches!(answered("503 Slow Down"), Error::Unavailable { .. }));
+    }
 
     #[test]
     fn a_uri_in_a_message_keeps_its_path_and_loses_its_secrets() {
