@@ -68,5 +68,6 @@ pub fn controllers(ctx: &Arc<Context>) -> Vec<Running> {
         Box::pin(dataset::controller(ctx.clone())),
         Box::pin(training_job::controller(ctx.clone())),
         Box::pin(model_version::controller(ctx.clone())),
+        Box::pin(inference_service::controller(ctx.clone())),
     ]
 }

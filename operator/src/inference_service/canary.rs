@@ -138,7 +138,10 @@ fn failed(checks: &[Check]) -> Option<(String, String)> {
 fn missing(analysis: &Analysis, evidence: &Evidence, goal: Goal, checks: &[Check]) -> Option<String> {
     let requests = i64::try_from(evidence.counts.canary_requests()).unwrap_or(i64::MAX);
     if requests < analysis.min_requests {
-        return Some(format!("the canary has had {requests} of the {} requests this step needs", analysis.min_requests));
+        return Some(format!(
+            "the canary has had {requests} of the {} requests this step needs",
+            analysis.min_requests
+        ));
     }
     let open = checks.iter().find(|check| check.verdict == Verdict::Unknown)?;
     match goal {

@@ -135,9 +135,17 @@ mod tests {
             (asked("promote", &canary, "n"), &rolling, "Promote".to_owned()),
             (asked("abort", &canary, "n"), &rolling, "Abort".to_owned()),
             (asked("abort", "0000", "n"), &rolling, format!("revision 0000 is not being rolled out: {canary} is")),
-            (asked("promote", &canary, "n"), &rolled_back, format!("revision {canary} is not being rolled out: nothing is")),
+            (
+                asked("promote", &canary, "n"),
+                &rolled_back,
+                format!("revision {canary} is not being rolled out: nothing is"),
+            ),
             (asked("retry", &canary, "n"), &rolled_back, "Retry".to_owned()),
-            (asked("retry", "0000", "n"), &rolled_back, "revision 0000 was not rejected: there is nothing to retry".to_owned()),
+            (
+                asked("retry", "0000", "n"),
+                &rolled_back,
+                "revision 0000 was not rejected: there is nothing to retry".to_owned(),
+            ),
             (
                 asked("abort", &canary, "n"),
                 &first,
@@ -155,7 +163,10 @@ mod tests {
         let rolling = rolling_out(&one, &two, 5);
         let annotation = asked("promote", &rolling.canary.as_ref().unwrap().revision, "n");
         assert_eq!(told(request(Some(&annotation), &rolling, at(59))), "Promote");
-        assert_eq!(told(request(Some(&annotation), &rolling, at(60))), "the request expired at 2026-01-01T00:01:00Z: ask again");
+        assert_eq!(
+            told(request(Some(&annotation), &rolling, at(60))),
+            "the request expired at 2026-01-01T00:01:00Z: ask again"
+        );
     }
 
     #[test]
@@ -171,7 +182,9 @@ mod tests {
     #[test]
     fn nonsense_is_refused_once() {
         let mut status = serving(&approved("fraud", 1));
-        let Request::Refused { nonce, message } = request(Some("promote it!"), &status, at(0)) else { panic!("refused") };
+        let Request::Refused { nonce, message } = request(Some("promote it!"), &status, at(0)) else {
+            panic!("refused")
+        };
         assert!(message.contains("must be JSON with verb"), "{message}");
         status.handled_command = Some(nonce);
         assert_eq!(request(Some("promote it!"), &status, at(0)), Request::None);

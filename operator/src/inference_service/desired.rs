@@ -54,6 +54,9 @@ const GRACE_SECONDS: i64 = 45;
 /// judged by `progressDeadlineSeconds`, not by the kubelet.
 const STARTUP_PROBES: i32 = 1_800;
 
+/// The greatest `spec.requests.maxBodyBytes`: the router keeps to the spec's, which may change without a new revision.
+const MAX_BODY_BYTES: u32 = 268_435_456;
+
 /// Name of the ConfigMap with a rollout's evidence.
 pub fn evidence_name(service: &str) -> String {
     lasting_child(service, "evidence")
@@ -66,7 +69,12 @@ pub fn monitoring_name(service: &str) -> String {
 
 /// Labels of everything that belongs to a revision.
 pub fn revision_labels(service: &str, revision: &str) -> BTreeMap<String, String> {
-    labels([(INFERENCE_SERVICE, service), (REVISION, revision), (COMPONENT, component::SERVER), (MANAGED_BY, MANAGED_BY_VALUE)])
+    labels([
+        (INFERENCE_SERVICE, service),
+        (REVISION, revision),
+        (COMPONENT, component::SERVER),
+        (MANAGED_BY, MANAGED_BY_VALUE),
+    ])
 }
 
 fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
@@ -115,7 +123,10 @@ pub fn deployment(
     pod_labels.insert(MODEL_VERSION.to_owned(), revision.model_version.clone());
     let selector = labels([(INFERENCE_SERVICE, &name), (REVISION, &revision.revision)]);
     Ok(Deployment {
-        metadata: ObjectMeta { labels: Some(pod_labels.clone()), ..metadata(service, revision_name(&name, &revision.revision)) },
+        metadata: ObjectMeta {
+            labels: Some(pod_labels.clone()),
+            ..metadata(service, revision_name(&name, &revision.revision))
+        },
         spec: Some(DeploymentSpec {
             replicas: Some(revision.replicas),
             selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
@@ -151,12 +162,16 @@ fn pod(
         name: SERVER_CONTAINER.to_owned(),
         image: Some(revision.image.clone()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
-        args: Some(vec![format!("--max-body-bytes={}", service.spec.requests.max_body_bytes)]),
+        args: Some(vec![format!("--max-body-bytes={MAX_BODY_BYTES}")]),
         env: Some(vec![env(SERVER_CONFIG_ENV, &config)]),
         env_from: Some(store_env(None)),
         ports: Some(vec![port("http", SERVER_PORT), port("admin", ADMIN_PORT)]),
         resources: server.resources.as_ref().map(resource_requirements),
-        startup_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(STARTUP_PROBES), ..probe("/healthz") }),
+        startup_probe: Some(Probe {
+            period_seconds: Some(2),
+            failure_threshold: Some(STARTUP_PROBES),
+            ..probe("/healthz")
+        }),
         liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
         readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..probe("/readyz") }),
         security_context: Some(restricted_container()),
@@ -199,7 +214,10 @@ pub fn revision_service(service: &InferenceService, revision: &str) -> Service {
         ..ServicePort::default()
     };
     Service {
-        metadata: ObjectMeta { labels: Some(revision_labels(&name, revision)), ..metadata(service, revision_name(&name, revision)) },
+        metadata: ObjectMeta {
+            labels: Some(revision_labels(&name, revision)),
+            ..metadata(service, revision_name(&name, revision))
+        },
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
             selector: Some(labels([(INFERENCE_SERVICE, &name), (REVISION, revision)])),
@@ -214,7 +232,10 @@ pub fn revision_service(service: &InferenceService, revision: &str) -> Service {
 pub fn disruption_budget(service: &InferenceService, revision: &str) -> PodDisruptionBudget {
     let name = service.name_any();
     PodDisruptionBudget {
-        metadata: ObjectMeta { labels: Some(revision_labels(&name, revision)), ..metadata(service, revision_name(&name, revision)) },
+        metadata: ObjectMeta {
+            labels: Some(revision_labels(&name, revision)),
+            ..metadata(service, revision_name(&name, revision))
+        },
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(LabelSelector {

@@ -52,6 +52,11 @@ impl Monitoring {
         self.monitor.subject == revision && self.monitor.raised
     }
 
+    /// Whether this is worth a write. Counters of servers that were only looked at are not.
+    pub fn differs(&self, stored: &Self) -> bool {
+        self.monitor != stored.monitor || self.newest != stored.newest || self.raised_at != stored.raised_at
+    }
+
     /// Adds what the servers have seen since the last look, and closes the window if its time has come. Returns the closed one.
     pub fn step(
         &mut self,
@@ -67,7 +72,9 @@ impl Monitoring {
         let mut added: BTreeMap<String, Counts> = BTreeMap::new();
         let mut features: Vec<FieldSketch> = Vec::new();
         let mut rows = 0;
-        for sketches in pods.iter().filter(|pod| pod.revision == stable.revision).filter_map(|pod| pod.sketches.as_ref()) {
+        for sketches in
+            pods.iter().filter(|pod| pod.revision == stable.revision).filter_map(|pod| pod.sketches.as_ref())
+        {
             let counts = field_counts(&sketches.features);
             if features.is_empty() {
                 features.clone_from(&sketches.features);
@@ -88,8 +95,10 @@ impl Monitoring {
         }
         let fields = with_counts(&features, &added);
         // Other bins within one revision: the monitor has begun its window anew by itself.
-        let closed =
-            self.monitor.step(&stable.revision, now.as_second(), rows, &fields, &windows(settings)).unwrap_or_default()?;
+        let closed = self
+            .monitor
+            .step(&stable.revision, now.as_second(), rows, &fields, &windows(settings))
+            .unwrap_or_default()?;
         self.raised_at = self.raised_at.filter(|_| closed.raised).or(closed.newly_raised.then_some(closed.start));
         self.newest = Some(status_of(&closed));
         Some(closed)
@@ -149,7 +158,13 @@ mod tests {
     use crate::inference_service::fixtures::{approved, at, serving};
 
     fn settings() -> DriftMonitoring {
-        DriftMonitoring { threshold: 0.2, window_seconds: 60, min_samples: 100, max_window_seconds: 300, consecutive_windows: 2 }
+        DriftMonitoring {
+            threshold: 0.2,
+            window_seconds: 60,
+            min_samples: 100,
+            max_window_seconds: 300,
+            consecutive_windows: 2,
+        }
     }
 
     fn stable() -> RevisionStatus {

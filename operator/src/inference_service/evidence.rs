@@ -4,6 +4,8 @@
 //! the plan generation that is measured count: their share was random and known. Evidence belongs to one pair of revisions;
 //! another pair begins anew. It is written before the status or the plan that depends on it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use millrace_contract::routing::{RevisionStats, ServiceStats};
 use millrace_profile::{
@@ -33,7 +35,8 @@ pub struct Evidence {
     pub unready_since: Option<Timestamp>,
     routers: Cumulative<RevisionStats>,
     servers: Cumulative<FieldCounts>,
-    restarts: Cumulative<u64>,
+    /// Restarts last seen, by pod uid.
+    restarts: BTreeMap<String, u64>,
 }
 
 /// What one look found.
@@ -61,9 +64,19 @@ impl Evidence {
     /// What is stored, if it is about this pair of revisions; nothing counted, else.
     pub fn of(stored: Option<&str>, canary: &str, stable: &str) -> Self {
         let stored: Option<Self> = stored.and_then(|text| serde_json::from_str(text).ok());
-        stored
-            .filter(|known| known.canary == canary && known.stable == stable)
-            .unwrap_or_else(|| Self { canary: canary.to_owned(), stable: stable.to_owned(), ..Self::default() })
+        stored.filter(|known| known.canary == canary && known.stable == stable).unwrap_or_else(|| Self {
+            canary: canary.to_owned(),
+            stable: stable.to_owned(),
+            ..Self::default()
+        })
+    }
+
+    /// Whether this is worth a write. Counters that were only looked at are not.
+    pub fn differs(&self, stored: &Self) -> bool {
+        self.generation != stored.generation
+            || self.counts != stored.counts
+            || self.unready_since != stored.unready_since
+            || self.restarts != stored.restarts
     }
 
     /// Restarts of the canary's containers in the whole rollout.
@@ -104,6 +117,7 @@ impl Evidence {
     }
 
     fn absorb_pods(&mut self, look: &Look<'_>, is_new: bool, canary: &mut Arm, stable: &mut Arm) {
+        self.restarts.retain(|uid, _| look.pods.iter().any(|pod| pod.uid == *uid));
         for pod in look.pods {
             let arm = match &pod.revision {
                 revision if revision == look.canary => &mut *canary,
@@ -111,10 +125,8 @@ impl Evidence {
                 _ => continue,
             };
             // Restarts before a pod was first seen belong to its start, which the progress deadline judges.
-            if self.restarts.knows(&pod.uid) {
-                arm.restarts += self.restarts.delta(&pod.uid, &pod.restarts).unwrap_or_default();
-            } else {
-                self.restarts.baseline(&pod.uid, &pod.restarts);
+            if let Some(known) = self.restarts.insert(pod.uid.clone(), pod.restarts) {
+                arm.restarts += pod.restarts.saturating_sub(known);
             }
             let Some(sketches) = &pod.sketches else { continue };
             let predictions = field_counts(&sketches.predictions);

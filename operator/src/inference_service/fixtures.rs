@@ -120,3 +120,14 @@ pub fn rejected(version: &ModelVersion) -> RejectedRevision {
         time: Time(at(0)),
     }
 }
+
+/// Options of the operator.
+pub fn settings() -> crate::settings::Settings {
+    use clap::Parser;
+    crate::settings::Settings::parse_from([
+        "operator",
+        "--worker-image=w",
+        "--server-image=server:2",
+        "--router-image=r",
+    ])
+}

@@ -168,9 +168,9 @@ pub fn next(facts: &Facts<'_>) -> Move {
 fn begin(facts: &Facts<'_>) -> Move {
     let serving = facts.status.stable.as_ref();
     match facts.target {
-        Target::Revision(wanted) if serving.is_some_and(|stable| stable.revision == wanted.hash) => {
-            Move::Stay(format!("{} serves; a newer approved version or a changed spec starts a rollout", wanted.model_version))
-        }
+        Target::Revision(wanted) if serving.is_some_and(|stable| stable.revision == wanted.hash) => Move::Stay(
+            format!("{} serves; a newer approved version or a changed spec starts a rollout", wanted.model_version),
+        ),
         Target::Revision(wanted) => Move::Begin(wanted.clone()),
         Target::Stay => match facts.status.rejected.first() {
             Some(rejected) => Move::Stay(format!(
@@ -206,7 +206,10 @@ fn withdrawn(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
         }),
         Target::Revision(wanted) => Some(Move::Withdraw {
             reason: "Superseded",
-            message: format!("{} gives way to {}, revision {}", canary.model_version, wanted.model_version, wanted.hash),
+            message: format!(
+                "{} gives way to {}, revision {}",
+                canary.model_version, wanted.model_version, wanted.hash
+            ),
         }),
         Target::Stay => Some(Move::Withdraw {
             reason: "Withdrawn",
@@ -270,7 +273,14 @@ fn start(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     // Without anything that serves there is nothing to go back to: it goes on trying, and says why it does not get there.
     if is_late && !is_first {
         let (reason, message) = late(facts);
-        return by_operator(&reason, format!("{} was not ready within {} s: {message}", canary.model_version, facts.rollout.progress_deadline_seconds), Vec::new());
+        return by_operator(
+            &reason,
+            format!(
+                "{} was not ready within {} s: {message}",
+                canary.model_version, facts.rollout.progress_deadline_seconds
+            ),
+            Vec::new(),
+        );
     }
     Move::Stay(waits_for_pods(facts, canary, first_weight))
 }
@@ -352,7 +362,8 @@ fn weigh(weight: i32, step: Option<usize>, reason: &'static str, message: String
 
 fn waits_for_pods(facts: &Facts<'_>, canary: &RevisionStatus, weight: i32) -> String {
     let wanted = pods_for(weight, facts.replicas);
-    let why = facts.canary_trouble.map(|trouble| format!(": {}, {}", trouble.reason, trouble.message)).unwrap_or_default();
+    let why =
+        facts.canary_trouble.map(|trouble| format!(": {}, {}", trouble.reason, trouble.message)).unwrap_or_default();
     format!(
         "waiting for pods of {} before it gets {weight} %: {} of {wanted} are ready with the right model{why}",
         canary.model_version, facts.canary_ready

@@ -57,7 +57,8 @@ impl ServerPod {
             .unwrap_or_default()
             .iter()
             .find(|container| container.name == SERVER_CONTAINER);
-        let unschedulable = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        let unschedulable =
+            conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
         let trouble = server.and_then(container_trouble).or_else(|| {
             let message = unschedulable?.message.clone().unwrap_or_default();
             Some(Trouble { reason: "Unschedulable".to_owned(), message, is_final: false })
@@ -84,10 +85,12 @@ impl ServerPod {
 }
 
 fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
-    let last = container.last_state.as_ref().and_then(terminated).or_else(|| container.state.as_ref().and_then(terminated));
-    let waiting = container.state.as_ref()?.waiting.as_ref().filter(|waiting| {
-        !matches!(waiting.reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing"))
-    });
+    let last =
+        container.last_state.as_ref().and_then(terminated).or_else(|| container.state.as_ref().and_then(terminated));
+    let waiting =
+        container.state.as_ref()?.waiting.as_ref().filter(|waiting| {
+            !matches!(waiting.reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing"))
+        });
     match (last, waiting) {
         // Why it stopped says more than that it is not started again at once.
         (Some(last), _) => Some(last),
@@ -234,11 +237,23 @@ mod tests {
         let cases = [
             (json!({"state": {"running": {}}}), None),
             (json!({"state": {"waiting": {"reason": "ContainerCreating"}}}), None),
-            (json!({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}), Some(("ImagePullBackOff", "no such image", false))),
-            (stopped("InvalidModel: the file is not a whole ONNX model", "Error"), Some(("InvalidModel", "the file is not a whole ONNX model", true))),
-            (stopped("DigestMismatch: it has another digest", "Error"), Some(("DigestMismatch", "it has another digest", true))),
+            (
+                json!({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}),
+                Some(("ImagePullBackOff", "no such image", false)),
+            ),
+            (
+                stopped("InvalidModel: the file is not a whole ONNX model", "Error"),
+                Some(("InvalidModel", "the file is not a whole ONNX model", true)),
+            ),
+            (
+                stopped("DigestMismatch: it has another digest", "Error"),
+                Some(("DigestMismatch", "it has another digest", true)),
+            ),
             (stopped("StoreUnavailable: no answer", "Error"), Some(("StoreUnavailable", "no answer", false))),
-            (stopped("", "OOMKilled"), Some(("OOMKilled", "the server ran out of memory: raise spec.server.resources.limits.memory", false))),
+            (
+                stopped("", "OOMKilled"),
+                Some(("OOMKilled", "the server ran out of memory: raise spec.server.resources.limits.memory", false)),
+            ),
             (stopped("thread panicked: oh", "Error"), Some(("Error", "the server stopped with exit code 3", false))),
         ];
         for (container, expected) in cases {

@@ -83,7 +83,10 @@ pub fn decide(question: &Question<'_>) -> Answer {
     let Question { spec, sources, drifted, .. } = *question;
     let template_name = &spec.from.training_job;
     let Some(template) = &sources.template else {
-        return skip("TemplateNotFound", format!("TrainingJob {template_name} does not exist: create it, or change retraining.from"));
+        return skip(
+            "TemplateNotFound",
+            format!("TrainingJob {template_name} does not exist: create it, or change retraining.from"),
+        );
     };
     let Some(current) = current_digest(sources) else {
         return skip("DatasetNotReady", format!("Dataset {} has no version yet", template.spec.dataset.name));
@@ -126,7 +129,10 @@ fn refusal(question: &Question<'_>, template: &TrainingJob, current: &Digest) ->
     let until = last.and_then(|last| last.checked_add(SignedDuration::from_secs(spec.cooldown_seconds)).ok())?;
     (until > now).then(|| Answer::Skip {
         reason: "CoolingDown",
-        message: format!("the last training was started less than {} s ago: the next may start at {until}", spec.cooldown_seconds),
+        message: format!(
+            "the last training was started less than {} s ago: the next may start at {until}",
+            spec.cooldown_seconds
+        ),
         until: Some(until),
     })
 }
@@ -138,7 +144,11 @@ fn told(done: &TrainingJob, current: &Digest) -> String {
         (Some(TrainingJobPhase::Succeeded), Some(version)) => {
             format!("TrainingJob {} trained {version} on this version ({}) already", done.name_any(), current.short())
         }
-        _ => format!("TrainingJob {} tried this version ({}) already and failed: see its conditions", done.name_any(), current.short()),
+        _ => format!(
+            "TrainingJob {} tried this version ({}) already and failed: see its conditions",
+            done.name_any(),
+            current.short()
+        ),
     }
 }
 
@@ -167,10 +177,11 @@ fn has_ended(job: &TrainingJob) -> bool {
 /// Same data and same template as what serves. Where the job that trained it is gone, its hyperparameters stand for it.
 fn is_unchanged(sources: &Sources, template: &TrainingJob, current: &Digest) -> bool {
     let Some(trained) = provenance(sources) else { return false };
-    let same_template = match sources.source.as_ref().filter(|source| source.uid().as_deref() == Some(trained.uid.as_str())) {
-        Some(source) => what_is_trained(&source.spec) == what_is_trained(&template.spec),
-        None => trained.hyperparameters == template.spec.hyperparameters,
-    };
+    let same_template =
+        match sources.source.as_ref().filter(|source| source.uid().as_deref() == Some(trained.uid.as_str())) {
+            Some(source) => what_is_trained(&source.spec) == what_is_trained(&template.spec),
+            None => trained.hyperparameters == template.spec.hyperparameters,
+        };
     trained.content_digest == *current && same_template
 }
 

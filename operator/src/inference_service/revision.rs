@@ -44,7 +44,10 @@ impl Revision {
     pub fn of(version: &ModelVersion, server: &Server, status: &InferenceServiceStatus, new_image: &str) -> Self {
         let digest = &version.spec.artifact.digest;
         let there = [&status.stable, &status.canary].into_iter().flatten();
-        let kept = there.filter(|known| hash(digest, server, &known.image) == known.revision).map(|known| &*known.image).next();
+        let kept = there
+            .filter(|known| hash(digest, server, &known.image) == known.revision)
+            .map(|known| &*known.image)
+            .next();
         let image = kept.unwrap_or(new_image);
         Self {
             model_version: version.metadata.name.clone().unwrap_or_default(),

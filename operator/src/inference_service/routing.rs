@@ -78,7 +78,10 @@ impl RouterAnswers {
     /// Whether every ready router follows at least this generation of this service's plan. Nobody ready is nobody following.
     pub fn accepted(&self, service: &str, uid: &str, generation: i64) -> bool {
         let follows = |stats: &RouterStats| {
-            stats.services.get(service).is_some_and(|known| known.service_uid == uid && known.plan_generation >= generation)
+            stats
+                .services
+                .get(service)
+                .is_some_and(|known| known.service_uid == uid && known.plan_generation >= generation)
         };
         !self.answers.is_empty() && self.answers.iter().all(|answer| answer.as_ref().is_some_and(follows))
     }
@@ -174,7 +177,9 @@ mod tests {
     fn router(generation: i64, requests: &[(&str, u64)]) -> Option<RouterStats> {
         let revisions = requests
             .iter()
-            .map(|(revision, requests)| ((*revision).to_owned(), RevisionStats { requests: *requests, ..RevisionStats::default() }))
+            .map(|(revision, requests)| {
+                ((*revision).to_owned(), RevisionStats { requests: *requests, ..RevisionStats::default() })
+            })
             .collect();
         let stats = ServiceStats {
             service_uid: "u1".to_owned(),
@@ -202,7 +207,9 @@ mod tests {
 
     #[test]
     fn requests_are_summed_over_the_routers() {
-        let answers = RouterAnswers { answers: vec![router(3, &[("a", 90), ("b", 10)]), None, router(3, &[("a", 95), ("b", 5)])] };
+        let answers = RouterAnswers {
+            answers: vec![router(3, &[("a", 90), ("b", 10)]), None, router(3, &[("a", 95), ("b", 5)])],
+        };
         assert_eq!(answers.counted("fraud", "u1", 3, "b"), (15, 200));
         assert_eq!(answers.counted("fraud", "u1", 2, "b"), (0, 0));
     }

@@ -16,9 +16,17 @@ mod tests {
 
     #[test]
     fn a_canary_gets_its_share_of_the_pods_and_at_least_one() {
-        for (weight, replicas, expected) in
-            [(0, 10, 1), (1, 10, 1), (5, 10, 1), (10, 10, 1), (11, 10, 2), (50, 3, 2), (99, 3, 3), (100, 3, 3), (50, 0, 1)]
-        {
+        for (weight, replicas, expected) in [
+            (0, 10, 1),
+            (1, 10, 1),
+            (5, 10, 1),
+            (10, 10, 1),
+            (11, 10, 2),
+            (50, 3, 2),
+            (99, 3, 3),
+            (100, 3, 3),
+            (50, 0, 1),
+        ] {
             assert_eq!(pods_for(weight, replicas), expected, "{weight} % of {replicas}");
         }
     }

@@ -9,8 +9,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Affinity, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity, PodSpec, PodTemplateSpec, Probe,
-            ResourceRequirements, ServiceAccount, WeightedPodAffinityTerm,
+            Affinity, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity, PodSpec,
+            PodTemplateSpec, Probe, ResourceRequirements, ServiceAccount, WeightedPodAffinityTerm,
         },
         networking::v1::{
             NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
@@ -184,17 +184,19 @@ impl Shared<'_> {
 
     /// Servers talk to routers of their namespace and to the operator, to nobody else.
     pub fn server_policy(&self) -> NetworkPolicy {
-        let routers = NetworkPolicyPeer { pod_selector: Some(selector(component::ROUTER)), ..NetworkPolicyPeer::default() };
-        let rules = vec![
-            rule(Some(vec![routers]), SERVER_PORT),
-            rule(Some(vec![self.operator()]), ADMIN_PORT),
-        ];
+        let routers =
+            NetworkPolicyPeer { pod_selector: Some(selector(component::ROUTER)), ..NetworkPolicyPeer::default() };
+        let rules = vec![rule(Some(vec![routers]), SERVER_PORT), rule(Some(vec![self.operator()]), ADMIN_PORT)];
         self.policy(SERVER_POLICY, component::SERVER, rules)
     }
 
     /// Everybody may send requests to the routers; their admin port is the operator's.
     pub fn router_policy(&self) -> NetworkPolicy {
-        self.policy(ROUTER, component::ROUTER, vec![rule(None, ROUTER_PORT), rule(Some(vec![self.operator()]), ADMIN_PORT)])
+        self.policy(
+            ROUTER,
+            component::ROUTER,
+            vec![rule(None, ROUTER_PORT), rule(Some(vec![self.operator()]), ADMIN_PORT)],
+        )
     }
 
     fn operator(&self) -> NetworkPolicyPeer {
@@ -219,8 +221,11 @@ impl Shared<'_> {
 }
 
 fn rule(from: Option<Vec<NetworkPolicyPeer>>, port: i32) -> NetworkPolicyIngressRule {
-    let port =
-        NetworkPolicyPort { port: Some(IntOrString::Int(port)), protocol: Some("TCP".to_owned()), ..NetworkPolicyPort::default() };
+    let port = NetworkPolicyPort {
+        port: Some(IntOrString::Int(port)),
+        protocol: Some("TCP".to_owned()),
+        ..NetworkPolicyPort::default()
+    };
     NetworkPolicyIngressRule { from, ports: Some(vec![port]) }
 }
 

@@ -55,7 +55,9 @@ fn pinned(
     let Some(version) = versions.iter().find(|version| version.metadata.name.as_deref() == Some(pin)) else {
         return Target::Nothing {
             reason: "ModelVersionNotFound",
-            message: format!("ModelVersion {pin} does not exist in this namespace: create it, or set spec.model to another"),
+            message: format!(
+                "ModelVersion {pin} does not exist in this namespace: create it, or set spec.model to another"
+            ),
             stalled: true,
         };
     };
@@ -88,14 +90,17 @@ fn newest(
         };
     }
     approved.sort_by_key(|version| std::cmp::Reverse(version.spec.version));
-    let not_below = approved.into_iter().filter(|version| serving.is_none_or(|serving| version.spec.version >= serving));
+    let not_below =
+        approved.into_iter().filter(|version| serving.is_none_or(|serving| version.spec.version >= serving));
     let wanted = not_below.map(revision_of).find(|revision| !is_rejected(status, revision));
     match wanted {
         Some(revision) => Target::Revision(revision),
         None if status.stable.is_some() => Target::Stay,
         None => Target::Nothing {
             reason: "EveryVersionRejected",
-            message: format!("every approved version of model {model} was rejected: approve a newer one, or ask for a retry"),
+            message: format!(
+                "every approved version of model {model} was rejected: approve a newer one, or ask for a retry"
+            ),
             stalled: true,
         },
     }
@@ -159,7 +164,8 @@ mod tests {
     #[test]
     fn with_everything_rejected_and_nothing_serving_it_says_so() {
         let versions = [approved("fraud", 1)];
-        let status = InferenceServiceStatus { rejected: vec![rejected(&versions[0])], ..InferenceServiceStatus::default() };
+        let status =
+            InferenceServiceStatus { rejected: vec![rejected(&versions[0])], ..InferenceServiceStatus::default() };
         assert_eq!(chosen(target(&spec("fraud"), &status, &versions, "server:1")), "EveryVersionRejected");
     }
 

@@ -1,0 +1,88 @@
+//! Tests of the children.
+
+use serde_json::json;
+
+use super::*;
+use crate::inference_service::fixtures::{approved, service, serving, spec};
+
+fn made() -> (InferenceService, RevisionStatus, serde_json::Value) {
+    let revision = serving(&approved("fraud", 1)).stable.unwrap();
+    let service = service("svc", spec("fraud"));
+    let settings = Settings { namespace: "ops".to_owned(), ..crate::inference_service::fixtures::settings() };
+    let deployment = deployment(&service, &revision, &approved("fraud", 1), &settings).unwrap();
+    (service, revision, serde_json::to_value(deployment).unwrap())
+}
+
+#[test]
+fn servers_pass_the_restricted_standard_and_have_no_token() {
+    let (_, _, deployment) = made();
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], json!(false));
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], json!(true));
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], json!("RuntimeDefault"));
+    let container = &pod["containers"][0];
+    assert_eq!(
+        container["securityContext"],
+        json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true, "runAsNonRoot": true})
+    );
+    assert_eq!(
+        container["envFrom"],
+        json!([{"prefix": "STORE_", "secretRef": {"name": "millrace-store", "optional": false}}])
+    );
+}
+
+#[test]
+fn a_pod_that_ends_has_time_to_drain_and_another_takes_its_place_first() {
+    let (_, _, deployment) = made();
+    let grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap();
+    assert!(grace > i64::from(DRAIN_SECONDS));
+    assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"], json!({"maxSurge": 1, "maxUnavailable": 0}));
+}
+
+#[test]
+fn the_pinned_image_is_run_whatever_the_operator_would_take_now() {
+    let (_, revision, deployment) = made();
+    assert_eq!(revision.image, "server:1");
+    assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["image"], json!("server:1"));
+}
+
+#[test]
+fn names_and_labels_say_service_and_revision_and_hold_no_digest() {
+    let (_, revision, deployment) = made();
+    assert_eq!(deployment["metadata"]["name"], json!(format!("svc-{}", revision.revision)));
+    assert_eq!(
+        deployment["spec"]["selector"]["matchLabels"],
+        json!({"millrace.dev/inference-service": "svc", "millrace.dev/revision": revision.revision})
+    );
+    assert_eq!(
+        deployment["spec"]["template"]["metadata"]["labels"],
+        json!({
+            "millrace.dev/inference-service": "svc", "millrace.dev/revision": revision.revision, "millrace.dev/component": "server",
+            "millrace.dev/model-version": "fraud-1", "app.kubernetes.io/managed-by": "millrace",
+        })
+    );
+}
+
+#[test]
+fn the_server_is_told_the_model_its_digest_and_the_profile_of_its_training_data() {
+    let version = approved("fraud", 1);
+    let config = server_config("svc", "r1", &version, &Server::default());
+    assert_eq!((config.model.name.as_str(), config.model.revision.as_str()), ("svc", "r1"));
+    assert_eq!(config.model.version.as_deref(), Some("1"));
+    assert_eq!(config.model.artifact, version.spec.artifact);
+    assert_eq!(config.model.profile.unwrap().uri, "s3://b/tx/profile.json");
+    assert_eq!((config.batching.max_size, config.queue.max_requests, config.concurrency), (32, 512, 1));
+}
+
+#[test]
+fn the_front_service_leads_to_the_routers_and_a_revisions_own_to_its_pods() {
+    let (service, revision, _) = made();
+    let front = serde_json::to_value(front_service(&service)).unwrap();
+    assert_eq!(front["metadata"]["name"], json!("svc"));
+    assert_eq!(front["spec"]["selector"], json!({"millrace.dev/component": "router"}));
+    assert_eq!(front["spec"]["ports"], json!([{"name": "http", "port": 80, "targetPort": 8080}]));
+    let headless = serde_json::to_value(revision_service(&service, &revision.revision)).unwrap();
+    assert_eq!(headless["spec"]["clusterIP"], json!("None"));
+    assert_eq!(headless["metadata"]["labels"]["millrace.dev/inference-service"], json!("svc"));
+    assert_eq!(headless["spec"]["ports"][0], json!({"name": "http", "port": 8080, "targetPort": "http"}));
+}

@@ -1,0 +1,199 @@
+//! Tests of the evidence.
+
+use std::collections::BTreeMap;
+
+use millrace_contract::{
+    routing::RouterStats,
+    sketch::{Bins, Counts, FieldSketch, ServerSketches},
+};
+
+use super::*;
+use crate::inference_service::fixtures::at;
+
+fn router(boot: &str, generation: i64, canary: (u64, u64), stable: (u64, u64)) -> Option<RouterStats> {
+    let stats = |(requests, errors)| RevisionStats {
+        requests,
+        errors,
+        latency: vec![requests - errors],
+        ..RevisionStats::default()
+    };
+    let revisions = BTreeMap::from([("canary".to_owned(), stats(canary)), ("stable".to_owned(), stats(stable))]);
+    let service = ServiceStats {
+        service_uid: "u1".to_owned(),
+        plan_generation: generation,
+        generations: BTreeMap::from([(generation, revisions)]),
+    };
+    Some(RouterStats { boot_id: boot.to_owned(), services: BTreeMap::from([("fraud".to_owned(), service)]) })
+}
+
+fn pod(uid: &str, revision: &str, restarts: u64, is_ready: bool, predicted: u64) -> ServerPod {
+    let prediction = FieldSketch {
+        name: "label".to_owned(),
+        bins: Bins::Categorical { categories: vec!["no".to_owned()] },
+        reference: None,
+        current: Counts { bins: vec![predicted, 0], missing: 0 },
+    };
+    ServerPod {
+        name: uid.to_owned(),
+        uid: uid.to_owned(),
+        revision: revision.to_owned(),
+        ip: None,
+        is_ready,
+        is_ending: false,
+        restarts,
+        trouble: None,
+        sketches: Some(ServerSketches {
+            boot_id: format!("{uid}-{restarts}"),
+            model: "fraud".to_owned(),
+            revision: revision.to_owned(),
+            digest: String::new(),
+            rows: predicted,
+            features: Vec::new(),
+            predictions: vec![prediction],
+        }),
+    }
+}
+
+/// One look at second 0; the evidence is stored and read again between all looks.
+fn looked(
+    evidence: &mut Evidence,
+    generation: i64,
+    weight: i32,
+    answers: Vec<Option<RouterStats>>,
+    pods: &[ServerPod],
+) {
+    looked_at(evidence, 0, generation, weight, answers, pods);
+}
+
+fn looked_at(
+    evidence: &mut Evidence,
+    second: i64,
+    generation: i64,
+    weight: i32,
+    answers: Vec<Option<RouterStats>>,
+    pods: &[ServerPod],
+) {
+    let text = serde_json::to_string(evidence).unwrap();
+    *evidence = Evidence::of(Some(&text), "canary", "stable");
+    let look = Look {
+        now: at(second),
+        service: ("fraud", "u1"),
+        canary: "canary",
+        stable: "stable",
+        weight,
+        generation,
+        routers: &RouterAnswers { answers },
+        pods,
+    };
+    evidence.absorb(&look, &EvidenceSettings::default());
+}
+
+fn totals(evidence: &Evidence) -> ((u64, u64), (u64, u64)) {
+    let (canary, stable) = evidence.counts.totals();
+    ((canary.requests, canary.errors), (stable.requests, stable.errors))
+}
+
+#[test]
+fn only_what_comes_after_the_first_look_at_a_generation_counts() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (10, 9), (90, 0))], &[]);
+    assert_eq!(totals(&evidence), ((0, 0), (0, 0)));
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (15, 10), (185, 1))], &[]);
+    assert_eq!(totals(&evidence), ((5, 1), (95, 1)));
+    looked(&mut evidence, 2, 5, vec![None], &[]);
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (15, 10), (185, 1))], &[]);
+    assert_eq!(totals(&evidence), ((5, 1), (95, 1)), "nothing is counted twice");
+}
+
+#[test]
+fn a_router_that_starts_anew_is_counted_from_zero() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (10, 0), (90, 0)), router("b", 2, (10, 0), (90, 0))], &[]);
+    looked(&mut evidence, 2, 5, vec![router("a2", 2, (3, 1), (40, 0)), router("b", 2, (11, 0), (99, 0))], &[]);
+    assert_eq!(totals(&evidence), ((4, 1), (49, 0)));
+}
+
+#[test]
+fn another_plan_adds_to_what_was_counted_before() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (0, 0), (0, 0))], &[]);
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (5, 0), (95, 0))], &[]);
+    looked(&mut evidence, 3, 50, vec![router("a", 3, (7, 0), (7, 0))], &[]);
+    looked(&mut evidence, 3, 50, vec![router("a", 3, (57, 0), (57, 0))], &[]);
+    assert_eq!(totals(&evidence), ((55, 0), (145, 0)));
+    assert_eq!(evidence.counts.canary_requests(), 50, "of this share");
+}
+
+#[test]
+fn another_pair_of_revisions_begins_anew() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (0, 0), (0, 0))], &[]);
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (5, 0), (95, 0))], &[]);
+    let text = serde_json::to_string(&evidence).unwrap();
+    assert_eq!(Evidence::of(Some(&text), "canary", "stable"), evidence);
+    assert_eq!(Evidence::of(Some(&text), "newer", "stable").counts.canary_requests(), 0);
+    assert_eq!(Evidence::of(Some("not JSON"), "canary", "stable").counts.canary_requests(), 0);
+}
+
+#[test]
+fn counters_of_another_service_of_this_name_do_not_count() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut other = router("a", 2, (5, 5), (95, 0));
+    looked(&mut evidence, 2, 5, vec![router("b", 2, (0, 0), (0, 0))], &[]);
+    if let Some(service) = other.as_mut().and_then(|stats| stats.services.get_mut("fraud")) {
+        service.service_uid = "u0".to_owned();
+    }
+    looked(&mut evidence, 2, 5, vec![other], &[]);
+    assert_eq!(totals(&evidence), ((0, 0), (0, 0)));
+}
+
+#[test]
+fn restarts_of_the_canary_count_but_not_those_of_its_start() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    looked(&mut evidence, 2, 5, vec![], &[pod("c", "canary", 1, true, 0), pod("s", "stable", 4, true, 0)]);
+    looked(&mut evidence, 2, 5, vec![], &[pod("c", "canary", 3, true, 0), pod("s", "stable", 4, true, 0)]);
+    looked(&mut evidence, 3, 25, vec![], &[pod("c", "canary", 4, true, 0), pod("s", "stable", 4, true, 0)]);
+    assert_eq!(evidence.canary_restarts(), 3, "also one that falls between two plans");
+    assert_eq!(evidence.counts.totals().1.restarts, 0);
+}
+
+#[test]
+fn predictions_of_all_pods_are_added() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    let pods = |predicted| {
+        [
+            pod("c", "canary", 0, true, predicted),
+            pod("s", "stable", 0, true, 10 * predicted),
+            pod("t", "stable", 0, true, predicted),
+        ]
+    };
+    looked(&mut evidence, 2, 5, vec![], &pods(100));
+    looked(&mut evidence, 2, 5, vec![], &pods(107));
+    let (canary, stable) = evidence.counts.totals();
+    assert_eq!(canary.predictions["label"].bins, [7, 0]);
+    assert_eq!(stable.predictions["label"].bins, [77, 0]);
+}
+
+#[test]
+fn it_is_known_since_when_no_pod_of_the_canary_is_ready() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    looked_at(&mut evidence, 1, 2, 5, vec![], &[pod("c", "canary", 0, true, 0)]);
+    assert_eq!(evidence.unready_since, None);
+    looked_at(&mut evidence, 2, 2, 5, vec![], &[pod("c", "canary", 0, false, 0)]);
+    looked_at(&mut evidence, 3, 2, 5, vec![], &[pod("c", "canary", 0, false, 0)]);
+    assert_eq!(evidence.unready_since, Some(at(2)));
+    looked_at(&mut evidence, 4, 2, 5, vec![], &[pod("c", "canary", 0, true, 0)]);
+    assert_eq!(evidence.unready_since, None);
+}
+
+#[test]
+fn a_look_that_finds_nothing_new_is_not_worth_a_write() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    let pods = [pod("c", "canary", 1, true, 5)];
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (5, 0), (95, 0))], &pods);
+    let stored = evidence.clone();
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (5, 0), (95, 0))], &pods);
+    assert!(!evidence.differs(&stored));
+    looked(&mut evidence, 2, 5, vec![router("a", 2, (6, 0), (95, 0))], &pods);
+    assert!(evidence.differs(&stored));
+}

@@ -1,0 +1,111 @@
+//! InferenceService: the approved versions of a model, served, rolled out by measured canaries, watched for drift.
+//!
+//! | file            |        | holds                                                                                       |
+//! |-----------------|--------|---------------------------------------------------------------------------------------------|
+//! | `observe.rs`    | reads  | versions, children, pods, plan, evidence; what retraining needs                             |
+//! | `scrape.rs`     | reads  | the only HTTP: counters of routers, sketches of servers                                     |
+//! | `revision.rs`   | pure   | what a revision is: a hash of model, server block and image                                 |
+//! | `target.rs`     | pure   | the revision that the spec asks for                                                         |
+//! | `commands.rs`   | pure   | requests by annotation: promote, abort, retry                                               |
+//! | `pods.rs`       | pure   | what pods say: ready, loaded, restarts, why not                                             |
+//! | `phase.rs`      | pure   | the state machine of a rollout: facts → one move; its crash table                           |
+//! | `moves.rs`      | pure   | what a move does to the status                                                              |
+//! | `canary.rs`     | pure   | from evidence to a judgement                                                                |
+//! | `evidence.rs`   | pure   | counters → evidence                                                                         |
+//! | `scaling.rs`    | pure   | pods for a share of the requests                                                            |
+//! | `routing.rs`    | pure   | from weights to the routing plan; what routers say of it                                    |
+//! | `desired.rs`    | pure   | children of one service                                                                     |
+//! | `shared.rs`     | pure   | the router and policies that all services of a namespace share                              |
+//! | `drift.rs`      | pure   | sketches → windows → drift                                                                  |
+//! | `retraining.rs` | pure   | whether a new model is trained                                                              |
+//! | `status.rs`     | pure   | what was found → status                                                                     |
+//! | `told.rs`       | pure   | reasons of Events                                                                           |
+//! | `decide.rs`     | pure   | all of the above in order: what there is → what is written                                  |
+//! | `reconcile.rs`  | writes | observe, decide, apply, report, remove                                                      |
+
+//!
+//! Owns the children of its revisions, the front Service and three ConfigMaps; owns the namespace's router together with the other
+//! services there. A training it starts is nobody's child.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, Service},
+};
+use kube::{
+    ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use millrace_crds::{
+    Dataset, InferenceService, ModelVersion, TrainingJob,
+    labels::{COMPONENT, INFERENCE_SERVICE, ROUTER},
+};
+
+use crate::{
+    Context, controller,
+    watch::{Guarded, named_by_label},
+};
+
+pub mod canary;
+pub mod commands;
+pub mod decide;
+pub mod desired;
+pub mod drift;
+pub mod evidence;
+#[cfg(test)]
+mod fixtures;
+pub mod moves;
+pub mod observe;
+pub mod phase;
+pub mod pods;
+mod reconcile;
+pub mod retraining;
+pub mod revision;
+pub mod routing;
+pub mod scaling;
+pub mod scrape;
+pub mod shared;
+pub mod status;
+pub mod target;
+pub mod told;
+
+pub use reconcile::reconcile;
+
+/// Runs the controller until the context is stopped.
+pub async fn controller(ctx: Arc<Context>) {
+    let scrape: Arc<dyn scrape::Scrape> = Arc::new(scrape::Http::default());
+    controller::run::<InferenceService, _>(
+        ctx,
+        |scope, controller| {
+            let services = controller.store();
+            let all = move |namespace: Option<String>| all_of(&services, namespace.as_deref());
+            let (versions, jobs, datasets, routers) = (all.clone(), all.clone(), all.clone(), all);
+            controller
+                .owns_stream(scope.labelled::<Deployment>(INFERENCE_SERVICE))
+                .owns_stream(scope.labelled::<Service>(INFERENCE_SERVICE))
+                .owns_stream(scope.labelled::<ConfigMap>(INFERENCE_SERVICE))
+                .watches_stream(scope.labelled::<Pod>(INFERENCE_SERVICE), |pod| named_by_label(&pod, INFERENCE_SERVICE))
+                .watches_stream(scope.every::<ModelVersion>(), move |version| versions(version.namespace()))
+                .watches_stream(scope.every::<TrainingJob>(), move |job| jobs(job.namespace()))
+                .watches_stream(scope.every::<Dataset>(), move |dataset| datasets(dataset.namespace()))
+                .watches_stream(scope.labelled::<Deployment>(COMPONENT), move |deployment| {
+                    if deployment.name_any() == ROUTER { routers(deployment.namespace()) } else { Vec::new() }
+                })
+        },
+        move |service, ctx| reconcile(service, ctx, scrape.clone()),
+    )
+    .await;
+}
+
+/// Every service of a namespace: each may follow the model, train on the data, or share the router that changed.
+fn all_of(
+    services: &Store<Guarded<InferenceService>>,
+    namespace: Option<&str>,
+) -> Vec<ObjectRef<Guarded<InferenceService>>> {
+    let here = services.state();
+    here.iter()
+        .filter(|service| service.namespace().as_deref() == namespace)
+        .map(|service| ObjectRef::from_obj(&**service))
+        .collect()
+}

@@ -1,0 +1,135 @@
+//! Tests of the moves.
+
+use super::*;
+use crate::{
+    conditions::find,
+    inference_service::fixtures::{approved, at, rejected, rolling_out, serving},
+};
+
+fn moved(status: &InferenceServiceStatus, chosen: &Move) -> Moved {
+    make(status, 3, chosen, at(7))
+}
+
+fn rolling(weight: i32) -> InferenceServiceStatus {
+    rolling_out(&approved("fraud", 1), &approved("fraud", 2), weight)
+}
+
+fn succeeded(status: &InferenceServiceStatus) -> (String, String) {
+    let condition = find(&status.conditions, ROLLOUT_SUCCEEDED).unwrap();
+    (condition.status.clone(), condition.reason.clone())
+}
+
+#[test]
+fn a_rollout_begins_without_any_request_for_the_new_revision() {
+    let two = serving(&approved("fraud", 2)).stable.unwrap();
+    let revision = Revision {
+        model_version: "fraud-2".to_owned(),
+        hash: two.revision,
+        image: two.image,
+        digest: two.digest.unwrap(),
+    };
+    let Moved { status, made, told } = moved(&serving(&approved("fraud", 1)), &Move::Begin(revision.clone()));
+    let canary = status.canary.as_ref().unwrap();
+    assert_eq!((canary.revision.as_str(), canary.weight.intended, canary.replicas), (revision.hash.as_str(), 0, 1));
+    assert_eq!(status.stable.as_ref().unwrap().weight.intended, 100);
+    assert_eq!(status.rollout.as_ref().unwrap().start_time, Time(at(7)));
+    assert_eq!(succeeded(&status), ("Unknown".to_owned(), "InProgress".to_owned()));
+    assert_eq!((made.len(), told.len()), (0, 1));
+}
+
+#[test]
+fn a_weight_is_decided_and_its_measurement_begins_later() {
+    let weigh = Move::Weigh {
+        weight: 25,
+        step: Some(1),
+        decided_by: DecidedBy::Operator,
+        reason: "StepPassed",
+        message: "on".to_owned(),
+        checks: Vec::new(),
+    };
+    let Moved { status, made, .. } = moved(&rolling(5), &weigh);
+    assert_eq!(status.canary.as_ref().unwrap().weight.intended, 25);
+    assert_eq!(status.stable.as_ref().unwrap().weight.intended, 75);
+    let rollout = status.rollout.as_ref().unwrap();
+    assert_eq!((rollout.step, rollout.step_start_time.clone()), (Some(1), None));
+    assert_eq!((made[0].question, made[0].verdict), (Question::Step, Verdict::Pass));
+    let measured = moved(&status, &Move::Measure).status;
+    assert_eq!(measured.rollout.unwrap().step_start_time, Some(Time(at(7))));
+}
+
+#[test]
+fn a_promoted_canary_is_stable_with_all_requests_and_no_longer_rejected() {
+    let mut status = rolling(100);
+    status.rejected = vec![rejected(&approved("fraud", 2))];
+    let Moved { status, .. } = moved(&status, &Move::Promote);
+    assert_eq!(status.stable.as_ref().unwrap().model_version, "fraud-2");
+    assert_eq!(status.stable.as_ref().unwrap().weight.intended, 100);
+    assert_eq!((status.canary.clone(), status.rollout.clone(), status.rejected.len()), (None, None, 0));
+    assert_eq!(succeeded(&status), ("True".to_owned(), "Promoted".to_owned()));
+}
+
+fn rejection(reason: &str) -> Move {
+    Move::Reject {
+        reason: reason.to_owned(),
+        message: "bad".to_owned(),
+        decided_by: DecidedBy::Operator,
+        checks: Vec::new(),
+    }
+}
+
+#[test]
+fn a_rejected_canary_loses_its_requests_and_is_remembered_once() {
+    let mut before = rolling(50);
+    before.rejected = vec![rejected(&approved("fraud", 2)), rejected(&approved("fraud", 7))];
+    let Moved { status, made, told } = moved(&before, &rejection("Latency"));
+    assert_eq!(status.canary, None);
+    assert_eq!(status.stable.as_ref().unwrap().weight.intended, 100);
+    let remembered: Vec<_> = status.rejected.iter().map(|r| (r.model_version.as_str(), r.reason.as_str())).collect();
+    assert_eq!(remembered, [("fraud-2", "Latency"), ("fraud-7", "ErrorRate")]);
+    assert_eq!(succeeded(&status), ("False".to_owned(), "Latency".to_owned()));
+    assert_eq!((made[0].question, made[0].verdict), (Question::Rollback, Verdict::Fail));
+    assert_eq!(told[0].reason, Happened::RolledBack);
+}
+
+#[test]
+fn only_ten_rejections_are_remembered() {
+    let mut before = rolling(50);
+    before.rejected = (10..25).map(|number| rejected(&approved("fraud", number))).collect();
+    assert_eq!(moved(&before, &rejection("Latency")).status.rejected.len(), 10);
+}
+
+#[test]
+fn a_withdrawn_canary_is_not_remembered_as_bad() {
+    let Moved { status, made, .. } =
+        moved(&rolling(50), &Move::Withdraw { reason: "Superseded", message: "newer".to_owned() });
+    assert_eq!((status.canary, status.rejected.len()), (None, 0));
+    assert_eq!((made[0].verdict, made[0].reason.as_str()), (Verdict::Unknown, "Superseded"));
+    assert_eq!(find(&status.conditions, ROLLOUT_SUCCEEDED), None);
+}
+
+#[test]
+fn without_stable_a_canary_that_gets_requests_gets_all_and_another_starts_anew() {
+    for (weight, expected) in [(0, 0), (5, 100)] {
+        let status = moved(&rolling(weight), &Move::Lose).status;
+        assert_eq!(status.stable, None);
+        assert_eq!(status.canary.unwrap().weight.intended, expected);
+    }
+}
+
+#[test]
+fn a_forgotten_rejection_is_gone() {
+    let mut before = serving(&approved("fraud", 1));
+    before.rejected = vec![rejected(&approved("fraud", 2)), rejected(&approved("fraud", 3))];
+    let forgotten = before.rejected[0].revision.clone();
+    let status = moved(&before, &Move::Forget(forgotten)).status;
+    let left: Vec<_> = status.rejected.iter().map(|r| r.model_version.as_str()).collect();
+    assert_eq!(left, ["fraud-3"]);
+}
+
+#[test]
+fn waiting_changes_nothing_but_the_sentence() {
+    let before = rolling(5);
+    let Moved { status, made, told } = moved(&before, &Move::Stay("waits".to_owned()));
+    assert_eq!(status, InferenceServiceStatus { next_step: Some("waits".to_owned()), ..before });
+    assert!(made.is_empty() && told.is_empty());
+}

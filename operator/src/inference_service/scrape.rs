@@ -1,0 +1,112 @@
+//! The only HTTP of the operator: counters of routers (`/v1/stats`) and sketches of servers (`/v1/sketches`), read from the pods
+//! themselves. Behind a trait, so that tests answer instead.
+//!
+//! A pod that does not answer within a second has not answered; nothing is made up for it.
+
+use std::{net::IpAddr, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, future::BoxFuture, stream};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use millrace_contract::{
+    routing::{ADMIN_PORT, RouterStats},
+    sketch::ServerSketches,
+};
+use serde::de::DeserializeOwned;
+use tracing::debug;
+
+/// Longest a pod may take to answer.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// Pods that are asked at a time, by one reconcile.
+const AT_A_TIME: usize = 16;
+/// Longest answer, in bytes: sketches of 512 features take some 500 KiB.
+const MAX_ANSWER: usize = 8 << 20;
+
+/// Asks pods.
+#[async_trait]
+pub trait Scrape: Send + Sync {
+    /// Counters of the router at this address.
+    async fn router(&self, ip: &str) -> Option<RouterStats>;
+    /// Sketches of the server at this address.
+    async fn server(&self, ip: &str) -> Option<ServerSketches>;
+}
+
+/// Asks pods by HTTP.
+pub struct Http {
+    client: Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(DEADLINE));
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_max_idle_per_host(1).pool_idle_timeout(Duration::from_secs(30));
+        Self { client: builder.build(connector) }
+    }
+}
+
+impl Http {
+    async fn get<T: DeserializeOwned>(&self, ip: &str, path: &str) -> Option<T> {
+        let address = std::net::SocketAddr::new(ip.parse::<IpAddr>().ok()?, u16::try_from(ADMIN_PORT).ok()?);
+        let answer = tokio::time::timeout(DEADLINE, self.answer(&format!("http://{address}{path}"))).await;
+        match answer {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) => {
+                debug!(%address, path, error, "a pod did not answer as expected");
+                None
+            }
+            Err(_) => {
+                debug!(%address, path, "a pod did not answer in time");
+                None
+            }
+        }
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, uri: &str) -> Result<T, String> {
+        let uri = uri.parse().map_err(|error| format!("{error}"))?;
+        let response = self.client.get(uri).await.map_err(|error| error.to_string())?;
+        if !response.status().is_success() {
+            return Err(format!("status {}", response.status()));
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
+    }
+}
+
+#[async_trait]
+impl Scrape for Http {
+    async fn router(&self, ip: &str) -> Option<RouterStats> {
+        self.get(ip, "/v1/stats").await
+    }
+
+    async fn server(&self, ip: &str) -> Option<ServerSketches> {
+        self.get(ip, "/v1/sketches").await
+    }
+}
+
+/// Asks all routers; one entry each, in their order.
+pub async fn routers(scrape: &dyn Scrape, ips: &[String]) -> Vec<Option<RouterStats>> {
+    let mut asked: Vec<BoxFuture<'_, Option<RouterStats>>> = Vec::with_capacity(ips.len());
+    for ip in ips {
+        asked.push(scrape.router(ip));
+    }
+    stream::iter(asked).buffered(AT_A_TIME).collect().await
+}
+
+/// Asks all servers; one entry each, in their order.
+pub async fn servers(scrape: &dyn Scrape, ips: &[Option<String>]) -> Vec<Option<ServerSketches>> {
+    let mut asked: Vec<BoxFuture<'_, Option<ServerSketches>>> = Vec::with_capacity(ips.len());
+    for ip in ips {
+        asked.push(match ip {
+            Some(ip) => scrape.server(ip),
+            None => Box::pin(std::future::ready(None)),
+        });
+    }
+    stream::iter(asked).buffered(AT_A_TIME).collect().await
+}

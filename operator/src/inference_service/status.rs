@@ -1,0 +1,212 @@
+//! What was found goes into status: counts of pods, weights, checks, conditions, phase. Pure.
+//!
+//! Intended, accepted and measured weights stay apart: what was decided, what every router says it follows, what the routers
+//! counted. A rolled-back service is Ready: its users are fine; RolloutSucceeded says that the newest revision was not.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use millrace_contract::decision::Verdict;
+use millrace_crds::{
+    conditions::{DRIFTED, READY, RECONCILING, ROLLOUT_SUCCEEDED, STALLED},
+    inference_service::{DriftStatus, InferenceServicePhase, InferenceServiceStatus, RevisionStatus},
+    labels::{INFERENCE_SERVICE, REVISION},
+};
+
+use super::{canary::Judgement, drift::drifted_features, pods::Pods, target::Target};
+use crate::conditions::{Conditions, Is, find};
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    /// Namespace and name of the service.
+    pub service: (&'a str, &'a str),
+    /// Generation of the spec that was looked at.
+    pub generation: i64,
+    /// Now.
+    pub now: Timestamp,
+    /// Pods the spec asks for.
+    pub replicas: i32,
+    /// What the spec asks for.
+    pub target: &'a Target,
+    /// Pods of the stable revision.
+    pub stable: Pods,
+    /// Pods of the canary.
+    pub canary: Pods,
+    /// Generation of the plan that belongs to the status.
+    pub plan_generation: Option<i64>,
+    /// Whether every ready router follows it.
+    pub is_accepted: bool,
+    /// Requests counted under it: to the canary, to all.
+    pub counted: (u64, u64),
+    /// What the evidence says.
+    pub judgement: Option<&'a Judgement>,
+    /// Why the front Service can't be ours.
+    pub front_trouble: Option<&'a str>,
+    /// Seconds a new revision may take.
+    pub progress_deadline_seconds: i64,
+    /// The newest drift window, and whether drift is raised; absent where nothing is watched.
+    pub drift: Option<(Option<&'a DriftStatus>, bool)>,
+}
+
+/// Puts what was found into a status.
+pub fn fill(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
+    let (namespace, name) = seen.service;
+    status.observed_generation = seen.generation;
+    status.url = Some(format!("http://{name}.{namespace}.svc"));
+    status.plan_generation = seen.plan_generation.unwrap_or(status.plan_generation);
+    fill_revisions(status, seen);
+    status.replicas = status.stable.as_ref().map_or(0, |stable| stable.ready);
+    status.selector =
+        status.stable.as_ref().map(|stable| format!("{INFERENCE_SERVICE}={name},{REVISION}={}", stable.revision));
+    if let (Some(rollout), Some(judgement)) = (&mut status.rollout, seen.judgement) {
+        rollout.verdict = Some(judgement.verdict());
+        rollout.checks = judgement.checks().to_vec();
+    }
+    status.drift = seen.drift.and_then(|(drift, _)| drift.cloned());
+    fill_conditions(status, seen);
+    status.phase = Some(phase(status));
+}
+
+fn fill_revisions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
+    let (canary_requests, all_requests) = seen.counted;
+    let percent =
+        |requests: u64| (all_requests > 0).then(|| (1_000.0 * requests as f64 / all_requests as f64).round() / 10.0);
+    let fill = |revision: &mut RevisionStatus, pods: &Pods, requests: u64| {
+        revision.ready = pods.ready;
+        revision.loaded = pods.loaded;
+        revision.weight.accepted = seen.is_accepted.then_some(revision.weight.intended);
+        revision.weight.measured = percent(requests);
+    };
+    if let Some(stable) = &mut status.stable {
+        stable.replicas = seen.replicas;
+        fill(stable, &seen.stable, all_requests.saturating_sub(canary_requests));
+    }
+    if let Some(canary) = &mut status.canary {
+        fill(canary, &seen.canary, canary_requests);
+    }
+}
+
+/// A condition's status, reason and message.
+type Said = (Is, String, String);
+
+fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
+    let ready = ready(status, seen);
+    let stalled = stalled(status, seen);
+    let working = working(status, seen).filter(|_| stalled.is_none());
+    let drifted = seen.drift.map(|(drift, is_raised)| drifted(drift, is_raised));
+    let mut conditions = Conditions::new(&mut status.conditions, seen.generation, seen.now);
+    put(&mut conditions, READY, Some(ready));
+    put(&mut conditions, STALLED, stalled);
+    put(&mut conditions, RECONCILING, working);
+    put(&mut conditions, DRIFTED, drifted);
+}
+
+fn put(conditions: &mut Conditions<'_>, kind: &str, said: Option<Said>) {
+    match said {
+        Some((is, reason, message)) => conditions.set(kind, is, &reason, &message),
+        None => conditions.remove(kind),
+    };
+}
+
+fn ready(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Said {
+    let not = |reason: &str, message: String| (Is::False, reason.to_owned(), message);
+    if let Some(trouble) = seen.front_trouble {
+        return not("ServiceNameTaken", trouble.to_owned());
+    }
+    match (&status.stable, &status.canary) {
+        (Some(stable), _) if stable.ready > 0 => (
+            Is::True,
+            "Serving".to_owned(),
+            format!("{} serves with {} ready pods", stable.model_version, stable.ready),
+        ),
+        (Some(stable), _) => match &seen.stable.trouble {
+            Some(trouble) => {
+                not(&trouble.reason, format!("no pod of {} is ready: {}", stable.model_version, trouble.message))
+            }
+            None => not("NoReadyPods", format!("no pod of {} is ready", stable.model_version)),
+        },
+        (None, Some(canary)) => match &seen.canary.trouble {
+            Some(trouble) => {
+                not(&trouble.reason, format!("{} does not start: {}", canary.model_version, trouble.message))
+            }
+            None => not("Starting", format!("{} starts", canary.model_version)),
+        },
+        (None, None) => match seen.target {
+            Target::Nothing { reason, message, .. } => not(reason, message.clone()),
+            Target::Revision(_) | Target::Stay => not("Pending", "nothing serves yet".to_owned()),
+        },
+    }
+}
+
+/// What only a change from outside helps.
+fn stalled(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<Said> {
+    let stuck = |reason: &str, message: &str| Some((Is::True, reason.to_owned(), message.to_owned()));
+    if let Some(trouble) = seen.front_trouble {
+        return stuck("ServiceNameTaken", trouble);
+    }
+    if let Target::Nothing { reason, message, stalled: true } = seen.target {
+        return stuck(reason, message);
+    }
+    // A first revision is never given up, but after its deadline somebody should look.
+    let rollout = status.rollout.as_ref().filter(|_| status.stable.is_none())?;
+    let trouble = seen.canary.trouble.as_ref()?;
+    let waited = seen.now.as_second() - rollout.start_time.0.as_second();
+    if waited < seen.progress_deadline_seconds || seen.canary.ready > 0 {
+        return None;
+    }
+    stuck(&trouble.reason, &trouble.message)
+}
+
+fn working(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<Said> {
+    let works = |reason: &str, message: String| Some((Is::True, reason.to_owned(), message));
+    let next = status.next_step.clone().unwrap_or_default();
+    match (&status.stable, &status.canary) {
+        (_, Some(_)) => works("RollingOut", next),
+        (Some(stable), None) if stable.ready < stable.replicas => {
+            works("Scaling", format!("{} of {} pods are ready", stable.ready, stable.replicas))
+        }
+        (None, None) => match seen.target {
+            Target::Nothing { reason, message, stalled: false } => works(reason, message.clone()),
+            Target::Nothing { stalled: true, .. } => None,
+            Target::Revision(_) | Target::Stay => works("Pending", next),
+        },
+        (Some(_), None) => None,
+    }
+}
+
+fn drifted(drift: Option<&DriftStatus>, is_raised: bool) -> Said {
+    let Some(drift) = drift else {
+        return (Is::Unknown, "NoWindow".to_owned(), "no window has closed yet".to_owned());
+    };
+    match (is_raised, drift.verdict) {
+        (true, _) => {
+            let message = format!("{} windows in a row drifted: {}", drift.consecutive, drifted_features(drift));
+            (Is::True, "InputsDrifted".to_owned(), message)
+        }
+        (false, Verdict::Pass) => (Is::False, "NoDrift".to_owned(), format!("no drift in {} rows", drift.rows)),
+        (false, Verdict::Fail | Verdict::Unknown) if drift.consecutive > 0 => {
+            let message = format!("{} drifted window(s) in a row, not yet enough to raise drift", drift.consecutive);
+            (Is::Unknown, "OneWindowDrifted".to_owned(), message)
+        }
+        (false, Verdict::Fail | Verdict::Unknown) => {
+            (Is::Unknown, "TooFewRows".to_owned(), format!("the newest window has only {} rows", drift.rows))
+        }
+    }
+}
+
+fn phase(status: &InferenceServiceStatus) -> InferenceServicePhase {
+    let rolled_back = |conditions: &[Condition]| {
+        find(conditions, ROLLOUT_SUCCEEDED).is_some_and(|condition| condition.status == Is::False.as_str())
+    };
+    match (&status.stable, &status.canary) {
+        (None, None) => InferenceServicePhase::Pending,
+        (None, Some(_)) => InferenceServicePhase::Starting,
+        (Some(_), Some(_)) => InferenceServicePhase::Progressing,
+        (Some(_), None) if rolled_back(&status.conditions) => InferenceServicePhase::RolledBack,
+        (Some(_), None) => InferenceServicePhase::Serving,
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,72 @@
+//! Reasons of the Events of an InferenceService. Pure.
+
+use crate::events::{Kind, Reason, Told};
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// A new revision is tried.
+    RolloutStarted,
+    /// A canary got another share of the requests.
+    WeightChanged,
+    /// A revision became stable.
+    Promoted,
+    /// A revision was rejected.
+    RolledBack,
+    /// A revision gave way to another wish.
+    Withdrawn,
+    /// The stable revision can't come back.
+    StableLost,
+    /// A rejection was forgotten.
+    Retried,
+    /// A request was refused.
+    CommandRefused,
+    /// Inputs have drifted.
+    Drifted,
+    /// A training was started.
+    RetrainingStarted,
+    /// A training was asked for but not started.
+    RetrainingSkipped,
+}
+
+impl Reason for Happened {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::RolloutStarted => "RolloutStarted",
+            Self::WeightChanged => "WeightChanged",
+            Self::Promoted => "Promoted",
+            Self::RolledBack => "RolledBack",
+            Self::Withdrawn => "RolloutWithdrawn",
+            Self::StableLost => "StableLost",
+            Self::Retried => "RejectionForgotten",
+            Self::CommandRefused => "CommandRefused",
+            Self::Drifted => "Drifted",
+            Self::RetrainingStarted => "RetrainingStarted",
+            Self::RetrainingSkipped => "RetrainingSkipped",
+        }
+    }
+
+    fn action(self) -> &'static str {
+        match self {
+            Self::RolloutStarted
+            | Self::WeightChanged
+            | Self::Promoted
+            | Self::RolledBack
+            | Self::Withdrawn
+            | Self::StableLost => "RollingOut",
+            Self::Retried | Self::CommandRefused => "HandlingCommand",
+            Self::Drifted => "Monitoring",
+            Self::RetrainingStarted | Self::RetrainingSkipped => "Retraining",
+        }
+    }
+}
+
+/// As it should be.
+pub fn normal(reason: Happened, note: impl Into<String>) -> Told<Happened> {
+    Told { kind: Kind::Normal, reason, note: note.into() }
+}
+
+/// Worth a look.
+pub fn warning(reason: Happened, note: impl Into<String>) -> Told<Happened> {
+    Told { kind: Kind::Warning, reason, note: note.into() }
+}
