@@ -1,6 +1,10 @@
 //! How the server is started: flags, and the JSON configuration from a file or the environment.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 use millrace_contract::{
@@ -162,8 +166,8 @@ fn parse(text: &str, origin: &str) -> Result<ServerConfig, ConfigError> {
 }
 
 /// A local file is taken as it is: its digest is that of its bytes.
-fn of_file(file: &PathBuf, name: &str) -> Result<ServerConfig, ConfigError> {
-    let unreadable = |source| ConfigError::File { path: file.clone(), source };
+fn of_file(file: &Path, name: &str) -> Result<ServerConfig, ConfigError> {
+    let unreadable = |source| ConfigError::File { path: file.to_path_buf(), source };
     let absolute = file.canonicalize().map_err(unreadable)?;
     let digest = Digest::of(std::fs::read(&absolute).map_err(unreadable)?);
     let artifact = Artifact { uri: format!("file://{}", absolute.display()), digest, format: ModelFormat::Onnx };

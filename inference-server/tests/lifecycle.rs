@@ -1,5 +1,7 @@
 //! Start and stop: models that cannot be loaded, and a stop under load that no client notices.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
 mod support;
 
 use std::{
@@ -7,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::StatusCode;
@@ -15,6 +17,10 @@ use millrace_contract::{Digest, server::ServerConfig};
 use millrace_inference_server::run;
 use serde_json::json;
 use support::{Server, config, settings};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 const ROW: &str = r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 0, 0]}]}"#;
 
@@ -125,15 +131,43 @@ async fn a_stop_under_load_fails_no_request_and_readiness_goes_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_run_is_waited_for_and_answered_during_the_stop() {
     let mut server = Server::ready(config("slow")).await;
-    let body = r#"{"inputs": [{"name": "X", "shape": [1, 1], "datatype": "FP32", "data": [5]}, {"name": "loops", "shape": [1], "datatype": "INT64", "data": [100000]}]}"#;
+    let body = r#"{"inputs": [{"name": "X", "shape": [1, 1], "datatype": "FP32", "data": [5]}, {"name": "loops", "shape": [1], "datatype": "INT64", "data": [600000]}]}"#;
     let request = http::Request::post(format!("http://{}/v2/models/m/infer", server.http))
         .body(http_body_util::Full::from(body))
         .unwrap();
-    let call = tokio::spawn(server.client.request(request));
+    let sent = server.client.request(request);
+    let call = tokio::spawn(async move { (sent.await.map(|answer| answer.status()), Instant::now()) });
     while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     server.signal();
-    assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    let http = server.http;
+    server.end().await.unwrap();
+    let ended = Instant::now();
+    let (status, answered) = call.await.unwrap();
+    assert_eq!(status.unwrap(), StatusCode::OK);
+    // The client may see its answer a moment after the server has sent it.
+    assert!(answered < ended + Duration::from_millis(200), "the server ended before it had answered");
+    assert!(TcpStream::connect(http).await.is_err(), "it still listens");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_half_sent_when_the_server_stops_listening_is_still_answered() {
+    let mut server = Server::ready(config("classifier")).await;
+    let mut stream = TcpStream::connect(server.http).await.unwrap();
+    let (early, late) = ROW.split_at(20);
+    let head = format!("POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: {}\r\n\r\n{early}", ROW.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Answered on another connection: the first one has been accepted before it.
+    assert_eq!(server.infer(ROW).await.status, StatusCode::OK);
+    server.signal();
+    while TcpStream::connect(server.http).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stream.write_all(late.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
     server.end().await.unwrap();
 }

@@ -1,5 +1,7 @@
 //! The store on `file://`.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
 use std::path::Path;
 
 use millrace_contract::Digest;

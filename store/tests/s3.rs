@@ -3,6 +3,8 @@
 //! Looked for in `MILLRACE_WEED`, else where the local cluster keeps its binaries; without one these tests are reported as ignored
 //! by their output, since the machine they run on need not be one that can have it.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
 use std::{
     net::TcpListener,
     path::PathBuf,
@@ -63,7 +65,14 @@ async fn start() -> Option<Weed> {
     std::fs::write(&identities, IDENTITIES).unwrap();
     let [master, volume, filer, s3] = free_ports();
     let process = Command::new(binary)
-        .args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=64", "-volume.max=20"])
+        .args([
+            "server",
+            "-s3",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-master.volumeSizeLimitMB=64",
+            "-volume.max=20",
+        ])
         .arg(format!("-dir={}", folder.path().display()))
         .arg(format!("-master.port={master}"))
         .arg(format!("-volume.port={volume}"))
@@ -115,7 +124,10 @@ async fn objects_travel_both_ways_are_listed_verified_and_deleted() {
     assert_eq!((sent.bytes, &sent.digest), (20_000_000, &Digest::of(&bytes)));
     assert_eq!(object.download(&target, Some(&sent.digest), u64::MAX).await.unwrap(), sent);
     assert_eq!(std::fs::read(&target).unwrap(), bytes);
-    assert!(matches!(object.download(&target, Some(&Digest::of("x")), u64::MAX).await, Err(Error::DigestMismatch { .. })));
+    assert!(matches!(
+        object.download(&target, Some(&Digest::of("x")), u64::MAX).await,
+        Err(Error::DigestMismatch { .. })
+    ));
     assert!(matches!(object.get(1000).await, Err(Error::TooLarge { .. })));
     store.at("models/fraud/signature.json").unwrap().put("{}").await.unwrap();
     let listed = store.at("models").unwrap().list().await.unwrap();

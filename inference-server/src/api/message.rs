@@ -98,7 +98,7 @@ impl RequestOutput {
 /// Refuses parameters that would change how tensors are encoded: to ignore those would be to answer wrongly.
 fn supported(whose: &str, parameters: &Parameters) -> Result<(), Refusal> {
     for (name, value) in parameters {
-        let asks = !matches!(value, Value::Bool(false) | Value::Null) && *value != Value::from(0);
+        let asks = !matches!(value, Value::Bool(false) | Value::Null) && value.as_u64() != Some(0);
         let encodes =
             matches!(name.as_str(), "binary_data" | "binary_data_size" | "binary_data_output" | "classification")
                 || name.starts_with("shared_memory_");
