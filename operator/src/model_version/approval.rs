@@ -39,3 +39,7 @@ pub fn because(checks: &[Check], verdict: Verdict) -> String {
         checks.iter().filter(|check| check.verdict == verdict).map(|check| check.message.as_str()).collect();
     said.join("; ")
 }
+
+#[cfg(test)]
+#[path = "approval_tests.rs"]
+mod tests;

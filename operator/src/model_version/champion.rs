@@ -45,3 +45,7 @@ pub fn model_ref(version: &ModelVersion) -> ModelRef {
         signature: found.or_else(|| version.spec.signature.clone()),
     }
 }
+
+#[cfg(test)]
+#[path = "champion_tests.rs"]
+mod tests;

@@ -155,3 +155,7 @@ fn finite(interval: [f64; 2]) -> Option<[f64; 2]> {
 fn shown(value: f64) -> String {
     format!("{value:.4}")
 }
+
+#[cfg(test)]
+#[path = "gates_tests.rs"]
+mod tests;

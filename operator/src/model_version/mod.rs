@@ -18,6 +18,8 @@
 pub mod approval;
 pub mod champion;
 pub mod desired;
+#[cfg(test)]
+mod fixtures;
 pub mod gates;
 pub mod observe;
 pub mod phase;

@@ -356,3 +356,7 @@ fn dataset(version: &ModelVersion, dataset: Option<&Dataset>) -> Result<DatasetR
 fn dataset_ref(content: &Digest, manifest: &Digest, uri: &str) -> DatasetRef {
     DatasetRef { uri: uri.to_owned(), content_digest: content.clone(), manifest_digest: manifest.clone() }
 }
+
+#[cfg(test)]
+#[path = "phase_tests.rs"]
+mod tests;

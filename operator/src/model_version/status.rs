@@ -259,3 +259,7 @@ fn say_decided(
         Decided::Rejected => (ModelVersionPhase::Rejected, "GateFailed", because(&status.gates, Verdict::Fail)),
     }
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

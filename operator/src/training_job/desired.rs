@@ -198,3 +198,7 @@ pub fn time_to_live(stored: &Job, settings: &Settings) -> Option<Value> {
     let lives_on = stored.spec.as_ref().is_none_or(|spec| spec.ttl_seconds_after_finished.is_none());
     lives_on.then(|| json!({"spec": {"ttlSecondsAfterFinished": settings.worker_ttl_seconds}}))
 }
+
+#[cfg(test)]
+#[path = "desired_tests.rs"]
+mod tests;

@@ -179,3 +179,7 @@ pub(super) fn image_digest(pods: &[Pod]) -> Option<String> {
     let mut images = statuses.filter(|container| container.name == TRAINER).map(|container| &container.image_id);
     images.find(|image| !image.is_empty()).cloned()
 }
+
+#[cfg(test)]
+#[path = "ending_tests.rs"]
+mod tests;

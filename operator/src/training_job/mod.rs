@@ -18,6 +18,8 @@
 
 pub mod desired;
 pub mod ending;
+#[cfg(test)]
+mod fixtures;
 pub mod observe;
 pub mod phase;
 pub mod pod;

@@ -219,3 +219,7 @@ pub fn run_name(training_job: &TrainingJob, resolved: &Resolved) -> String {
     let identity = (&resolved.content_digest, &spec.model, &spec.trainer, &spec.hyperparameters);
     crate::names::child(&training_job.name_any(), "train", &crate::names::short_hash(&identity))
 }
+
+#[cfg(test)]
+#[path = "phase_tests.rs"]
+mod tests;

@@ -104,3 +104,7 @@ fn evaluation(training_job: &TrainingJob, resolved: &Resolved) -> EvaluationSpec
         resources: None,
     }
 }
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -192,3 +192,7 @@ fn say_running(running: &Running) -> Said {
         (false, None, false) => Said::new(Pending, Summary::Working, "Starting", "the training pod starts"),
     }
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
