@@ -109,6 +109,23 @@ async fn a_router_that_drains_fails_no_request() {
 }
 
 #[tokio::test]
+async fn while_it_drains_a_kept_connection_is_told_to_go_and_a_new_one_is_still_taken() {
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
+    let door = FrontDoor { drain: Duration::from_secs(60), ..FrontDoor::default() };
+    let mut running = Running::start_with(inputs, Settings::default(), door).await;
+    let client = TestClient::keeping(running.address);
+    assert!(!client.infer().await.expect("an answer").headers.contains_key("connection"));
+    running.stop.take().expect("running").send(()).expect("it listens");
+    until("it drains", || running.router.is_draining()).await;
+    for client in [client, TestClient::fresh(running.address)] {
+        let seen = client.infer().await.expect("an answer");
+        assert_eq!((seen.status, seen.headers["connection"].to_str().expect("text")), (200, "close"));
+    }
+    running.task.abort();
+}
+
+#[tokio::test]
 async fn a_request_in_flight_is_answered_although_the_drain_is_over() {
     let backend = Backend::start(Behaviour::After(300)).await;
     let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);

@@ -37,6 +37,8 @@ struct Objects {
     version: u64,
     stored: Vec<(&'static str, Value)>,
     watching: Vec<(&'static str, mpsc::UnboundedSender<Bytes>)>,
+    /// A plural that is answered with 500.
+    broken: Option<&'static str>,
 }
 
 impl Objects {
@@ -63,6 +65,11 @@ impl Objects {
             "millrace.dev%2Finference-service"
         };
         assert!(path.contains("/namespaces/shop/") && query.contains(selector), "{path}?{query}");
+        if self.broken == Some(plural) {
+            let mut answer = Response::new(Either::Left(Full::default()));
+            *answer.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            return answer;
+        }
         if query.contains("watch=true") {
             let (sender, events) = mpsc::unbounded();
             let known = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion="));
@@ -179,6 +186,25 @@ async fn plans_are_followed_from_the_api_server_and_an_outage_changes_nothing() 
     assert_eq!(infer().await, 200);
     put("configmaps", plan_object(3, &[("b", 1)]));
     until("a corrected plan is followed", || followed(&router) == Some(3)).await;
+    task.abort();
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_without_endpoints_are_half_of_the_picture_and_not_followed() {
+    let objects = Arc::new(Mutex::new(Objects { broken: Some("endpointslices"), ..Objects::default() }));
+    objects.lock().expect("not poisoned").put("configmaps", plan_object(1, &[("a", 1)]));
+    let (address, server) = api_server(SocketAddr::from(([127, 0, 0, 1], 0)), objects.clone()).await;
+    let router = Router::new(Settings { namespace: "shop".into(), ..Settings::default() });
+    let task = tokio::spawn(watch::follow(client(address), router.clone(), None));
+    let watches_plans =
+        || objects.lock().expect("not poisoned").watching.iter().any(|(plural, _)| *plural == "configmaps");
+    until("the plans are listed", watches_plans).await;
+    let problems = || router.metrics.text().contains("millrace_router_problems_total{kind=\"Watch\"} 2");
+    until("the endpoints are refused twice", problems).await;
+    assert!(!router.is_ready() && followed(&router).is_none());
+    objects.lock().expect("not poisoned").broken = None;
+    until("both are there", || router.is_ready() && followed(&router) == Some(1)).await;
     task.abort();
     server.abort();
 }
