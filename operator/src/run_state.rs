@@ -202,3 +202,103 @@ fn container_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let main = status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten();
     init.chain(main)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn job(conditions: Value) -> Job {
+        serde_json::from_value(json!({"status": {"conditions": conditions}})).unwrap()
+    }
+
+    fn ended(kind: &str, reason: &str) -> Job {
+        job(json!([{"type": kind, "status": "True", "reason": reason, "message": "m"}]))
+    }
+
+    fn pod(name: &str, created: &str, status: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": created}, "status": status})).unwrap()
+    }
+
+    fn container(state: Value) -> Value {
+        json!({"containerStatuses": [{
+            "name": "worker", "image": "reg/worker:1", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+        }]})
+    }
+
+    fn problem_of(status: Value) -> Option<(ProblemReason, String)> {
+        match run_state(Some(&job(json!([]))), &[pod("a", "2026-01-01T00:00:00Z", status)]) {
+            RunState::Running { problem } => problem.map(|p| (p.reason, p.message)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_job_is_absent_running_succeeded_or_failed() {
+        assert_eq!(run_state(None, &[]), RunState::Absent);
+        assert_eq!(run_state(Some(&Job::default()), &[]), RunState::Running { problem: None });
+        assert_eq!(run_state(Some(&ended("Complete", "")), &[]), RunState::Succeeded);
+        assert!(matches!(run_state(Some(&ended("Failed", "BackoffLimitExceeded")), &[]), RunState::Failed(_)));
+    }
+
+    #[test]
+    fn a_pod_that_waits_says_what_for_and_what_helps() {
+        let pull = container(json!({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}));
+        let (reason, message) = problem_of(pull).unwrap();
+        assert_eq!(reason, ProblemReason::ImagePullFailed);
+        assert!(message.contains("reg/worker:1") && message.contains("push it"), "{message}");
+
+        let secret = container(json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"millrace-store\" not found"}}));
+        let (reason, message) = problem_of(secret).unwrap();
+        assert_eq!(reason, ProblemReason::SecretNotFound);
+        assert!(message.contains("millrace-store") && message.contains("create it"), "{message}");
+
+        let no_room = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}]});
+        let (reason, message) = problem_of(no_room).unwrap();
+        assert_eq!(reason, ProblemReason::Unschedulable);
+        assert!(message.contains("0/1 nodes are available"), "{message}");
+
+        assert_eq!(problem_of(container(json!({"waiting": {"reason": "ContainerCreating"}}))), None);
+        assert_eq!(problem_of(container(json!({"running": {}}))), None);
+    }
+
+    #[test]
+    fn a_failed_job_tells_what_its_newest_pod_died_of() {
+        let died = |reason: &str| container(json!({"terminated": {"exitCode": 137, "reason": reason}}));
+        let pods = [
+            pod("new", "2026-01-01T00:00:09Z", died("OOMKilled")),
+            pod("old", "2026-01-01T00:00:00Z", died("Error")),
+        ];
+        let RunState::Failed(problem) = run_state(Some(&ended("Failed", "BackoffLimitExceeded")), &pods) else {
+            panic!("the Job has failed")
+        };
+        assert_eq!(problem.reason, ProblemReason::OutOfMemory);
+        assert!(problem.message.contains("raise resources.limits.memory"), "{}", problem.message);
+    }
+
+    #[test]
+    fn a_job_that_ran_too_long_says_what_its_pod_waited_for() {
+        let secret = container(json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"s\" not found"}}));
+        let pods = [pod("a", "2026-01-01T00:00:00Z", secret)];
+        let RunState::Failed(problem) = run_state(Some(&ended("Failed", "DeadlineExceeded")), &pods) else {
+            panic!("the Job has failed")
+        };
+        assert_eq!(problem.reason, ProblemReason::DeadlineExceeded);
+        assert!(problem.message.contains("secret \"s\" not found"), "{}", problem.message);
+    }
+
+    fn map(text: &str) -> ConfigMap {
+        serde_json::from_value(json!({"data": {REPORT_KEY: text}})).unwrap()
+    }
+
+    #[test]
+    fn only_a_report_of_this_run_is_ours() {
+        let text = r#"{"run": "r", "workerVersion": "1", "outcome": {"kind": "failed", "reason": "Internal", "message": "m"}}"#;
+        assert!(matches!(report(Some(&map(text)), "r"), Reported::Report(_)));
+        assert_eq!(report(Some(&map(text)), "another"), Reported::Nothing);
+        assert_eq!(report(Some(&ConfigMap::default()), "r"), Reported::Nothing);
+        assert_eq!(report(None, "r"), Reported::Nothing);
+        assert!(matches!(report(Some(&map("{")), "r"), Reported::Unreadable(_)));
+    }
+}

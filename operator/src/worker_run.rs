@@ -341,3 +341,104 @@ fn default_resources() -> ResourceRequirements {
     };
     ResourceRequirements { requests: of("100m", "256Mi"), limits: of("2", "2Gi"), ..ResourceRequirements::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings::parse_from(["operator", "--worker-image=reg/worker:1", "--server-image=s", "--router-image=r"])
+    }
+
+    fn task() -> WorkerTask {
+        serde_json::from_value(json!({
+            "kind": "prepare", "run": "r", "dataset": "tx", "split": {}, "source": {"uri": "s3://a/", "format": "CSV"},
+        }))
+        .unwrap()
+    }
+
+    fn run(task: &WorkerTask) -> WorkerRun<'_> {
+        WorkerRun {
+            name: "tx-prepare-0a1b2c3d".to_owned(),
+            namespace: "a".to_owned(),
+            parent: ("millrace.dev/dataset", "tx".to_owned()),
+            subcommand: "prepare",
+            task,
+            source_secret: Some("lake"),
+            resources: None,
+            scheduling: None,
+        }
+    }
+
+    fn metadata(component: &str) -> Value {
+        json!({"name": "tx-prepare-0a1b2c3d", "namespace": "a", "labels": {
+            "millrace.dev/dataset": "tx", "millrace.dev/component": component, "app.kubernetes.io/managed-by": "millrace",
+        }})
+    }
+
+    #[test]
+    fn the_worker_may_read_and_patch_its_own_report_and_nothing_else() {
+        let task = task();
+        let role = serde_json::to_value(run(&task).role()).unwrap();
+        assert_eq!(role["metadata"], metadata("worker"));
+        assert_eq!(
+            role["rules"],
+            json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["tx-prepare-0a1b2c3d"], "verbs": ["get", "patch"]}])
+        );
+        let binding = serde_json::to_value(run(&task).role_binding()).unwrap();
+        assert_eq!(binding["subjects"], json!([{"kind": "ServiceAccount", "name": "tx-prepare-0a1b2c3d", "namespace": "a"}]));
+        let account = serde_json::to_value(run(&task).service_account()).unwrap();
+        assert_eq!(account["automountServiceAccountToken"], json!(false));
+    }
+
+    #[test]
+    fn the_pod_passes_the_restricted_standard() {
+        let task = task();
+        let job = serde_json::to_value(run(&task).job(&settings()).unwrap()).unwrap();
+        let pod = &job["spec"]["template"]["spec"];
+        assert_eq!(
+            pod["securityContext"],
+            json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}})
+        );
+        assert_eq!(
+            pod["containers"][0]["securityContext"],
+            json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]}})
+        );
+        assert_eq!(pod["automountServiceAccountToken"], json!(false));
+    }
+
+    #[test]
+    fn the_worker_is_told_its_task_its_report_and_its_stores_by_name_only() {
+        let task = task();
+        let job = serde_json::to_value(run(&task).job(&settings()).unwrap()).unwrap();
+        let container = &job["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["args"], json!(["prepare"]));
+        assert_eq!(
+            container["envFrom"],
+            json!([
+                {"prefix": "STORE_", "secretRef": {"name": "millrace-store", "optional": false}},
+                {"prefix": "SOURCE_", "secretRef": {"name": "lake", "optional": false}},
+            ])
+        );
+        let env = container["env"].as_array().unwrap();
+        let told: WorkerTask = serde_json::from_str(env[0]["value"].as_str().unwrap()).unwrap();
+        assert_eq!((env[0]["name"].as_str(), told), (Some("MILLRACE_TASK"), task.clone()));
+        assert_eq!(env[1], json!({"name": "MILLRACE_REPORT", "value": "a/tx-prepare-0a1b2c3d"}));
+        assert_eq!(env[2]["valueFrom"]["fieldRef"]["fieldPath"], "metadata.uid");
+        assert_eq!(container["volumeMounts"][0]["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
+    }
+
+    #[test]
+    fn the_job_is_bounded_in_tries_and_time_and_goes_after_a_while() {
+        let task = task();
+        let job = serde_json::to_value(run(&task).job(&settings()).unwrap()).unwrap();
+        let spec = &job["spec"];
+        assert_eq!(
+            (&spec["backoffLimit"], &spec["activeDeadlineSeconds"], &spec["ttlSecondsAfterFinished"]),
+            (&json!(3), &json!(21_600), &json!(3_600))
+        );
+    }
+}

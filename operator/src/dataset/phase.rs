@@ -120,3 +120,66 @@ fn retrying(reported: &Reported) -> Option<Trouble> {
 fn trouble(problem: &Problem) -> Trouble {
     Trouble { reason: problem.reason.as_str(), message: problem.message.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_contract::worker::{Failure, FailureReason};
+
+    use super::*;
+    use crate::run_state::ProblemReason;
+
+    fn reported(outcome: Outcome) -> Reported {
+        Reported::Report(Box::new(WorkerReport { run: "r".to_owned(), worker_version: "1".to_owned(), outcome }))
+    }
+
+    fn failure(reason: FailureReason) -> Failure {
+        Failure { reason, message: "why".to_owned() }
+    }
+
+    fn out_of_memory() -> Problem {
+        Problem { reason: ProblemReason::OutOfMemory, message: "why".to_owned() }
+    }
+
+    fn failed(reason: &'static str) -> Phase {
+        Phase::Ended(Ending::Failed(Trouble { reason, message: "why".to_owned() }))
+    }
+
+    #[test]
+    fn without_a_job_and_without_a_report_the_run_is_wanted() {
+        assert_eq!(phase_of(&RunState::Absent, &Reported::Nothing), Phase::Wanted);
+    }
+
+    #[test]
+    fn a_report_counts_once_the_job_has_ended_even_if_the_job_is_gone() {
+        let report = reported(Outcome::Failed(failure(FailureReason::EmptySource)));
+        assert_eq!(phase_of(&RunState::Running { problem: None }, &report), Phase::Running { problem: None });
+        for ended in [RunState::Succeeded, RunState::Absent, RunState::Failed(out_of_memory())] {
+            assert_eq!(phase_of(&ended, &report), failed("EmptySource"), "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_gave_up_says_what_its_worker_said_else_what_its_pod_died_of() {
+        let report = reported(Outcome::Retrying(failure(FailureReason::StoreUnavailable)));
+        assert_eq!(phase_of(&RunState::Failed(out_of_memory()), &report), failed("StoreUnavailable"));
+        assert_eq!(phase_of(&RunState::Failed(out_of_memory()), &Reported::Nothing), failed("OutOfMemory"));
+    }
+
+    #[test]
+    fn a_worker_that_says_nothing_or_nonsense_has_failed() {
+        let Phase::Ended(Ending::Failed(silent)) = phase_of(&RunState::Succeeded, &Reported::Nothing) else {
+            panic!("a silent worker has not done its work")
+        };
+        assert_eq!(silent.reason, NO_REPORT);
+        let nonsense = Reported::Unreadable("why".to_owned());
+        assert_eq!(phase_of(&RunState::Succeeded, &nonsense), failed(INVALID_REPORT));
+    }
+
+    #[test]
+    fn a_run_that_can_not_go_on_says_why_while_it_waits() {
+        let problem = Problem { reason: ProblemReason::SecretNotFound, message: "why".to_owned() };
+        let trouble = Trouble { reason: "SecretNotFound", message: "why".to_owned() };
+        let state = RunState::Running { problem: Some(problem) };
+        assert_eq!(phase_of(&state, &Reported::Nothing), Phase::Running { problem: Some(trouble) });
+    }
+}

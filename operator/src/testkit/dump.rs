@@ -27,6 +27,9 @@ static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         mask(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z", "TIME"),
         mask(r"-[0-9a-f]{8}\b", "-HASH"),
         mask(r"\bworld-\d+\b", "NAMESPACE"),
+        // Addresses the API server gives to Services, and how often counters were looked at.
+        mask(r"\b10\.0\.\d+\.\d+\b", "ADDRESS"),
+        mask(r#"looks?\\":\d+"#, "LOOKS"),
     ]
 });
 

@@ -25,10 +25,11 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 const TOKEN: &str = "testkit";
 
 /// A running pair.
+#[expect(dead_code, reason = "the children and their folder are held for as long as the server is used")]
 pub struct Server {
     url: String,
-    _children: Vec<Child>,
-    _folder: tempfile::TempDir,
+    children: Vec<Child>,
+    folder: tempfile::TempDir,
 }
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
@@ -81,10 +82,11 @@ async fn start() -> Found<Server> {
     )?;
     let apiserver = spawn(folder.path(), "kube-apiserver", &apiserver_args(folder.path(), &etcd_url, secure_port)?)?;
     let server =
-        Server { url: format!("https://127.0.0.1:{secure_port}"), _children: vec![etcd, apiserver], _folder: folder };
+        Server { url: format!("https://127.0.0.1:{secure_port}"), children: vec![etcd, apiserver], folder };
     let client = server.client().await?;
+    let log = server.folder.path().join("kube-apiserver.log");
     eventually(START_DEADLINE, "the API server answers", async || {
-        client.apiserver_version().await.map(|_| ()).map_err(|e| e.to_string())
+        client.apiserver_version().await.map(|_| ()).map_err(|e| format!("{e}; its log ends with: {}", last_lines(&log)))
     })
     .await?;
     install_crds(&client).await?;
@@ -92,11 +94,14 @@ async fn start() -> Found<Server> {
 }
 
 fn apiserver_args(folder: &Path, etcd_url: &str, port: u16) -> Found<Vec<String>> {
-    let key = rcgen::KeyPair::generate().map_err(|e| format!("key: {e}"))?.serialize_pem();
-    let (key_file, token_file) = (folder.join("service-account.pem"), folder.join("tokens.csv"));
-    std::fs::write(&key_file, key).map_err(|e| format!("key file: {e}"))?;
-    std::fs::write(&token_file, format!("{TOKEN},admin,admin,system:masters\n")).map_err(|e| format!("token file: {e}"))?;
-    let key_file = key_file.display();
+    let key = rcgen::KeyPair::generate().map_err(|e| format!("key: {e}"))?;
+    let file = |name: &str, content: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).map(|()| path.display().to_string()).map_err(|e| format!("{name}: {e}"))
+    };
+    let private_key = file("service-account.key", key.serialize_pem())?;
+    let public_key = file("service-account.pub", key.public_key_pem())?;
+    let tokens = file("tokens.csv", format!("{TOKEN},admin,admin,system:masters\n"))?;
     Ok(vec![
         format!("--etcd-servers={etcd_url}"),
         format!("--cert-dir={}/certs", folder.display()),
@@ -104,11 +109,11 @@ fn apiserver_args(folder: &Path, etcd_url: &str, port: u16) -> Found<Vec<String>
         "--bind-address=127.0.0.1".to_owned(),
         "--endpoint-reconciler-type=none".to_owned(),
         "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
-        format!("--token-auth-file={}", token_file.display()),
+        format!("--token-auth-file={tokens}"),
         "--authorization-mode=RBAC".to_owned(),
         "--service-account-issuer=https://testkit".to_owned(),
-        format!("--service-account-key-file={key_file}"),
-        format!("--service-account-signing-key-file={key_file}"),
+        format!("--service-account-key-file={public_key}"),
+        format!("--service-account-signing-key-file={private_key}"),
         // Nobody makes the default ServiceAccounts that this admission asks for.
         "--disable-admission-plugins=ServiceAccount".to_owned(),
         // Many scenarios at a time come from one address; fairness between users is not what is tested.
@@ -143,6 +148,12 @@ fn bin_folder() -> Found<PathBuf> {
     }
     let cache = std::env::var("XDG_CACHE_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cache")));
     cache.map(|cache| Path::new(&cache).join("millrace/bin")).map_err(|_| "neither HOME nor MILLRACE_BIN is set".to_owned())
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
 }
 
 fn free_ports<const N: usize>() -> Found<[u16; N]> {

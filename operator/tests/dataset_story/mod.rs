@@ -81,6 +81,11 @@ pub fn prepared(content: &str) -> Outcome {
     })
 }
 
+/// A report of good data by the run of this identity.
+pub fn accepted_report(run: &str, content: &str) -> WorkerReport {
+    WorkerReport { run: run.to_owned(), worker_version: "test".to_owned(), outcome: prepared(content) }
+}
+
 pub fn blocked(content: &str) -> Outcome {
     Outcome::Prepared(PreparedDataset {
         accepted: false,

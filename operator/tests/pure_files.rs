@@ -1,0 +1,36 @@
+//! Keeps the pure files pure: what decides takes what it needs to know, and neither asks for it nor acts.
+
+use std::{fs, path::Path};
+
+/// Files of a kind's folder that read or write.
+const NOT_PURE: [&str; 5] = ["mod.rs", "observe.rs", "reconcile.rs", "scrape.rs", "apply.rs"];
+/// Files beside the kinds that are pure.
+const SHARED: [&str; 8] =
+    ["conditions.rs", "names.rs", "owner.rs", "run_state.rs", "subset.rs", "worker_run.rs", "error.rs", "bug.rs"];
+/// What a pure file must not say.
+const FORBIDDEN: [&str; 9] = [
+    "Client", "Api<", "Cluster", "ctx.", "Timestamp::now", "SystemTime", "Instant::now", "rand::", "std::env",
+];
+
+fn check(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let found = lines.filter(|line| FORBIDDEN.iter().any(|word| line.contains(word)));
+    found.map(|line| format!("{}: {}", path.display(), line.trim())).collect()
+}
+
+#[test]
+fn pure_files_have_no_client_no_clock_no_chance_and_no_environment() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let kinds = ["dataset", "training_job", "model_version", "inference_service"];
+    let folders = kinds.iter().filter_map(|kind| fs::read_dir(source.join(kind)).ok());
+    let of_kinds = folders.flatten().map(|entry| entry.unwrap().path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.ends_with(".rs") && !NOT_PURE.contains(&name.as_str())
+    });
+    let all: Vec<_> = of_kinds.chain(SHARED.iter().map(|name| source.join(name))).collect();
+    assert!(all.len() >= 12, "only {} files were looked at", all.len());
+    let found: Vec<String> = all.iter().flat_map(|path| check(path)).collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
