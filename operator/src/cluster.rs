@@ -21,7 +21,13 @@ pub trait Namespaced:
 }
 
 impl<K> Namespaced for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
 {
 }
 
@@ -74,15 +80,16 @@ impl Cluster {
     pub async fn confirm_newest<K: Namespaced>(&self, object: &K) -> Result<(), Error> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let live = self.get::<K>(&namespace, &name).await?;
-        let is_newest = live
-            .is_some_and(|live| live.uid() == object.uid() && live.resource_version() == object.resource_version());
+        let is_newest =
+            live.is_some_and(|live| live.uid() == object.uid() && live.resource_version() == object.resource_version());
         if is_newest { Ok(()) } else { Err(outdated(&format!("{} {namespace}/{name}", K::kind(&())))) }
     }
 }
 
 /// The conflict of a cached object that is not the newest any more.
 pub(crate) fn outdated(what: &str) -> Error {
-    let status = kube::core::Status::failure("the cached object is older than the stored one", "Conflict").with_code(409);
+    let status =
+        kube::core::Status::failure("the cached object is older than the stored one", "Conflict").with_code(409);
     Error::api(format!("confirm {what}"), kube::Error::Api(status.boxed()))
 }
 

@@ -83,14 +83,12 @@ impl<'a> Conditions<'a> {
     pub fn summarise(&mut self, summary: Summary, reason: &str, message: &str) -> &mut Self {
         match summary {
             Summary::Done => self.set(READY, Is::True, reason, message).remove(RECONCILING).remove(STALLED),
-            Summary::Working => self
-                .set(READY, Is::False, reason, message)
-                .set(RECONCILING, Is::True, reason, message)
-                .remove(STALLED),
-            Summary::Stuck => self
-                .set(READY, Is::False, reason, message)
-                .set(STALLED, Is::True, reason, message)
-                .remove(RECONCILING),
+            Summary::Working => {
+                self.set(READY, Is::False, reason, message).set(RECONCILING, Is::True, reason, message).remove(STALLED)
+            }
+            Summary::Stuck => {
+                self.set(READY, Is::False, reason, message).set(STALLED, Is::True, reason, message).remove(RECONCILING)
+            }
         }
     }
 }

@@ -70,7 +70,9 @@ async fn run_scope<K, F>(
                 let failures = failures.clone();
                 move |object, ctx| guarded(object, ctx, failures.clone(), reconcile.clone())
             },
-            move |object: Arc<Guarded<K>>, error: &Error, ctx: Arc<Context>| after_failure(&object, error, &ctx, &failures),
+            move |object: Arc<Guarded<K>>, error: &Error, ctx: Arc<Context>| {
+                after_failure(&object, error, &ctx, &failures)
+            },
             ctx.clone(),
         )
         .for_each(move |outcome| {
@@ -130,7 +132,9 @@ fn log_runtime_trouble<K: Namespaced>(trouble: Option<controller::Error<Error, k
     match trouble {
         // A failed reconcile has been logged with its class; a deleted object that was still queued is no news.
         None | Some(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
-        Some(controller::Error::QueueError(error)) => warn!(kind = %K::kind(&()), %error, "watch interrupted; it is taken up again"),
+        Some(controller::Error::QueueError(error)) => {
+            warn!(kind = %K::kind(&()), %error, "watch interrupted; it is taken up again")
+        }
         Some(controller::Error::RunnerError(error)) => warn!(kind = %K::kind(&()), %error, "controller runner"),
     }
 }

@@ -10,7 +10,9 @@ use std::{
     },
 };
 
-use axum::{Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
+use axum::{
+    Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +28,12 @@ struct Shown {
 }
 
 /// Serves until stopped.
-pub async fn serve(address: SocketAddr, metrics: Metrics, ready: Ready, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    address: SocketAddr,
+    metrics: Metrics,
+    ready: Ready,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     axum::serve(listener, routes(metrics, ready)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
@@ -40,7 +47,11 @@ fn routes(metrics: Metrics, ready: Ready) -> Router {
 }
 
 async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
-    if shown.ready.load(Ordering::Relaxed) { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting") }
+    if shown.ready.load(Ordering::Relaxed) {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting")
+    }
 }
 
 async fn show_metrics(State(shown): State<Shown>) -> impl IntoResponse {

@@ -94,7 +94,8 @@ async fn run_controllers(ctx: Arc<Context>) {
 }
 
 async fn client(metrics: &Metrics) -> anyhow::Result<Client> {
-    let mut config = Config::infer().await.context("no way to reach a cluster: neither a kubeconfig nor a pod's token")?;
+    let mut config =
+        Config::infer().await.context("no way to reach a cluster: neither a kubeconfig nor a pod's token")?;
     config.connect_timeout = Some(Duration::from_secs(5));
     let builder = ClientBuilder::try_from(config).context("client")?;
     Ok(builder.with_layer(&CountRequests(metrics.clone())).build())

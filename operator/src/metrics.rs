@@ -73,7 +73,11 @@ impl Default for Metrics {
             durations.clone(),
         );
         registry.register("workqueue_retries", "Objects queued again after a failure", retries.clone());
-        registry.register("rest_client_requests", "Requests to the API server by method and status code", requests.clone());
+        registry.register(
+            "rest_client_requests",
+            "Requests to the API server by method and status code",
+            requests.clone(),
+        );
         registry.register("millrace_api_writes", "Writes to the API server by resource and verb", writes.clone());
         registry.register("leader_election_master_status", "1 while this replica leads", leader.clone());
         let registry = Arc::new(registry);

@@ -40,7 +40,11 @@ impl Owner {
             Self::Controller(ours) => controller_of(object).is_some_and(|theirs| theirs.uid == ours.uid),
             Self::Label => {
                 controller_of(object).is_none()
-                    && object.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|v| v == MANAGED_BY_VALUE)
+                    && object
+                        .labels
+                        .as_ref()
+                        .and_then(|labels| labels.get(MANAGED_BY))
+                        .is_some_and(|v| v == MANAGED_BY_VALUE)
             }
         }
     }

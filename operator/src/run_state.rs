@@ -111,8 +111,12 @@ fn has_condition<'a>(job: &'a Job, kind: &str) -> Option<(&'a str, &'a str)> {
 fn failure(reason: &str, message: &str, pods: &[Pod]) -> Problem {
     let last_pod = newest(pods);
     if reason == "DeadlineExceeded" {
-        let cause = last_pod.and_then(waiting_problem).map(|p| format!("; its pod waited: {}", p.message)).unwrap_or_default();
-        return Problem { reason: ProblemReason::DeadlineExceeded, message: format!("the Job ran longer than it may{cause}") };
+        let cause =
+            last_pod.and_then(waiting_problem).map(|p| format!("; its pod waited: {}", p.message)).unwrap_or_default();
+        return Problem {
+            reason: ProblemReason::DeadlineExceeded,
+            message: format!("the Job ran longer than it may{cause}"),
+        };
     }
     last_pod.and_then(|pod| terminated_problem(pod).or_else(|| waiting_problem(pod))).unwrap_or_else(|| Problem {
         reason: ProblemReason::ContainerFailed,
@@ -137,15 +141,19 @@ pub fn waiting_problem(pod: &Pod) -> Option<Problem> {
 fn container_problem(container: &ContainerStatus, reason: &str, message: &str) -> Option<Problem> {
     let (name, image) = (&container.name, &container.image);
     match reason {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => Some(Problem {
-            reason: ProblemReason::ImagePullFailed,
-            message: format!(
-                "image {image} of container {name} can't be pulled ({message}): correct its name, push it, or add pull secrets"
-            ),
-        }),
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => {
+            Some(Problem {
+                reason: ProblemReason::ImagePullFailed,
+                message: format!(
+                    "image {image} of container {name} can't be pulled ({message}): correct its name, push it, or add pull secrets"
+                ),
+            })
+        }
         "CreateContainerConfigError" => Some(Problem {
             reason: ProblemReason::SecretNotFound,
-            message: format!("container {name} can't start: {message}; create it in this namespace, the pod goes on by itself"),
+            message: format!(
+                "container {name} can't start: {message}; create it in this namespace, the pod goes on by itself"
+            ),
         }),
         _ => None,
     }
@@ -218,7 +226,8 @@ mod tests {
     }
 
     fn pod(name: &str, created: &str, status: Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": created}, "status": status})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": created}, "status": status}))
+            .unwrap()
     }
 
     fn container(state: Value) -> Value {
@@ -249,7 +258,9 @@ mod tests {
         assert_eq!(reason, ProblemReason::ImagePullFailed);
         assert!(message.contains("reg/worker:1") && message.contains("push it"), "{message}");
 
-        let secret = container(json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"millrace-store\" not found"}}));
+        let secret = container(
+            json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"millrace-store\" not found"}}),
+        );
         let (reason, message) = problem_of(secret).unwrap();
         assert_eq!(reason, ProblemReason::SecretNotFound);
         assert!(message.contains("millrace-store") && message.contains("create it"), "{message}");
@@ -266,10 +277,8 @@ mod tests {
     #[test]
     fn a_failed_job_tells_what_its_newest_pod_died_of() {
         let died = |reason: &str| container(json!({"terminated": {"exitCode": 137, "reason": reason}}));
-        let pods = [
-            pod("new", "2026-01-01T00:00:09Z", died("OOMKilled")),
-            pod("old", "2026-01-01T00:00:00Z", died("Error")),
-        ];
+        let pods =
+            [pod("new", "2026-01-01T00:00:09Z", died("OOMKilled")), pod("old", "2026-01-01T00:00:00Z", died("Error"))];
         let RunState::Failed(problem) = run_state(Some(&ended("Failed", "BackoffLimitExceeded")), &pods) else {
             panic!("the Job has failed")
         };
@@ -279,7 +288,9 @@ mod tests {
 
     #[test]
     fn a_job_that_ran_too_long_says_what_its_pod_waited_for() {
-        let secret = container(json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"s\" not found"}}));
+        let secret = container(
+            json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"s\" not found"}}),
+        );
         let pods = [pod("a", "2026-01-01T00:00:00Z", secret)];
         let RunState::Failed(problem) = run_state(Some(&ended("Failed", "DeadlineExceeded")), &pods) else {
             panic!("the Job has failed")

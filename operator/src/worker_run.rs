@@ -10,10 +10,10 @@ use k8s_openapi::{
         batch::v1::{Job, JobSpec},
         core::v1::{
             Capabilities, ConfigMap, ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile,
-            EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector,
-            PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
-            SecretEnvSource, SecurityContext, ServiceAccount, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount,
-            VolumeProjection,
+            EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference,
+            ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource,
+            ResourceRequirements, SeccompProfile, SecretEnvSource, SecurityContext, ServiceAccount,
+            ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
         },
         rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
     },
@@ -113,7 +113,10 @@ impl WorkerRun<'_> {
                 active_deadline_seconds: Some(settings.worker_deadline_seconds),
                 ttl_seconds_after_finished: Some(settings.worker_ttl_seconds),
                 template: PodTemplateSpec {
-                    metadata: Some(ObjectMeta { labels: Some(self.labels(component::WORKER)), ..ObjectMeta::default() }),
+                    metadata: Some(ObjectMeta {
+                        labels: Some(self.labels(component::WORKER)),
+                        ..ObjectMeta::default()
+                    }),
                     spec: Some(self.pod(settings)?),
                 },
                 ..JobSpec::default()
@@ -170,7 +173,8 @@ impl WorkerRun<'_> {
 
 /// Environment that tells a worker its task and where to report.
 pub fn task_env(task: &WorkerTask, namespace: &str, report: &str) -> Result<Vec<EnvVar>, Error> {
-    let task = serde_json::to_string(task).map_err(|e| Error::Internal(format!("task can't be written as JSON: {e}")))?;
+    let task =
+        serde_json::to_string(task).map_err(|e| Error::Internal(format!("task can't be written as JSON: {e}")))?;
     Ok(vec![
         env(TASK_ENV, &task),
         env(REPORT_ENV, &format!("{namespace}/{report}")),
@@ -328,7 +332,11 @@ pub fn resource_requirements(resources: &Resources) -> ResourceRequirements {
     let quantities = |map: &BTreeMap<String, millrace_crds::quantity::Quantity>| {
         (!map.is_empty()).then(|| map.iter().map(|(name, quantity)| (name.clone(), quantity.into())).collect())
     };
-    ResourceRequirements { requests: quantities(requests), limits: quantities(limits), ..ResourceRequirements::default() }
+    ResourceRequirements {
+        requests: quantities(requests),
+        limits: quantities(limits),
+        ..ResourceRequirements::default()
+    }
 }
 
 /// What a worker gets when nobody says: enough for some gigabytes of data, little enough for a small cluster.
@@ -389,7 +397,10 @@ mod tests {
             json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["tx-prepare-0a1b2c3d"], "verbs": ["get", "patch"]}])
         );
         let binding = serde_json::to_value(run(&task).role_binding()).unwrap();
-        assert_eq!(binding["subjects"], json!([{"kind": "ServiceAccount", "name": "tx-prepare-0a1b2c3d", "namespace": "a"}]));
+        assert_eq!(
+            binding["subjects"],
+            json!([{"kind": "ServiceAccount", "name": "tx-prepare-0a1b2c3d", "namespace": "a"}])
+        );
         let account = serde_json::to_value(run(&task).service_account()).unwrap();
         assert_eq!(account["automountServiceAccountToken"], json!(false));
     }

@@ -34,7 +34,10 @@ use serde_json::json;
 #[tokio::test]
 async fn whatever_is_killed_lost_or_refused_the_story_ends_the_same() {
     let played = SCENARIO.play(Bugs::default()).await.unwrap();
-    println!("crash points of Dataset: {} ({} writes, {} other faults)", played.crash_points, played.writes, played.other_faults);
+    println!(
+        "crash points of Dataset: {} ({} writes, {} other faults)",
+        played.crash_points, played.writes, played.other_faults
+    );
     assert!(played.crash_points >= 60, "{played:?}");
 }
 
@@ -95,7 +98,8 @@ async fn a_child_replaced_before_its_deletion_is_kept(bugs: Bugs) -> Found<()> {
     let api = world.api::<ConfigMap>();
     let replaced = name.clone();
     let race = Box::pin(async move {
-        let mine = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": replaced}, "data": {"mine": "yes"}});
+        let mine =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": replaced}, "data": {"mine": "yes"}});
         let _ = api.delete(&replaced, &DeleteParams::default()).await;
         if let Ok(mine) = serde_json::from_value(mine) {
             let _ = api.create(&PostParams::default(), &mine).await;
@@ -248,9 +252,11 @@ async fn the_controller_itself_follows_its_watches() {
     .await
     .unwrap();
     finds(&world, prepared("one")).await.unwrap();
-    eventually(deadline, "the version is current", async || expect_phase(&world, DatasetPhase::Ready).await.map(|_| ()))
-        .await
-        .unwrap();
+    eventually(deadline, "the version is current", async || {
+        expect_phase(&world, DatasetPhase::Ready).await.map(|_| ())
+    })
+    .await
+    .unwrap();
     stop.cancel();
     tokio::time::timeout(deadline, controller).await.unwrap().unwrap();
 }

@@ -8,9 +8,8 @@ const NOT_PURE: [&str; 5] = ["mod.rs", "observe.rs", "reconcile.rs", "scrape.rs"
 const SHARED: [&str; 8] =
     ["conditions.rs", "names.rs", "owner.rs", "run_state.rs", "subset.rs", "worker_run.rs", "error.rs", "bug.rs"];
 /// What a pure file must not say.
-const FORBIDDEN: [&str; 9] = [
-    "Client", "Api<", "Cluster", "ctx.", "Timestamp::now", "SystemTime", "Instant::now", "rand::", "std::env",
-];
+const FORBIDDEN: [&str; 9] =
+    ["Client", "Api<", "Cluster", "ctx.", "Timestamp::now", "SystemTime", "Instant::now", "rand::", "std::env"];
 
 fn check(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap();

@@ -57,8 +57,11 @@ pub fn plan(dataset: &Dataset, refresh: &str, now: Timestamp, bugs: Bugs) -> Res
     });
     let attempt = recorded.as_ref().map_or(0, |run| run.attempt);
     let has_failed = dataset.status.as_ref().and_then(|status| status.phase) == Some(DatasetPhase::Failed);
-    let retry_at =
-        recorded.as_ref().and_then(|run| run.end_time.as_ref()).filter(|_| has_failed).map(|end| end.0 + pause(attempt));
+    let retry_at = recorded
+        .as_ref()
+        .and_then(|run| run.end_time.as_ref())
+        .filter(|_| has_failed)
+        .map(|end| end.0 + pause(attempt));
 
     let is_new_try = retry_at.is_some_and(|at| at <= now);
     let (attempt, recorded, retry_at) =
@@ -72,7 +75,8 @@ pub fn plan(dataset: &Dataset, refresh: &str, now: Timestamp, bugs: Bugs) -> Res
 
 fn run_name(dataset: &Dataset, refresh: &str, attempt: i32, chance: i128) -> String {
     // What does not decide the outcome is left out by name, so that a new field has to be placed.
-    let DatasetSpec { source, refresh: _, transform, schema, expectations, split, resources, scheduling } = &dataset.spec;
+    let DatasetSpec { source, refresh: _, transform, schema, expectations, split, resources, scheduling } =
+        &dataset.spec;
     // Resources and scheduling are in: a run that no node can take must give way to one that fits.
     let content = (source, transform, schema, expectations, split, resources, scheduling);
     names::child(&dataset.name_any(), "prepare", &names::short_hash(&(content, refresh, attempt, chance)))
@@ -150,7 +154,11 @@ mod tests {
         let same = planned(&dataset(json!({})), "r", NOON);
         assert_eq!(planned(&dataset(json!({})), "r", "2026-02-02T00:00:00Z"), same);
         assert_eq!(planned(&dataset(json!({"refresh": {"schedule": "0 3 * * *"}})), "r", NOON).name, same.name);
-        for other in [json!({"split": {"seed": 1}}), json!({"transform": {"sql": "select 1"}}), json!({"resources": {"limits": {"cpu": 1}}})] {
+        for other in [
+            json!({"split": {"seed": 1}}),
+            json!({"transform": {"sql": "select 1"}}),
+            json!({"resources": {"limits": {"cpu": 1}}}),
+        ] {
             assert_ne!(planned(&dataset(other.clone()), "r", NOON).name, same.name, "{other}");
         }
         assert_ne!(planned(&dataset(json!({})), "other", NOON).name, same.name);

@@ -46,7 +46,11 @@ impl Observed {
     /// Whether anything is left of other runs.
     pub fn has_leftovers(&self) -> bool {
         let Children { service_account, report, role, role_binding, job } = &self.leftovers;
-        !(service_account.is_empty() && report.is_empty() && role.is_empty() && role_binding.is_empty() && job.is_empty())
+        !(service_account.is_empty()
+            && report.is_empty()
+            && role.is_empty()
+            && role_binding.is_empty()
+            && job.is_empty())
     }
 }
 
@@ -104,7 +108,9 @@ impl Reader<'_> {
             // A namesake without our label would not be listed.
             None => self.cluster.get::<K>(self.namespace, self.run).await?,
         };
-        let ours = others.into_iter().filter(|child| self.owner.owns(child.meta()) && child.meta().deletion_timestamp.is_none());
+        let ours = others
+            .into_iter()
+            .filter(|child| self.owner.owns(child.meta()) && child.meta().deletion_timestamp.is_none());
         Ok((own, ours.collect()))
     }
 }

@@ -69,7 +69,9 @@ pub fn phase(plan: &Plan, observed: &Observed) -> Phase {
 
 fn phase_of(state: &RunState, reported: &Reported) -> Phase {
     match (state, ending(reported)) {
-        (RunState::Running { problem }, _) => Phase::Running { problem: problem.as_ref().map(trouble).or_else(|| retrying(reported)) },
+        (RunState::Running { problem }, _) => {
+            Phase::Running { problem: problem.as_ref().map(trouble).or_else(|| retrying(reported)) }
+        }
         // The Job's exit is what makes a report final; a Job that is gone (its time to live is over) has ended.
         (RunState::Succeeded | RunState::Absent | RunState::Failed(_), Some(ending)) => Phase::Ended(ending),
         (RunState::Absent, None) => Phase::Wanted,
@@ -98,7 +100,9 @@ fn ending(reported: &Reported) -> Option<Ending> {
             Outcome::Retrying(_) => None,
             Outcome::Training(_) | Outcome::Trained(_) | Outcome::Evaluated(_) => Some(Ending::Failed(Trouble {
                 reason: INVALID_REPORT,
-                message: "the worker reports other work than preparing data: worker and operator do not belong together".to_owned(),
+                message:
+                    "the worker reports other work than preparing data: worker and operator do not belong together"
+                        .to_owned(),
             })),
         },
     }

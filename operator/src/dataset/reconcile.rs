@@ -95,7 +95,13 @@ async fn report(
 
 /// Removes what is left of other runs. Which runs are the others was decided from a cached object: unless the API server has just
 /// accepted a status for that very version of it, it is asked first.
-async fn prune(ctx: &Context, owner: &Owner, dataset: &Dataset, observed: &Observed, is_newest: bool) -> Result<(), Error> {
+async fn prune(
+    ctx: &Context,
+    owner: &Owner,
+    dataset: &Dataset,
+    observed: &Observed,
+    is_newest: bool,
+) -> Result<(), Error> {
     if !is_newest && !ctx.bugs.has(SeededBug::ActOnStaleCache) {
         ctx.cluster.confirm_newest(dataset).await?;
     }

@@ -28,7 +28,13 @@ pub struct Due {
 }
 
 /// What is due at `now`, for an object that was born at `born` and has handled the refresh `handled`.
-pub fn due(schedule: Option<&str>, annotation: Option<&str>, handled: Option<&str>, born: Timestamp, now: Timestamp) -> Due {
+pub fn due(
+    schedule: Option<&str>,
+    annotation: Option<&str>,
+    handled: Option<&str>,
+    born: Timestamp,
+    now: Timestamp,
+) -> Due {
     let born = whole_seconds(born);
     let handled_moment = handled.map(moment_of).map_or(born, |moment| moment.unwrap_or(born));
     let (last, next, problem) = match schedule.map(|schedule| around(schedule, now)) {

@@ -162,7 +162,11 @@ fn ended(status: &mut DatasetStatus, seen: &Seen<'_>, ending: &Ending) -> Option
         Ending::Failed(trouble) => Some(failed(status, seen, trouble)),
         Ending::Prepared(prepared) => {
             status.expectations = Some(summary(&prepared.expectations));
-            if prepared.accepted { Some(accepted(status, seen, prepared)) } else { Some(blocked(status, seen, prepared)) }
+            if prepared.accepted {
+                Some(accepted(status, seen, prepared))
+            } else {
+                Some(blocked(status, seen, prepared))
+            }
         }
     }
 }
@@ -194,18 +198,23 @@ fn accepted(status: &mut DatasetStatus, seen: &Seen<'_>, prepared: &PreparedData
     status.phase = Some(DatasetPhase::Ready);
     let message = status.current.as_ref().map(described).unwrap_or_default();
     let checked = summary_sentence(prepared);
-    conditions(status, seen)
-        .summarise(Summary::Done, DatasetReason::VersionCreated.as_str(), &message)
-        .set(EXPECTATIONS_MET, Is::True, "ExpectationsMet", &checked);
+    conditions(status, seen).summarise(Summary::Done, DatasetReason::VersionCreated.as_str(), &message).set(
+        EXPECTATIONS_MET,
+        Is::True,
+        "ExpectationsMet",
+        &checked,
+    );
     Told { kind: Kind::Normal, reason, note: message }
 }
 
 fn version(status: &DatasetStatus, prepared: &PreparedDataset, now: Timestamp) -> Result<DatasetVersion, Trouble> {
     let (Some(manifest_digest), Some(uri)) = (&prepared.manifest_digest, &prepared.uri) else {
-        let message = "the worker reports a new version without saying where it is: worker and operator do not belong together";
+        let message =
+            "the worker reports a new version without saying where it is: worker and operator do not belong together";
         return Err(Trouble { reason: "InvalidReport", message: message.to_owned() });
     };
-    let highest = status.history.iter().map(|past| past.version).chain(status.current.as_ref().map(|v| v.version)).max();
+    let highest =
+        status.history.iter().map(|past| past.version).chain(status.current.as_ref().map(|v| v.version)).max();
     Ok(DatasetVersion {
         version: highest.unwrap_or_default() + 1,
         content_digest: prepared.content_digest.clone(),
@@ -229,22 +238,27 @@ fn retire(status: &mut DatasetStatus) {
 
 fn blocked(status: &mut DatasetStatus, seen: &Seen<'_>, prepared: &PreparedDataset) -> Told<DatasetReason> {
     status.phase = Some(DatasetPhase::Blocked);
-    let failures: Vec<_> = prepared.expectations.iter().filter(|r| !r.success && r.severity == Severity::Block).collect();
+    let failures: Vec<_> =
+        prepared.expectations.iter().filter(|r| !r.success && r.severity == Severity::Block).collect();
     let kept = match &status.current {
         Some(current) => format!("version {} stays current", current.version),
         None => "there is no earlier version".to_owned(),
     };
     let which = failures.iter().take(3).map(|result| failure_sentence(result)).collect::<Vec<_>>().join("; ");
     let message = format!("{} of {} expectations block: {which}; {kept}", failures.len(), prepared.expectations.len());
-    conditions(status, seen)
-        .summarise(Summary::Stuck, DatasetReason::ExpectationsFailed.as_str(), &message)
-        .set(EXPECTATIONS_MET, Is::False, DatasetReason::ExpectationsFailed.as_str(), &message);
+    conditions(status, seen).summarise(Summary::Stuck, DatasetReason::ExpectationsFailed.as_str(), &message).set(
+        EXPECTATIONS_MET,
+        Is::False,
+        DatasetReason::ExpectationsFailed.as_str(),
+        &message,
+    );
     Told { kind: Kind::Warning, reason: DatasetReason::ExpectationsFailed, note: message }
 }
 
 fn failure_sentence(result: &ExpectationResult) -> String {
     let column = result.column.as_ref().map(|column| format!(" of column {column}")).unwrap_or_default();
-    let examples = if result.examples.is_empty() { String::new() } else { format!(" (as {})", result.examples.join(", ")) };
+    let examples =
+        if result.examples.is_empty() { String::new() } else { format!(" (as {})", result.examples.join(", ")) };
     format!(
         "{}{column} fails for {} of {}{examples}",
         result.name.as_str(),
@@ -299,7 +313,12 @@ mod tests {
         Plan { name, id: "r".to_owned(), attempt: 0, refresh, recorded: None, retry_at: None, task }
     }
 
-    fn after(former: &DatasetStatus, run: &str, generation: i64, phase: &Phase) -> (DatasetStatus, Option<DatasetReason>) {
+    fn after(
+        former: &DatasetStatus,
+        run: &str,
+        generation: i64,
+        phase: &Phase,
+    ) -> (DatasetStatus, Option<DatasetReason>) {
         after_with(former, run, generation, phase, None)
     }
 
@@ -313,7 +332,8 @@ mod tests {
         let due = Due { key: "refresh".to_owned(), next: None, problem: problem.map(str::to_owned) };
         let now = NOON.parse().unwrap();
         let plan = plan(run);
-        let (status, told) = next(former, &Seen { generation, due: &due, plan: &plan, phase, now, bugs: Bugs::default() });
+        let (status, told) =
+            next(former, &Seen { generation, due: &due, plan: &plan, phase, now, bugs: Bugs::default() });
         (status, told.map(|told| told.reason))
     }
 
@@ -390,7 +410,11 @@ mod tests {
         assert_eq!((current(&status), status.phase), (Some(1), Some(DatasetPhase::Blocked)));
         assert_eq!(
             shown(&status),
-            [(READY, "False", "ExpectationsFailed"), (EXPECTATIONS_MET, "False", "ExpectationsFailed"), (STALLED, "True", "ExpectationsFailed")]
+            [
+                (READY, "False", "ExpectationsFailed"),
+                (EXPECTATIONS_MET, "False", "ExpectationsFailed"),
+                (STALLED, "True", "ExpectationsFailed")
+            ]
         );
         assert_eq!(
             status.conditions[0].message,

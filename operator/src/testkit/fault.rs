@@ -255,7 +255,10 @@ fn refused(code: u16) -> Answer {
         "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason,
         "message": "refused by a test",
     });
-    Ok(Response::builder().status(status).header("content-type", "application/json").body(whole(body.to_string().into()))?)
+    Ok(Response::builder()
+        .status(status)
+        .header("content-type", "application/json")
+        .body(whole(body.to_string().into()))?)
 }
 
 fn whole(body: Bytes) -> Box<DynBody> {

@@ -47,7 +47,8 @@ impl World {
     pub async fn complete_job(&self, name: &str) -> Found<()> {
         let now = Time(Timestamp::now());
         let met = json!({"type": "SuccessCriteriaMet", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now});
-        let complete = json!({"type": "Complete", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now});
+        let complete =
+            json!({"type": "Complete", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now});
         let status = json!({
             "startTime": now, "completionTime": now, "succeeded": 1, "ready": 0, "terminating": 0,
             "uncountedTerminatedPods": {}, "conditions": [met, complete],

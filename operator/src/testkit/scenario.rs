@@ -97,12 +97,12 @@ impl Scenario {
         let refusals = [409, 429, 500, 503];
         let at_writes = (1..=writes).flat_map(|nth| {
             let refused = Fault::Refused(refusals[nth % refusals.len()]);
-            [Fault::CrashBefore, Fault::CrashAfter, Fault::LostReply, refused].map(|fault| Disturbance::AtWrite(nth, fault))
+            [Fault::CrashBefore, Fault::CrashAfter, Fault::LostReply, refused]
+                .map(|fault| Disturbance::AtWrite(nth, fault))
         });
         let steps = 0..self.steps.len();
-        let at_steps = steps.flat_map(|step| {
-            [Disturbance::Outdated(step), Disturbance::LostEvents(step), Disturbance::OldLists(step)]
-        });
+        let at_steps = steps
+            .flat_map(|step| [Disturbance::Outdated(step), Disturbance::LostEvents(step), Disturbance::OldLists(step)]);
         at_steps.chain(at_writes).collect()
     }
 
@@ -202,7 +202,8 @@ impl Operator<'_> {
     async fn act_on_outdated(&mut self) -> Found<()> {
         self.ctx = self.world.context().await?;
         for nth in 0..MOST_LOOKS {
-            if let Err(Error::Internal(_)) = (self.scenario.reconcile_outdated)(self.world, self.ctx.clone(), nth).await {
+            if let Err(Error::Internal(_)) = (self.scenario.reconcile_outdated)(self.world, self.ctx.clone(), nth).await
+            {
                 break;
             }
         }

@@ -60,7 +60,9 @@ impl Server {
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }))
         .map_err(|e| format!("kubeconfig: {e}"))?;
-        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| format!("config: {e}"))
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(|e| format!("config: {e}"))
     }
 }
 
@@ -81,12 +83,15 @@ async fn start() -> Found<Server> {
         ],
     )?;
     let apiserver = spawn(folder.path(), "kube-apiserver", &apiserver_args(folder.path(), &etcd_url, secure_port)?)?;
-    let server =
-        Server { url: format!("https://127.0.0.1:{secure_port}"), children: vec![etcd, apiserver], folder };
+    let server = Server { url: format!("https://127.0.0.1:{secure_port}"), children: vec![etcd, apiserver], folder };
     let client = server.client().await?;
     let log = server.folder.path().join("kube-apiserver.log");
     eventually(START_DEADLINE, "the API server answers", async || {
-        client.apiserver_version().await.map(|_| ()).map_err(|e| format!("{e}; its log ends with: {}", last_lines(&log)))
+        client
+            .apiserver_version()
+            .await
+            .map(|_| ())
+            .map_err(|e| format!("{e}; its log ends with: {}", last_lines(&log)))
     })
     .await?;
     install_crds(&client).await?;
@@ -147,7 +152,9 @@ fn bin_folder() -> Found<PathBuf> {
         return Ok(folder.into());
     }
     let cache = std::env::var("XDG_CACHE_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cache")));
-    cache.map(|cache| Path::new(&cache).join("millrace/bin")).map_err(|_| "neither HOME nor MILLRACE_BIN is set".to_owned())
+    cache
+        .map(|cache| Path::new(&cache).join("millrace/bin"))
+        .map_err(|_| "neither HOME nor MILLRACE_BIN is set".to_owned())
 }
 
 fn last_lines(log: &Path) -> String {

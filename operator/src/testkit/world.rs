@@ -53,7 +53,10 @@ impl World {
         let namespace = format!("world-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
         let metadata = ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() };
         let object = Namespace { metadata, ..Namespace::default() };
-        Api::all(client.clone()).create(&PostParams::default(), &object).await.map_err(|e| format!("namespace: {e}"))?;
+        Api::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await
+            .map_err(|e| format!("namespace: {e}"))?;
         Ok(Self { client, namespace, faults: Faults::default(), bugs, ahead: Arc::default(), shown: Mutex::default() })
     }
 
@@ -110,7 +113,11 @@ impl World {
 
 impl World {
     /// Shows every object of a kind to its reconcile, as it is now. The first error ends the look.
-    pub async fn look_at_all<K, F>(&self, ctx: Arc<Context>, reconcile: fn(Arc<K>, Arc<Context>) -> F) -> Result<Action, Error>
+    pub async fn look_at_all<K, F>(
+        &self,
+        ctx: Arc<Context>,
+        reconcile: fn(Arc<K>, Arc<Context>) -> F,
+    ) -> Result<Action, Error>
     where
         K: Namespaced + Serialize,
         F: Future<Output = Result<Action, Error>>,

@@ -59,7 +59,8 @@ pub async fn finds(world: &World, outcome: Outcome) -> Found<()> {
 pub fn task_run(job: &k8s_openapi::api::batch::v1::Job) -> Found<String> {
     let containers = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).map(|pod| &pod.containers);
     let env = containers.and_then(|all| all.first()).and_then(|c| c.env.as_ref()).ok_or("a Job without environment")?;
-    let task = env.iter().find(|var| var.name == "MILLRACE_TASK").and_then(|var| var.value.as_ref()).ok_or("no task")?;
+    let task =
+        env.iter().find(|var| var.name == "MILLRACE_TASK").and_then(|var| var.value.as_ref()).ok_or("no task")?;
     match serde_json::from_str(task).map_err(|e| e.to_string())? {
         WorkerTask::Prepare(task) => Ok(task.run),
         WorkerTask::Train(_) | WorkerTask::Evaluate(_) => Err("a task of another kind".to_owned()),
@@ -126,7 +127,8 @@ async fn refresh(world: &World) -> Found<()> {
 
 async fn correct(world: &World) -> Found<()> {
     let dataset = expect_phase(world, DatasetPhase::Blocked).await?;
-    let current = dataset.status.and_then(|status| status.current).ok_or("the version before the blocked one is lost")?;
+    let current =
+        dataset.status.and_then(|status| status.current).ok_or("the version before the blocked one is lost")?;
     if current.version != 1 {
         return Err(format!("version {} is current, not 1", current.version));
     }
