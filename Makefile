@@ -36,7 +36,7 @@ test-rust: ## unit tests and tests on a real kube-apiserver and etcd
 .PHONY: test-cluster
 test-cluster: ## the cluster's own tests, the samples and the demo's acts, on a cluster of their own
 	@$(STAGE) "the local cluster" e2e/cluster/tests/run
-	@$(STAGE) "scenarios on a real cluster" e2e/scenarios
+	@$(STAGE) "scenarios on a real cluster" e2e/scenarios/run
 
 .PHONY: crds
 crds: ## generate the CustomResourceDefinitions from crds/src
