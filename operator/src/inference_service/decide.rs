@@ -283,7 +283,8 @@ impl<'a> Deciding<'a> {
             now: self.now,
         };
         let answer = retraining::decide(&question);
-        let status = retraining::status(self.former.retraining.as_ref(), &answer, self.now);
+        let status =
+            retraining::status(self.former.retraining.as_ref(), &answer, &self.observed.sources.jobs, self.now);
         let is_news =
             self.former.retraining.as_ref().and_then(|former| former.reason.as_ref()) != status.reason.as_ref();
         if is_news {
@@ -398,7 +399,8 @@ fn handle(request: &Request, chosen: &Move, former: &InferenceServiceStatus, mov
 
 fn tell_retraining(answer: &Answer, stable: &RevisionStatus, moved: &mut Moved) {
     let (verdict, reason, message, told) = match answer {
-        Answer::Idle => return,
+        // The start was told already.
+        Answer::Idle | Answer::Skip { reason: "Running", .. } => return,
         Answer::Skip { reason, message, .. } => {
             (Verdict::Unknown, *reason, message, normal(Happened::RetrainingSkipped, format!("{reason}: {message}")))
         }
@@ -425,3 +427,7 @@ fn record(moved: &mut Moved, now: Timestamp) -> Vec<Decision> {
     history.truncate(HISTORY);
     decisions
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

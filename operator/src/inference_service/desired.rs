@@ -257,7 +257,6 @@ pub fn front_service(service: &InferenceService) -> Service {
             ..metadata(service, name.clone())
         },
         spec: Some(ServiceSpec {
-            type_: Some("ClusterIP".to_owned()),
             selector: Some(labels([(COMPONENT, component::ROUTER)])),
             ports: Some(vec![ServicePort {
                 name: Some("http".to_owned()),

@@ -125,7 +125,10 @@ fn refusal(question: &Question<'_>, template: &TrainingJob, current: &Digest) ->
     if let Some(done) = sources.jobs.iter().find(|job| job.name_any() == name) {
         return Some(skip("AlreadyTrained", told(done, current)));
     }
-    let last = status.and_then(|status| status.last_start_time.as_ref()).map(|time| time.0);
+    // The jobs themselves count too: a crash may have come between a job and the status that tells of it.
+    let told = status.and_then(|status| status.last_start_time.as_ref()).map(|time| time.0);
+    let made = sources.jobs.iter().filter_map(|job| job.creation_timestamp()).map(|time| time.0).max();
+    let last = told.max(made);
     let until = last.and_then(|last| last.checked_add(SignedDuration::from_secs(spec.cooldown_seconds)).ok())?;
     (until > now).then(|| Answer::Skip {
         reason: "CoolingDown",
@@ -227,9 +230,18 @@ fn job((namespace, service): (&str, &str), template: &TrainingJob, current: &Dig
     }
 }
 
-/// The status after an answer.
-pub fn status(former: Option<&RetrainingStatus>, answer: &Answer, now: Timestamp) -> RetrainingStatus {
+/// The status after an answer. The newest job is named, also where a crash kept it from being told.
+pub fn status(
+    former: Option<&RetrainingStatus>,
+    answer: &Answer,
+    jobs: &[TrainingJob],
+    now: Timestamp,
+) -> RetrainingStatus {
     let mut status = former.cloned().unwrap_or_default();
+    if let Some(newest) = jobs.iter().max_by_key(|job| job.creation_timestamp().map(|time| time.0)) {
+        status.training_job = Some(newest.name_any());
+        status.last_start_time = newest.creation_timestamp().or(status.last_start_time);
+    }
     let (reason, message) = match answer {
         Answer::Idle => ("Idle", "nothing asks for a training".to_owned()),
         Answer::Skip { reason, message, .. } => (*reason, message.clone()),

@@ -206,8 +206,19 @@ fn the_name_tells_the_data_and_the_template_and_fits() {
 #[test]
 fn the_status_keeps_the_last_job_and_tells_the_last_answer() {
     let started = answer(json!(["Dataset"]), &sources(Some("newer")), None, None, 0);
-    let first = status(None, &started, at(5));
+    let first = status(None, &started, &[], at(5));
     assert_eq!((first.reason.as_deref(), first.last_start_time.clone()), (Some("Started"), Some(Time(at(5)))));
-    let then = status(Some(&first), &Answer::Idle, at(9));
+    let then = status(Some(&first), &Answer::Idle, &[], at(9));
     assert_eq!((then.reason.as_deref(), &then.training_job), (Some("Idle"), &first.training_job));
+}
+
+#[test]
+fn a_job_whose_start_was_never_told_still_counts() {
+    let mut made = ended("svc-r0", "Succeeded", Some("fraud-2"));
+    made.metadata.creation_timestamp = Some(Time(at(10)));
+    let sources = Sources { jobs: vec![made], ..sources(Some("newer")) };
+    assert_eq!(word(&answer(json!(["Dataset"]), &sources, None, None, 109)), "CoolingDown");
+    assert_eq!(word(&answer(json!(["Dataset"]), &sources, None, None, 110)), "start");
+    let told = status(None, &Answer::Idle, &sources.jobs, at(50));
+    assert_eq!((told.training_job.as_deref(), told.last_start_time), (Some("svc-r0"), Some(Time(at(10)))));
 }

@@ -1,0 +1,169 @@
+//! Tests of the whole decision: which writes follow from what there is.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use millrace_contract::{
+    routing::{PLAN_KEY, RouterStats, ServiceStats},
+    sketch::ServerSketches,
+};
+use serde_json::json;
+
+use super::*;
+use crate::inference_service::{
+    fixtures::{approved, at, rolling_out, service, serving, settings, spec},
+    pods::ServerPod,
+    retraining::Sources,
+    routing::RouterAnswers,
+};
+
+/// `fraud-1` serves, or `fraud-2` is tried beside it; pods of both are ready, and routers follow the plan of the status.
+fn observed(status: &InferenceServiceStatus) -> Observed {
+    let plan = routing::plan(("svc", "u1"), &spec("fraud"), status, None);
+    let generation = plan.as_ref().map_or(0, |plan| plan.generation);
+    let revisions: Vec<&RevisionStatus> = [&status.stable, &status.canary].into_iter().flatten().collect();
+    Observed {
+        versions: vec![approved("fraud", 1), approved("fraud", 2)],
+        recorded: vec![approved("fraud", 1), approved("fraud", 2)],
+        deployments: revisions.iter().map(|revision| deployment(&revision.revision)).collect(),
+        services: Vec::new(),
+        budgets: Vec::new(),
+        pods: revisions.iter().map(|revision| pod(revision)).collect(),
+        plan: plan.map(|plan| ConfigMap {
+            data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), serde_json::to_string(&plan).unwrap())])),
+            ..ConfigMap::default()
+        }),
+        evidence: None,
+        monitoring: None,
+        routers: following(generation),
+        siblings: Vec::new(),
+        front_trouble: None,
+        sources: Sources::default(),
+    }
+}
+
+fn deployment(revision: &str) -> Deployment {
+    serde_json::from_value(json!({"metadata": {"name": "d", "labels": {"millrace.dev/revision": revision}}})).unwrap()
+}
+
+fn pod(revision: &RevisionStatus) -> ServerPod {
+    ServerPod {
+        name: revision.revision.clone(),
+        uid: revision.revision.clone(),
+        revision: revision.revision.clone(),
+        ip: None,
+        is_ready: true,
+        is_ending: false,
+        restarts: 0,
+        trouble: None,
+        sketches: Some(ServerSketches {
+            boot_id: revision.revision.clone(),
+            model: "svc".to_owned(),
+            revision: revision.revision.clone(),
+            digest: revision.digest.as_ref().unwrap().to_string(),
+            rows: 0,
+            features: Vec::new(),
+            predictions: Vec::new(),
+        }),
+    }
+}
+
+fn following(generation: i64) -> RouterAnswers {
+    let stats =
+        ServiceStats { service_uid: "u1".to_owned(), plan_generation: generation, generations: BTreeMap::new() };
+    let stats = RouterStats { boot_id: "b".to_owned(), services: BTreeMap::from([("svc".to_owned(), stats)]) };
+    RouterAnswers { answers: vec![Some(stats)] }
+}
+
+fn decided(status: InferenceServiceStatus, observed: &Observed) -> Decided {
+    let mut service = service("svc", spec("fraud"));
+    service.status = Some(status);
+    decide(&service, observed, &settings(), at(100))
+}
+
+fn weights(decided: &Decided) -> Option<Vec<u32>> {
+    decided.plan.as_ref().map(|plan| plan.targets.iter().map(|target| target.weight).collect())
+}
+
+#[test]
+fn a_ready_canary_gets_its_weight_in_plan_and_status_alike() {
+    let status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 0);
+    let decided = decided(status.clone(), &observed(&status));
+    assert_eq!(weights(&decided), Some(vec![95, 5]));
+    let canary = decided.status.canary.unwrap();
+    assert_eq!((canary.weight.intended, canary.weight.accepted), (5, None), "nobody follows the new plan yet");
+    assert_eq!(decided.status.plan_generation, 2);
+}
+
+#[test]
+fn nothing_is_measured_on_a_plan_that_is_not_the_one_of_the_status() {
+    let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5);
+    if let Some(rollout) = &mut status.rollout {
+        rollout.step_start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(10)));
+    }
+    assert!(decided(status.clone(), &observed(&status)).evidence.is_some());
+    let other = Observed { plan: observed(&serving(&approved("fraud", 1))).plan, ..observed(&status) };
+    let decided = decided(status, &other);
+    assert_eq!(decided.evidence, None);
+    assert_eq!(weights(&decided), Some(vec![95, 5]), "the plan is put right first");
+}
+
+#[test]
+fn counting_begins_when_the_routes_have_settled() {
+    let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5);
+    for (start, expected) in [(98, false), (97, true)] {
+        if let Some(rollout) = &mut status.rollout {
+            rollout.step_start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(start)));
+        }
+        assert_eq!(decided(status.clone(), &observed(&status)).evidence.is_some(), expected, "{start}");
+    }
+}
+
+#[test]
+fn pods_stay_until_every_router_follows_a_plan_without_them() {
+    let two = serving(&approved("fraud", 2));
+    let mut observed = observed(&two);
+    observed.deployments.push(deployment("0000aaaa"));
+    let accepted = decided(two.clone(), &observed);
+    assert_eq!((accepted.obsolete.as_slice(), accepted.leaving), (["0000aaaa".to_owned()].as_slice(), false));
+    observed.routers = following(0);
+    let waiting = decided(two.clone(), &observed);
+    assert_eq!((waiting.obsolete.len(), waiting.leaving), (0, true));
+    observed.routers = RouterAnswers::default();
+    assert!(decided(two, &observed).leaving, "nobody answers");
+}
+
+#[test]
+fn a_stable_revision_without_pods_is_made_again_where_that_is_possible() {
+    let two = serving(&approved("fraud", 2));
+    let gone = Observed { deployments: Vec::new(), ..observed(&two) };
+    let again = decided(two.clone(), &gone);
+    assert!(again.status.stable.is_some() && again.wanted[0].version.is_some());
+    let lost = decided(two, &Observed { recorded: Vec::new(), versions: Vec::new(), ..gone });
+    assert_eq!(lost.status.stable, None);
+}
+
+#[test]
+fn a_service_at_rest_has_nothing_to_write() {
+    let two = serving(&approved("fraud", 2));
+    let first = decided(two.clone(), &observed(&two));
+    let second = decided(first.status.clone(), &observed(&two));
+    assert_eq!(second.status, first.status);
+    assert_eq!((second.plan, second.evidence, second.monitoring), (None, None, None));
+    assert!(second.told.is_empty() && second.decisions.is_empty());
+}
+
+#[test]
+fn a_refused_request_is_told_once() {
+    let mut service = service("svc", spec("fraud"));
+    let command = r#"{"verb":"abort","revision":"r","nonce":"n","expires":"2030-01-01T00:00:00Z"}"#;
+    service.metadata.annotations = Some(BTreeMap::from([(COMMAND.to_owned(), command.to_owned())]));
+    let status = serving(&approved("fraud", 2));
+    let observed = observed(&status);
+    service.status = Some(status);
+    let first = decide(&service, &observed, &settings(), at(100));
+    assert_eq!(first.told[0].reason, Happened::CommandRefused);
+    assert_eq!(first.status.handled_command.as_deref(), Some("n"));
+    service.status = Some(first.status);
+    assert!(decide(&service, &observed, &settings(), at(100)).told.is_empty());
+}
