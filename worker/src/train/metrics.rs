@@ -143,7 +143,13 @@ mod tests {
         tail.feed(&vec![b'x'; LINE_MAX_BYTES]);
         tail.feed(&vec![b'x'; LINE_MAX_BYTES]);
         assert!(tail.partial.len() <= LINE_MAX_BYTES);
-        tail.feed(b"\n{\"step\":7}\n");
+        tail.feed(b"{\"step\":9}\n");
+        assert_eq!(
+            (tail.progress.step, tail.bad_lines),
+            (None, 1),
+            "the end of the long line is not a line of its own"
+        );
+        tail.feed(b"{\"step\":7}\n");
         assert_eq!((tail.progress.step, tail.bad_lines), (Some(7), 1));
         for i in 0..100 {
             tail.feed(format!("{{\"m{i}\":{i}}}\n").as_bytes());

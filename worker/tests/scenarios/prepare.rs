@@ -133,8 +133,10 @@ async fn a_version_that_lost_a_part_is_written_again() {
 async fn rows_keep_their_split_when_others_come() {
     let world = World::new();
     let mut splits: Vec<BTreeMap<String, Split>> = Vec::new();
-    for count in [100, 400] {
-        world.write("a/data.csv", csv(&rows(0..count)));
+    // The second version has more rows, and other values in the old ones: the Id alone decides.
+    for (count, country) in [(100, "NL"), (400, "BE")] {
+        let rows: Vec<String> = rows(0..count).iter().map(|row| row.replace("NL", country)).collect();
+        world.write("a/data.csv", csv(&rows));
         let task = PrepareTask { schema: Some(declared()), ..world.task("a") };
         let prepared = world.prepare(&task).await.expect("good CSV");
         splits.push(ids_by_split(&world, &prepared));
