@@ -316,7 +316,7 @@ fn without_job(version: &ModelVersion, status: &ModelVersionStatus, observed: &O
 
 fn task(version: &ModelVersion, surroundings: &Surroundings, attempt: i32) -> Result<EvaluateTask, Waiting> {
     let evaluation = &version.spec.evaluation;
-    let dataset = dataset(version, surroundings.dataset.as_ref())?;
+    let dataset = dataset_version(version, surroundings.dataset.as_ref())?;
     let seed = u64::from_str_radix(dataset.content_digest.short(), 16).unwrap_or_default();
     Ok(EvaluateTask {
         run: run_identity(version, attempt),
@@ -332,7 +332,7 @@ fn task(version: &ModelVersion, surroundings: &Surroundings, attempt: i32) -> Re
 
 /// The dataset version: as pinned, else the one it was trained on, else the current one. Where the provenance knows where a
 /// version lies, the Dataset itself is not needed.
-fn dataset(version: &ModelVersion, dataset: Option<&Dataset>) -> Result<DatasetRef, Waiting> {
+fn dataset_version(version: &ModelVersion, dataset: Option<&Dataset>) -> Result<DatasetRef, Waiting> {
     let evaluation = &version.spec.evaluation;
     let trained_on = version.spec.source.training_job.as_ref().filter(|source| source.dataset == evaluation.dataset);
     let pinned = evaluation.content_digest.as_ref().or(trained_on.map(|source| &source.content_digest));

@@ -178,7 +178,7 @@ fn the_workers_are_asked_with_typed_hyperparameters() {
 
 #[test]
 fn a_stored_job_is_only_changed_where_the_spec_may_change() {
-    let stored = job(&[]);
+    let stored = batch_job(&[]);
     assert_eq!(job_change(&started(json!({})), &stored), None);
     let paused = started(json!({"suspend": true, "activeDeadlineSeconds": 9}));
     assert_eq!(job_change(&paused, &stored), Some(json!({"spec": {"suspend": true, "activeDeadlineSeconds": 9}})));

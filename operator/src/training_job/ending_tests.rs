@@ -7,7 +7,7 @@ use super::*;
 use crate::training_job::{fixtures::*, phase::decide};
 
 fn complete(pods: Vec<Pod>, report: Reported) -> Phase {
-    decide(&started(json!({})), &observed(Some(job(&[("Complete", "")])), pods, report), now())
+    decide(&started(json!({})), &observed(Some(batch_job(&[("Complete", "")])), pods, report), now())
 }
 
 fn succeeded(uid: &str) -> Pod {
@@ -53,7 +53,7 @@ fn a_model_that_was_not_stored_is_not_the_trainers_fault() {
 
 #[test]
 fn the_report_is_waited_for_and_not_for_ever() {
-    let observed = observed(Some(job(&[("Complete", "")])), vec![succeeded("b")], Reported::Nothing);
+    let observed = observed(Some(batch_job(&[("Complete", "")])), vec![succeeded("b")], Reported::Nothing);
     let at = |time: &str| decide(&started(json!({})), &observed, time.parse().unwrap());
     assert_eq!(at("2026-01-01T12:01:29Z"), Phase::Reporting("2026-01-01T12:01:30Z".parse().unwrap()));
     assert_eq!(failed(at("2026-01-01T12:01:30Z")).reason, "PublishFailed");
@@ -61,7 +61,7 @@ fn the_report_is_waited_for_and_not_for_ever() {
 
 fn job_failed(reason: &str, spec: Value, terminated: Value, report: Reported) -> Ended {
     let pods = vec![pod("a", "Failed", json!({"terminated": terminated}))];
-    failed(decide(&started(spec), &observed(Some(job(&[("Failed", reason)])), pods, report), now()))
+    failed(decide(&started(spec), &observed(Some(batch_job(&[("Failed", reason)])), pods, report), now()))
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub fn dataset_without_version() -> Dataset {
 }
 
 /// A Job with these conditions, `(type, reason)`.
-pub fn job(conditions: &[(&str, &str)]) -> Job {
+pub fn batch_job(conditions: &[(&str, &str)]) -> Job {
     let all: Vec<_> = conditions
         .iter()
         .map(|(kind, reason)| json!({"type": kind, "status": "True", "reason": reason, "message": "of the Job"}))

@@ -40,7 +40,7 @@ fn the_current_version_is_pinned_unless_a_former_one_is_named() {
 }
 
 fn running_with(spec: serde_json::Value, pods: Vec<Pod>, report: Reported) -> Running {
-    match decide(&started(spec), &observed(Some(job(&[])), pods, report), now()) {
+    match decide(&started(spec), &observed(Some(batch_job(&[])), pods, report), now()) {
         Phase::Running(running) => running,
         other => panic!("{other:?}"),
     }
@@ -116,7 +116,7 @@ fn what_has_ended_stays_ended() {
     ended.status.as_mut().unwrap().completion_time =
         Some(serde_json::from_value(json!("2026-01-01T11:30:00Z")).unwrap());
     assert_eq!(decide(&ended, &Observed::default(), now()), Phase::Ended);
-    assert_eq!(decide(&ended, &observed(Some(job(&[])), vec![], Reported::Nothing), now()), Phase::Ended);
+    assert_eq!(decide(&ended, &observed(Some(batch_job(&[])), vec![], Reported::Nothing), now()), Phase::Ended);
 }
 
 #[test]

@@ -84,11 +84,7 @@ fn progress_is_bounded_and_holds_numbers_only() {
 fn failures_are_never_counted_down_and_the_image_is_kept() {
     let mut job = started(json!({}));
     let phase = Phase::Running(Running { training: true, suspended: false, problem: None });
-    let seen = observed(
-        Some(super::super::fixtures::job(&[])),
-        vec![pod("a", "Running", json!({"running": {}}))],
-        Reported::Nothing,
-    );
+    let seen = observed(Some(batch_job(&[])), vec![pod("a", "Running", json!({"running": {}}))], Reported::Nothing);
     job.status = Some(status(&job, &seen, &phase, None, now()));
     let found = status(&job, &Observed::default(), &phase, None, now());
     assert_eq!(found.restarts, 2);
