@@ -298,13 +298,13 @@ items:
         assert_eq!(
             checked.problems,
             [
-                "document 4: ModelVersion/flights-3: spec.artifact: is required",
-                "document 4: ModelVersion/flights-3: spec.evaluation: is required",
-                "document 4: ModelVersion/flights-3: spec.source: is required",
-                "document 4: ModelVersion/flights-3: spec.version: is required",
-                "document 5: Dataset/tx: apiVersion: version v1 is unknown: use millrace.dev/v1alpha1",
-                "document 6: Datset/tx: kind: millrace.dev has no kind \"Datset\": it has Dataset, InferenceService, ModelVersion, TrainingJob",
-                "document 7: items[0]: Dataset/(no name): metadata.name: is required, as a string",
+                "document 3: ModelVersion/flights-3: spec.artifact: is required",
+                "document 3: ModelVersion/flights-3: spec.evaluation: is required",
+                "document 3: ModelVersion/flights-3: spec.source: is required",
+                "document 3: ModelVersion/flights-3: spec.version: is required",
+                "document 4: Dataset/tx: apiVersion: version v1 is unknown: use millrace.dev/v1alpha1",
+                "document 5: Datset/tx: kind: millrace.dev has no kind \"Datset\": it has Dataset, InferenceService, ModelVersion, TrainingJob",
+                "document 6: items[0]: Dataset/(no name): metadata.name: is required, as a string",
             ]
         );
     }
