@@ -59,7 +59,8 @@ async fn rolling_out() -> (World, Arc<Context>) {
 }
 
 async fn ask(world: &World, verb: &str, revision: &str) {
-    let command = json!({"verb": verb, "revision": revision, "nonce": "n1", "expires": "2200-01-01T00:00:00Z"}).to_string();
+    let command =
+        json!({"verb": verb, "revision": revision, "nonce": "n1", "expires": "2200-01-01T00:00:00Z"}).to_string();
     let change = json!({"metadata": {"annotations": {"millrace.dev/command": command}}});
     world.merge::<InferenceService>(NAME, change).await.unwrap();
 }
@@ -92,7 +93,10 @@ async fn a_newer_version_takes_the_place_of_the_one_being_tried() {
 #[tokio::test]
 async fn a_pin_to_what_serves_ends_the_rollout() {
     let (world, ctx) = rolling_out().await;
-    world.merge::<InferenceService>(NAME, json!({"spec": {"model": {"name": null, "modelVersion": "fraud-1"}}})).await.unwrap();
+    world
+        .merge::<InferenceService>(NAME, json!({"spec": {"model": {"name": null, "modelVersion": "fraud-1"}}}))
+        .await
+        .unwrap();
     come_to_rest(&world, &ctx).await;
     expect_revisions(&world, Some("fraud-1"), None).await.unwrap();
     assert_eq!(revisions_with_pods(&world).await.unwrap(), ["fraud-1"]);
@@ -107,15 +111,23 @@ async fn a_person_promotes_aborts_and_retries() {
     let aborted = expect_revisions(&world, Some("fraud-1"), None).await.unwrap();
     assert_eq!((aborted.rejected[0].reason.as_str(), aborted.handled_command.as_deref()), ("Aborted", Some("n1")));
 
-    let again = json!({"verb": "retry", "revision": revision, "nonce": "n2", "expires": "2200-01-01T00:00:00Z"}).to_string();
-    world.merge::<InferenceService>(NAME, json!({"metadata": {"annotations": {"millrace.dev/command": again}}})).await.unwrap();
+    let again =
+        json!({"verb": "retry", "revision": revision, "nonce": "n2", "expires": "2200-01-01T00:00:00Z"}).to_string();
+    world
+        .merge::<InferenceService>(NAME, json!({"metadata": {"annotations": {"millrace.dev/command": again}}}))
+        .await
+        .unwrap();
     come_to_rest(&world, &ctx).await;
     run_pods(&world).await.unwrap();
     come_to_rest(&world, &ctx).await;
     expect_revisions(&world, Some("fraud-1"), Some(("fraud-2", 50))).await.unwrap();
 
-    let promote = json!({"verb": "promote", "revision": revision, "nonce": "n3", "expires": "2200-01-01T00:00:00Z"}).to_string();
-    world.merge::<InferenceService>(NAME, json!({"metadata": {"annotations": {"millrace.dev/command": promote}}})).await.unwrap();
+    let promote =
+        json!({"verb": "promote", "revision": revision, "nonce": "n3", "expires": "2200-01-01T00:00:00Z"}).to_string();
+    world
+        .merge::<InferenceService>(NAME, json!({"metadata": {"annotations": {"millrace.dev/command": promote}}}))
+        .await
+        .unwrap();
     come_to_rest(&world, &ctx).await;
     expect_revisions(&world, Some("fraud-2"), None).await.unwrap();
     assert_eq!(revisions_with_pods(&world).await.unwrap(), ["fraud-2"]);

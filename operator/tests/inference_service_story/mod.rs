@@ -193,7 +193,11 @@ pub async fn status(world: &World) -> Found<InferenceServiceStatus> {
 }
 
 /// What serves, what is tried, and with which weight.
-pub async fn expect_revisions(world: &World, stable: Option<&str>, canary: Option<(&str, i32)>) -> Found<InferenceServiceStatus> {
+pub async fn expect_revisions(
+    world: &World,
+    stable: Option<&str>,
+    canary: Option<(&str, i32)>,
+) -> Found<InferenceServiceStatus> {
     let status = status(world).await?;
     let found_stable = status.stable.as_ref().map(|revision| revision.model_version.as_str());
     let found_canary = status.canary.as_ref().map(|canary| (canary.model_version.as_str(), canary.weight.intended));
@@ -237,7 +241,7 @@ async fn settle(world: &World, number: i64) -> Found<()> {
     Ok(())
 }
 
-/// Every router has answered 10,000 more requests for either revision; so many of the canary's have failed.
+/// Every router has answered 10,000 requests more than a rollout ago for either revision; so many of the canary's have failed.
 async fn requests(world: &World, number: i64, errors: u64) -> Found<()> {
     let (stable, canary) = (format!("fraud-{}", number - 1), format!("fraud-{number}"));
     let status = expect_revisions(world, Some(&stable), Some((&canary, 50))).await?;
@@ -246,8 +250,9 @@ async fn requests(world: &World, number: i64, errors: u64) -> Found<()> {
     if !evidence.values().any(|text| text.contains(&plan)) {
         return Err(format!("nothing is measured under {plan} yet"));
     }
+    let requests = 10_000 * u64::try_from(number).unwrap();
     let counted = |revision: Option<&String>, errors| {
-        let stats = RevisionStats { requests: 10_000, errors, latency: vec![10_000 - errors], ..RevisionStats::default() };
+        let stats = RevisionStats { requests, errors, latency: vec![requests - errors], ..RevisionStats::default() };
         revision.map(|revision| (revision.clone(), stats))
     };
     let stable = counted(status.stable.as_ref().map(|r| &r.revision), 0);
