@@ -19,14 +19,19 @@ use crate::{
 /// What there is.
 pub struct Observed {
     /// Children of the planned run.
-    pub run: Children<Option<ServiceAccount>, Option<ConfigMap>, Option<Role>, Option<RoleBinding>, Option<Job>>,
+    pub run: OfRun,
     /// How far its Job is.
     pub state: RunState,
     /// What its worker reported.
     pub reported: Reported,
     /// Children of other runs that are ours to remove.
-    pub leftovers: Children<Vec<ServiceAccount>, Vec<ConfigMap>, Vec<Role>, Vec<RoleBinding>, Vec<Job>>,
+    pub leftovers: Leftovers,
 }
+
+/// The planned run's own children, as far as they are there.
+pub type OfRun = Children<Option<ServiceAccount>, Option<ConfigMap>, Option<Role>, Option<RoleBinding>, Option<Job>>;
+/// Children of other runs.
+pub type Leftovers = Children<Vec<ServiceAccount>, Vec<ConfigMap>, Vec<Role>, Vec<RoleBinding>, Vec<Job>>;
 
 /// The children of runs, by kind.
 pub struct Children<A, C, R, B, J> {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
-use millrace_crds::{Dataset, DatasetStatus, labels::REFRESH};
+use millrace_crds::{Dataset, labels::REFRESH};
 
 use super::{
     desired::{self, Plan},
@@ -80,7 +80,7 @@ async fn report(
     phase: &Phase,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let former = dataset.status.clone().unwrap_or_else(DatasetStatus::default);
+    let former = dataset.status.clone().unwrap_or_default();
     let generation = dataset.meta().generation.unwrap_or_default();
     let (status, told) = status::next(&former, &Seen { generation, due, plan, phase, now, bugs: ctx.bugs });
     let wrote = match ctx.cluster.write_status(dataset, dataset.status.as_ref(), &status).await {
