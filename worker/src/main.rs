@@ -135,7 +135,7 @@ async fn work(arguments: &Arguments, task: WorkerTask, reporter: &Reporter) -> R
     match (&arguments.command, task) {
         (Command::Prepare, WorkerTask::Prepare(task)) => {
             let source = open_source(&task, &store)?;
-            let prepared = prepare::run(&task, &source, &store, prepare::Settings::default()).await?;
+            let prepared = prepare::run(&task, &source, &store, prepare::Settings::for_memory(memory_limit())).await?;
             Ok(Some(Outcome::Prepared(prepared)))
         }
         (Command::Fetch { root }, WorkerTask::Train(task)) => {
@@ -168,6 +168,14 @@ async fn work(arguments: &Arguments, task: WorkerTask, reporter: &Reporter) -> R
             Err(Problem::internal(format!("{TASK_ENV} holds a task of kind {kind}, which is not for this subcommand")))
         }
     }
+}
+
+/// Memory the container may use, bytes; nothing where there is no limit.
+fn memory_limit() -> Option<u64> {
+    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit: u64 = files.iter().find_map(|file| std::fs::read_to_string(file).ok())?.trim().parse().ok()?;
+    // The older interface says "none" by a number near the greatest.
+    (limit < 1 << 50).then_some(limit)
 }
 
 /// The source with its own credentials, where it has any.

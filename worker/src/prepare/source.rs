@@ -18,6 +18,8 @@ pub struct Limits {
     pub files: usize,
     /// Bytes over all files.
     pub bytes: u64,
+    /// Bytes in memory once they are read: Parquet can unpack to many times its size.
+    pub memory_bytes: usize,
 }
 
 /// Files read at the same time.
@@ -41,8 +43,19 @@ pub async fn read(
             Ok::<_, Problem>((entry.relative, bytes))
         })
         .buffered(CONCURRENT_READS);
+    let mut memory_bytes = 0;
     while let Some((name, bytes)) = files.try_next().await? {
-        raw.batches.extend(read_file(&name, bytes, source.format, &csv, names)?);
+        let batches = read_file(&name, bytes, source.format, &csv, names)?;
+        memory_bytes += batches.iter().map(|part| part.batch.get_array_memory_size()).sum::<usize>();
+        if memory_bytes > limits.memory_bytes {
+            let message = format!(
+                "{} needs more than {} bytes of memory when read; name a smaller folder, or give the worker more memory",
+                location.uri(),
+                limits.memory_bytes
+            );
+            return Err(Problem::new(FailureReason::MalformedSource, message));
+        }
+        raw.batches.extend(batches);
     }
     Ok(raw)
 }
@@ -91,8 +104,8 @@ fn choose(uri: &str, entries: Vec<Entry>, format: FileFormat, limits: Limits) ->
     let bytes: u64 = chosen.iter().map(|e| e.bytes).sum();
     if chosen.len() > limits.files || bytes > limits.bytes {
         let message = format!(
-            "{uri} holds {} files with {bytes} bytes; one Dataset reads at most {} files and {} bytes, so name a smaller \
-             folder",
+            "{uri} holds {} files with {bytes} bytes; one Dataset reads at most {} files and {} bytes with the \
+             worker's memory; name a smaller folder, or give it more",
             chosen.len(),
             limits.files,
             limits.bytes
@@ -107,7 +120,7 @@ mod tests {
     use super::*;
     use millrace_store::Options;
 
-    const LIMITS: Limits = Limits { files: 2, bytes: 100 };
+    const LIMITS: Limits = Limits { files: 2, bytes: 100, memory_bytes: 1000 };
 
     fn choose_from(files: &[(&str, u64)]) -> Result<Vec<String>, Problem> {
         let location = Location::open("file:///lake", &Options::default()).expect("a file URI");

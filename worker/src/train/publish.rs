@@ -169,21 +169,24 @@ impl<'a> Publisher<'a> {
         prune(&self.root, self.task.checkpoint_keep.unwrap_or(KEEP)).await
     }
 
-    /// The last checkpoint and the model, each within half of the grace period.
+    /// The last checkpoint, which may take a quarter of the grace period, and the model, which has all the rest.
     async fn publish(&mut self) -> TrainedModel {
+        let start = Instant::now();
         self.look();
         self.tail.finish();
         if self.tail.bad_lines > 0 {
             tracing::warn!(lines = self.tail.bad_lines, "lines of metrics.jsonl were no JSON object");
         }
-        let half = self.settings.grace / 2;
-        if interval(self.task).is_some() && !matches!(tokio::time::timeout(half, self.save_last()).await, Ok(Ok(()))) {
+        if interval(self.task).is_some()
+            && !matches!(tokio::time::timeout(self.settings.grace / 4, self.save_last()).await, Ok(Ok(())))
+        {
             tracing::warn!("the last checkpoint was not saved");
         }
-        let published = match tokio::time::timeout(half, self.publish_model()).await {
+        let rest = self.settings.grace.saturating_sub(start.elapsed());
+        let published = match tokio::time::timeout(rest, self.publish_model()).await {
             Ok(Ok(published)) => published,
             Ok(Err(problem)) => self.nothing(problem.message),
-            Err(_) => self.nothing(format!("the model could not be stored within {} s", half.as_secs())),
+            Err(_) => self.nothing(format!("the model could not be stored within {} s", rest.as_secs())),
         };
         TrainedModel { progress: self.tail.progress.clone(), published }
     }

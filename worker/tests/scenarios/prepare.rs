@@ -11,6 +11,8 @@ use millrace_contract::{
     worker::{FailureReason, PrepareTask, PreparedDataset},
 };
 
+use millrace_worker::prepare::{self, Settings, SourceLimits};
+
 use crate::world::{World, field};
 
 /// Rows `id,amount,country,when,label` for these ids.
@@ -222,6 +224,24 @@ async fn a_failed_blocking_expectation_stores_nothing_and_shows_examples() {
     let warned = PrepareTask { expectations: vec![age(Severity::Warn), name], ..task };
     assert!(world.prepare(&warned).await.expect("a warning").accepted);
     assert!(!world.stored_files().is_empty());
+}
+
+#[tokio::test]
+async fn more_data_than_memory_is_a_sentence_and_not_a_kill() {
+    let world = World::new();
+    let text = csv(&rows(0..2000));
+    world.write("a/data.csv", &text);
+    let task = world.task("a");
+    let source = world.store.open(&task.source.uri).expect("a file URI");
+    let roomy = Settings::for_memory(None);
+    let unpacked = SourceLimits { memory_bytes: text.len(), ..roomy.source };
+    let file_too_large = Settings::for_memory(Some(text.len() as u64 * 2));
+    for settings in [file_too_large, Settings { source: unpacked, ..roomy }] {
+        let problem = prepare::run(&task, &source, &world.store, settings).await.expect_err("too much");
+        assert_eq!(problem.reason, FailureReason::MalformedSource);
+        assert!(problem.message.contains("memory") && problem.message.contains("smaller folder"), "{problem}");
+    }
+    assert!(world.stored_files().is_empty());
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ impl World {
 
     pub async fn prepare(&self, task: &PrepareTask) -> Result<PreparedDataset, Problem> {
         let source = self.store.open(&task.source.uri).expect("a file URI");
-        prepare::run(task, &source, &self.store, Settings::default()).await
+        prepare::run(task, &source, &self.store, Settings::for_memory(None)).await
     }
 
     pub async fn prepare_csv(&self, name: &str, content: &str) -> Result<PreparedDataset, Problem> {
