@@ -61,6 +61,7 @@ async fn run_scope<K, F>(
 {
     let (store, stream) = scope.main::<K>();
     let failures = Failures::default();
+    let seen_failures = failures.clone();
     let controller = Controller::for_stream(stream, store)
         .with_config(Config::default().concurrency(ctx.settings.concurrency))
         .graceful_shutdown_on(ctx.stop.clone().cancelled_owned());
@@ -76,7 +77,9 @@ async fn run_scope<K, F>(
             ctx.clone(),
         )
         .for_each(move |outcome| {
-            log_runtime_trouble::<K>(outcome.err());
+            if let Err(trouble) = outcome {
+                note_trouble::<K>(&trouble, &seen_failures);
+            }
             std::future::ready(())
         })
         .await;
@@ -128,14 +131,19 @@ fn after_failure<K: Namespaced>(object: &Guarded<K>, error: &Error, ctx: &Contex
     Action::requeue(wait)
 }
 
-fn log_runtime_trouble<K: Namespaced>(trouble: Option<controller::Error<Error, kube::runtime::watcher::Error>>) {
+fn note_trouble<K: Namespaced>(trouble: &controller::Error<Error, kube::runtime::watcher::Error>, failures: &Failures) {
     match trouble {
-        // A failed reconcile has been logged with its class; a deleted object that was still queued is no news.
-        None | Some(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
-        Some(controller::Error::QueueError(error)) => {
-            warn!(kind = %K::kind(&()), %error, "watch interrupted; it is taken up again")
+        // It has been logged with its class.
+        controller::Error::ReconcilerFailed(..) => {}
+        // It was deleted while it waited for its next try.
+        controller::Error::ObjectNotFound(object) => {
+            let key = format!("{}/{}", object.namespace.as_deref().unwrap_or_default(), object.name);
+            locked(failures).remove(&key);
         }
-        Some(controller::Error::RunnerError(error)) => warn!(kind = %K::kind(&()), %error, "controller runner"),
+        controller::Error::QueueError(error) => {
+            warn!(kind = %K::kind(&()), %error, "watch interrupted; it is taken up again");
+        }
+        controller::Error::RunnerError(error) => warn!(kind = %K::kind(&()), %error, "controller runner"),
     }
 }
 
