@@ -117,14 +117,14 @@ async fn the_highest_approved_version_is_scored_beside_the_new_one() {
 }
 
 #[tokio::test]
-async fn an_approved_version_stays_so_when_its_approval_is_taken_back() {
+async fn an_approval_can_not_be_taken_back() {
     let (world, ctx) = evaluating("Manual").await;
     evaluates(&world, 0.9).await.unwrap();
     come_to_rest(&world, &ctx).await;
     model_version_story::approve(&world).await.unwrap();
     come_to_rest(&world, &ctx).await;
     let change = Patch::Merge(json!({"spec": {"approved": null}}));
-    world.api::<ModelVersion>().patch(NAME, &PatchParams::default(), &change).await.unwrap();
-    come_to_rest(&world, &ctx).await;
+    let refused = world.api::<ModelVersion>().patch(NAME, &PatchParams::default(), &change).await.unwrap_err();
+    assert!(refused.to_string().contains("can't be withdrawn"), "{refused}");
     expect_said(&world, "ApprovedByUser").await.unwrap();
 }
