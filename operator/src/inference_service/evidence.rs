@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use millrace_contract::routing::{RevisionStats, ServiceStats};
 use millrace_profile::{
+    bins,
     canary_evidence::{Arm, CanaryEvidence, EvidenceSettings},
     cumulative::{Cumulative, FieldCounts, field_counts},
 };
@@ -109,7 +110,9 @@ impl Evidence {
                 let counted = counted(service, look.generation, revision);
                 if is_new {
                     self.routers.baseline(&key, &counted);
-                } else if let Some(added) = self.routers.delta(&key, &counted) {
+                } else if let Some(added) = self.routers.delta(&key, &counted)
+                    && added.requests > 0
+                {
                     arm.add(&Arm::from_stats(&added));
                 }
             }
@@ -132,7 +135,8 @@ impl Evidence {
             let predictions = field_counts(&sketches.predictions);
             if is_new {
                 self.servers.baseline(&sketches.boot_id, &predictions);
-            } else if let Some(added) = self.servers.delta(&sketches.boot_id, &predictions) {
+            } else if let Some(mut added) = self.servers.delta(&sketches.boot_id, &predictions) {
+                added.retain(|_, counts| bins::total(counts) > 0);
                 arm.add(&Arm { predictions: added, ..Arm::default() });
             }
         }
