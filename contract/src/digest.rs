@@ -84,17 +84,16 @@ mod tests {
 
     #[test]
     fn the_digest_of_nothing_is_the_published_one() {
-        assert_eq!(
-            Digest::of(b"").as_str(),
-            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(Digest::of(b"").as_str(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 
     #[test]
     fn only_the_one_written_form_parses() {
         let good = format!("sha256:{}", "0a".repeat(32));
         assert_eq!(good.parse::<Digest>().map(|d| d.short().to_owned()), Ok("0a0a0a0a".to_owned()));
-        for bad in ["", "sha256:", "sha256:00", &"0a".repeat(32), &format!("sha256:{}", "0A".repeat(32)), &format!("{good}0")] {
+        for bad in
+            ["", "sha256:", "sha256:00", &"0a".repeat(32), &format!("sha256:{}", "0A".repeat(32)), &format!("{good}0")]
+        {
             assert!(bad.parse::<Digest>().is_err(), "{bad:?} must not parse");
         }
     }

@@ -182,7 +182,11 @@ fn progress_deadline() -> i64 {
 }
 
 fn default_steps() -> Vec<Step> {
-    vec![Step { weight: 5, hold_seconds: 120 }, Step { weight: 25, hold_seconds: 120 }, Step { weight: 50, hold_seconds: 120 }]
+    vec![
+        Step { weight: 5, hold_seconds: 120 },
+        Step { weight: 25, hold_seconds: 120 },
+        Step { weight: 50, hold_seconds: 120 },
+    ]
 }
 
 /// Kind of rollout.
@@ -236,7 +240,12 @@ pub struct Analysis {
 
 impl Default for Analysis {
     fn default() -> Self {
-        Self { min_requests: min_requests(), on_no_data: OnNoData::default(), no_data_seconds: no_data_seconds(), checks: all_checks() }
+        Self {
+            min_requests: min_requests(),
+            on_no_data: OnNoData::default(),
+            no_data_seconds: no_data_seconds(),
+            checks: all_checks(),
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use crate::{Dataset, InferenceService, ModelVersion, TrainingJob};
 
 /// All four definitions, in the order of the loop.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    [Dataset::crd(), TrainingJob::crd(), ModelVersion::crd(), InferenceService::crd()].into_iter().map(with_status_default).collect()
+    [Dataset::crd(), TrainingJob::crd(), ModelVersion::crd(), InferenceService::crd()]
+        .into_iter()
+        .map(with_status_default)
+        .collect()
 }
 
 /// Sets `status: {observedGeneration: -1}` as the default, so that kstatus and `kubectl wait` see an object that nobody has

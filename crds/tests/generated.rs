@@ -61,7 +61,10 @@ fn every_field_of_spec_and_status_is_described() {
 fn every_list_is_bounded() {
     for (plural, crd) in generated() {
         walk("spec", &schema(&crd)["properties"]["spec"], &mut |path, schema| {
-            assert!(schema["type"] != "array" || schema["maxItems"].is_number(), "{plural}: {path} is an unbounded list");
+            assert!(
+                schema["type"] != "array" || schema["maxItems"].is_number(),
+                "{plural}: {path} is an unbounded list"
+            );
         });
     }
 }
@@ -81,9 +84,19 @@ fn assert_only_added(path: &str, old: &Value, new: &Value) {
     for value in names(old, "enum") {
         assert!(names(new, "enum").contains(&value), "{path}: value {value} was removed");
     }
-    for (bound, grows) in [("maxLength", true), ("maxItems", true), ("maximum", true), ("minLength", false), ("minItems", false), ("minimum", false)] {
+    for (bound, grows) in [
+        ("maxLength", true),
+        ("maxItems", true),
+        ("maximum", true),
+        ("minLength", false),
+        ("minItems", false),
+        ("minimum", false),
+    ] {
         if let (Some(before), Some(now)) = (old[bound].as_f64(), new[bound].as_f64()) {
-            assert!(if grows { now >= before } else { now <= before }, "{path}: {bound} was tightened from {before} to {now}");
+            assert!(
+                if grows { now >= before } else { now <= before },
+                "{path}: {bound} was tightened from {before} to {now}"
+            );
         } else {
             assert!(new[bound].is_null() || old[bound].is_number(), "{path}: {bound} was added");
         }

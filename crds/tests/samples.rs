@@ -26,7 +26,8 @@ fn samples(folder: &str) -> Vec<(String, String, Value)> {
 fn cel_problems(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap();
     let crd = millrace_crds::manifests::all().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap();
-    let schema = serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref()).unwrap();
+    let schema =
+        serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref()).unwrap();
     match Validator::new().validate_with_defaults(&schema, object, None) {
         Ok(()) => String::new(),
         Err(errors) => errors.to_string(),

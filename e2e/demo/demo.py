@@ -204,7 +204,7 @@ class Demo:
         self.ns_drifted = wait("drift is raised", lambda: condition(self.service(), "Drifted")[0] == "True" and self.status(), 180,
                                lambda: json.dumps({k: v for k, v in (self.status().get("drift") or {}).items() if k in ("verdict", "rows", "consecutive")}))
         for feature in self.ns_drifted["drift"].get("features", [])[:3]:
-            say(f"    {feature['message']}")
+            say(f"    {feature['name']}: {feature['message']}")
         retraining = wait("the retraining is skipped", lambda: (found := self.status().get("retraining") or {}).get("reason") == "NothingChanged" and found, 60,
                           lambda: (self.status().get("retraining") or {}).get("message"))
         say(f"  {retraining['reason']}: {retraining['message']}")

@@ -57,12 +57,12 @@ impl Scope {
         (reader, stream)
     }
 
-    /// Metadata of every object of a kind that has this label (any value), as it is made, changes or goes.
+    /// Metadata of every object of a kind that this selector finds (a bare label: any value of it), as it is made, changes or goes.
     pub fn labelled<K: Namespaced>(
         &self,
-        label: &str,
+        selector: &str,
     ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + 'static {
-        self.touched(watcher::Config::default().labels(label))
+        self.touched(watcher::Config::default().labels(selector))
     }
 
     /// Metadata of every object of a kind, as it is made, changes or goes: for references between our own kinds.

@@ -39,8 +39,12 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [millrace.dev]
   resources: [datasets/status, trainingjobs/status, modelversions/status, inferenceservices/status]
   verbs: [get, patch, update]
+# Retrainings are applied, which takes patch; versions are only ever created.
 - apiGroups: [millrace.dev]
-  resources: [trainingjobs, modelversions]
+  resources: [trainingjobs]
+  verbs: [create, patch]
+- apiGroups: [millrace.dev]
+  resources: [modelversions]
   verbs: [create]
 - apiGroups: [millrace.dev]
   # Owner references with blockOwnerDeletion need this where the OwnerReferencesPermissionEnforcement plugin is on.

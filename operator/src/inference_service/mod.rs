@@ -72,6 +72,9 @@ pub mod told;
 
 pub use reconcile::reconcile;
 
+/// Only plans are watched: evidence and windows are written at every look, and would call for the next one at once.
+const PLANS: &str = "millrace.dev/inference-service,millrace.dev/component=routing-plan";
+
 /// Runs the controller until the context is stopped.
 pub async fn controller(ctx: Arc<Context>) {
     let scrape: Arc<dyn scrape::Scrape> = Arc::new(scrape::Http::default());
@@ -84,7 +87,7 @@ pub async fn controller(ctx: Arc<Context>) {
             controller
                 .owns_stream(scope.labelled::<Deployment>(INFERENCE_SERVICE))
                 .owns_stream(scope.labelled::<Service>(INFERENCE_SERVICE))
-                .owns_stream(scope.labelled::<ConfigMap>(INFERENCE_SERVICE))
+                .owns_stream(scope.labelled::<ConfigMap>(PLANS))
                 .watches_stream(scope.labelled::<Pod>(INFERENCE_SERVICE), |pod| named_by_label(&pod, INFERENCE_SERVICE))
                 .watches_stream(scope.every::<ModelVersion>(), move |version| versions(version.namespace()))
                 .watches_stream(scope.every::<TrainingJob>(), move |job| jobs(job.namespace()))
