@@ -141,6 +141,7 @@ class Demo:
         kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
         address = kubectl("get", "service", "millrace-store", "-o", "jsonpath={.spec.clusterIP}", namespace=SYSTEM)
         self.store = Store(self.ns, f"http://{address}:8333")
+        self.store.clear("lake/flights/")
         uri = self.store.put("lake/flights/2013-winter.csv", tables["winter"].to_csv(index=False).encode())
         say(f"  {len(tables['winter'])} flights of January and February 2013 are in {uri}")
         self.ns.apply((EXAMPLE / "dataset.yaml").read_text())

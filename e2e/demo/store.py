@@ -35,6 +35,12 @@ class Store:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
         return f"s3://{self.bucket}/{key}"
 
+    def clear(self, prefix):
+        """Removes what an earlier run left beneath a prefix."""
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for entry in page.get("Contents", []):
+                self.client.delete_object(Bucket=self.bucket, Key=entry["Key"])
+
     def get(self, uri):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         return self.client.get_object(Bucket=bucket, Key=key)["Body"].read()

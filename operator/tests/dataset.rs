@@ -1,6 +1,9 @@
 //! The Dataset controller on a real API server: its story under every fault, faults of their own, and known mistakes that must be
 //! caught by these tests.
 
+// Tests stop at the first surprise.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod dataset_story;
 
 use std::time::Duration;

@@ -1,5 +1,8 @@
 //! The InferenceService controller on a real API server, undisturbed and disturbed.
 
+// Tests stop at the first surprise.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod inference_service_story;
 
 use std::{sync::Arc, time::Duration};

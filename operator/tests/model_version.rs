@@ -1,5 +1,8 @@
 //! The ModelVersion controller on a real API server, undisturbed and disturbed.
 
+// Tests stop at the first surprise.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod model_version_story;
 
 use std::sync::Arc;

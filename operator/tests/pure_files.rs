@@ -1,5 +1,8 @@
 //! Keeps the pure files pure: what decides takes what it needs to know, and neither asks for it nor acts.
 
+// Tests stop at the first surprise.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::{fs, path::Path};
 
 /// Files of a kind's folder that read or write.

@@ -1,5 +1,8 @@
 //! The TrainingJob controller on a real API server, undisturbed and disturbed.
 
+// Tests stop at the first surprise.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod training_job_story;
 
 use std::{sync::Arc, time::Duration};

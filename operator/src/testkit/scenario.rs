@@ -13,10 +13,10 @@ use crate::{Context, Error, bug::Bugs};
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A look at every object of a kind.
-pub type Look = for<'a> fn(&'a World, Arc<Context>) -> Doing<'a, Result<Action, Error>>;
+pub type Reconcile = for<'a> fn(&'a World, Arc<Context>) -> Doing<'a, Result<Action, Error>>;
 
 /// A look at every object of a kind as it was some versions ago.
-pub type OutdatedLook = for<'a> fn(&'a World, Arc<Context>, usize) -> Doing<'a, Result<(), Error>>;
+pub type ReconcileOutdated = for<'a> fn(&'a World, Arc<Context>, usize) -> Doing<'a, Result<(), Error>>;
 
 /// Something that happens outside of the operator: a user's change, a worker's report, a Job's end. It also checks what can be
 /// seen at that moment, and says what is missing.
@@ -36,9 +36,9 @@ pub struct Scenario {
     /// What happens, in order; the operator comes to rest after each.
     pub steps: &'static [Step],
     /// Looks once at every object of the kind in the world.
-    pub reconcile: Look,
+    pub reconcile: Reconcile,
     /// Looks once at every object as it was in the n-th older version, if there is one.
-    pub reconcile_outdated: OutdatedLook,
+    pub reconcile_outdated: ReconcileOutdated,
     /// What must hold at the end, whatever happened.
     pub check: for<'a> fn(&'a World) -> Doing<'a, Found<()>>,
 }

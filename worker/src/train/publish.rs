@@ -28,6 +28,8 @@ use crate::failure::Problem;
 const SIGNATURE_MAX_BYTES: u64 = 1 << 20;
 /// Complete checkpoints kept where the task does not say.
 const KEEP: u32 = 2;
+/// Looks in a row at which a checkpoint may be busy before it is saved in spite of that.
+const MAX_NOISY_LOOKS: u32 = 3;
 
 /// How a sidecar works.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +78,8 @@ pub struct Publisher<'a> {
     tail: Tail,
     /// What the files looked like when they were last saved or restored.
     saved: Snapshot,
+    /// Looks in a row at which the checkpoint was being written.
+    noisy_looks: u32,
     next_save: Instant,
     reported: (TrainingProgress, Option<Instant>),
 }
@@ -100,7 +104,7 @@ impl<'a> Publisher<'a> {
         let now = Instant::now();
         let next_save = now + interval(task).unwrap_or_default();
         let reported = (TrainingProgress::default(), None);
-        Ok(Self { task, store, layout, pod_uid, settings, root, tail, saved, next_save, reported })
+        Ok(Self { task, store, layout, pod_uid, settings, root, tail, saved, noisy_looks: 0, next_save, reported })
     }
 
     /// Saves and reports until `ended`, then publishes within the grace period.
@@ -145,14 +149,18 @@ impl<'a> Publisher<'a> {
         local::snapshot(&folder, self.settings.checkpoint.files).map_err(|e| Problem::local_file(&folder, &e))
     }
 
-    /// Saves a checkpoint that is new and is not being written at the moment.
+    /// Saves a checkpoint that is new and is not being written at the moment. A trainer that never pauses is saved all the same
+    /// after a few looks, if no file changes while it is copied: better than to lose everything with the pod.
     async fn save_when_quiet(&mut self) -> Result<(), Problem> {
         let first = self.scan()?;
         if first.is_empty() || first == self.saved {
             return Ok(());
         }
         tokio::time::sleep(self.settings.quiet).await;
-        if self.scan()? == first { self.save(first).await } else { Ok(()) }
+        let second = self.scan()?;
+        self.noisy_looks = if second == first { 0 } else { self.noisy_looks + 1 };
+        let waits = (1..MAX_NOISY_LOOKS).contains(&self.noisy_looks);
+        if waits { Ok(()) } else { self.save(second).await }
     }
 
     async fn save(&mut self, snapshot: Snapshot) -> Result<(), Problem> {
