@@ -226,9 +226,11 @@ class Demo:
         self.approved(version)
         say(f"  killing a server pod of the stable revision: {self.ns.delete_pod('millrace.dev/component=server', force=False)}")
         self.stable_is(version)
-        status = self.ns.get("modelversion", version)["status"]
-        difference = next((gate for gate in status["gates"] if gate.get("baseline") is not None and "champion" in gate["message"].lower()), None)
-        say(f"  against the champion on the new test split: {difference['message'] if difference else status['gates']}")
+        gates = self.ns.get("modelversion", version)["status"]["gates"]
+        champion = next(gate for gate in gates if gate["name"].endswith("vs champion"))
+        say(f"  on the new test split: {champion['message']}")
+        if champion["verdict"] != "Pass" or champion["interval"][0] <= 0:
+            raise Failed(f"{version} does not beat the champion: {champion}")
 
     def summary(self):
         say("=== summary")

@@ -56,6 +56,7 @@ pub struct Metrics {
     requests: Family<ByRequest, Counter>,
     writes: Family<ByWrite, Counter>,
     leader: Gauge,
+    memory: Gauge,
 }
 
 impl Default for Metrics {
@@ -65,6 +66,7 @@ impl Default for Metrics {
             Family::new_with_constructor((|| Histogram::new(exponential_buckets(0.001, 2.5, 12))) as fn() -> Histogram);
         let (reconciles, errors, retries) = (Family::default(), Family::default(), Family::default());
         let (requests, writes, leader) = (Family::default(), Family::default(), Gauge::default());
+        let memory = Gauge::default();
         registry.register("controller_runtime_reconcile", "Reconciles by controller and result", reconciles.clone());
         registry.register("controller_runtime_reconcile_errors", "Failed reconciles by controller", errors.clone());
         registry.register(
@@ -80,8 +82,9 @@ impl Default for Metrics {
         );
         registry.register("millrace_api_writes", "Writes to the API server by resource and verb", writes.clone());
         registry.register("leader_election_master_status", "1 while this replica leads", leader.clone());
+        registry.register("process_resident_memory_bytes", "Resident memory of this process", memory.clone());
         let registry = Arc::new(registry);
-        Self { registry, reconciles, errors, durations, retries, requests, writes, leader }
+        Self { registry, reconciles, errors, durations, retries, requests, writes, leader, memory }
     }
 }
 
@@ -110,6 +113,7 @@ impl Metrics {
 
     /// All metrics in the OpenMetrics text format.
     pub fn text(&self) -> String {
+        self.memory.set(resident_memory().unwrap_or(0));
         let mut text = String::new();
         // Writing to a String can't fail; an empty answer would show it if it did.
         let _ = encode(&mut text, &self.registry);
@@ -123,6 +127,14 @@ impl Metrics {
             self.writes.get_or_create(&ByWrite { resource: request.resource.clone(), verb }).inc();
         }
     }
+}
+
+/// Bytes, as the kernel tells them; nothing on systems without `/proc`.
+fn resident_memory() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 /// What a request to the API server is about.
