@@ -133,7 +133,8 @@ impl Evidence {
             }
             let Some(sketches) = &pod.sketches else { continue };
             let predictions = field_counts(&sketches.predictions);
-            if is_new {
+            // What a server told for the first time may reach back before the rollout: only what comes after is compared.
+            if is_new || !self.servers.knows(&sketches.boot_id) {
                 self.servers.baseline(&sketches.boot_id, &predictions);
             } else if let Some(mut added) = self.servers.delta(&sketches.boot_id, &predictions) {
                 added.retain(|_, counts| bins::total(counts) > 0);

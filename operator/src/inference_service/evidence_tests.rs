@@ -175,6 +175,19 @@ fn predictions_of_all_pods_are_added() {
 }
 
 #[test]
+fn what_a_server_saw_before_it_was_first_heard_is_not_compared() {
+    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut silent = pod("s", "stable", 0, true, 9_000);
+    silent.sketches = None;
+    looked(&mut evidence, 2, 5, vec![], &[pod("c", "canary", 0, true, 0), silent]);
+    looked(&mut evidence, 2, 5, vec![], &[pod("c", "canary", 0, true, 4), pod("s", "stable", 0, true, 9_050)]);
+    looked(&mut evidence, 2, 5, vec![], &[pod("c", "canary", 0, true, 6), pod("s", "stable", 0, true, 9_080)]);
+    let (canary, stable) = evidence.counts.totals();
+    assert_eq!(canary.predictions["label"].bins, [6, 0]);
+    assert_eq!(stable.predictions["label"].bins, [30, 0]);
+}
+
+#[test]
 fn it_is_known_since_when_no_pod_of_the_canary_is_ready() {
     let mut evidence = Evidence::of(None, "canary", "stable");
     looked_at(&mut evidence, 1, 2, 5, vec![], &[pod("c", "canary", 0, true, 0)]);
