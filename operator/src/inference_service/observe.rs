@@ -71,11 +71,10 @@ pub async fn observe(
     let ours = format!("{INFERENCE_SERVICE}={name}");
     let of_revisions = format!("{ours},{REVISION}");
     let routers_selector = format!("{COMPONENT}={}", component::ROUTER);
-    let (deployments, services, budgets, maps, pods, routers, siblings, front, (versions, recorded)) = try_join!(
+    let (deployments, services, budgets, pods, routers, siblings, front, (versions, recorded)) = try_join!(
         cluster.list::<Deployment>(&namespace, &of_revisions),
         cluster.list::<Service>(&namespace, &of_revisions),
         cluster.list::<PodDisruptionBudget>(&namespace, &of_revisions),
-        cluster.list::<ConfigMap>(&namespace, &ours),
         cluster.list::<Pod>(&namespace, &of_revisions),
         cluster.list::<Pod>(&namespace, &routers_selector),
         siblings(cluster, &namespace),
@@ -84,7 +83,13 @@ pub async fn observe(
     )?;
     let (pods, routers) = futures::join!(servers(scrape, &pods), answers(scrape, &routers));
     let sources = sources(cluster, service, &namespace, &recorded).await?;
-    let map = |name: String| maps.iter().find(|map| map.name_any() == name).cloned();
+    // Read by name: an outdated list that lacks them would begin the evidence anew and lose what was counted.
+    let (plan, evidence, monitoring) = (plan_name(&name), evidence_name(&name), monitoring_name(&name));
+    let (plan, evidence, monitoring) = try_join!(
+        cluster.get::<ConfigMap>(&namespace, &plan),
+        cluster.get::<ConfigMap>(&namespace, &evidence),
+        cluster.get::<ConfigMap>(&namespace, &monitoring),
+    )?;
     Ok(Observed {
         versions,
         recorded,
@@ -92,9 +97,9 @@ pub async fn observe(
         services: owned(owner, services),
         budgets: owned(owner, budgets),
         pods,
-        plan: map(plan_name(&name)),
-        evidence: map(evidence_name(&name)),
-        monitoring: map(monitoring_name(&name)),
+        plan,
+        evidence,
+        monitoring,
         routers,
         siblings,
         front_trouble: front.filter(|front| !owner.owns(front.meta())).map(|front| taken(&front)),
