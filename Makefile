@@ -46,7 +46,7 @@ crds: ## generate the CustomResourceDefinitions from crds/src
 .PHONY: bench
 bench: ## served rate beside in-process ONNX Runtime and a bare HTTP echo, in one run
 	@deploy/images/fetch-onnxruntime >/dev/null
-	@cargo bench --quiet -p millrace-inference-server --profile release
+	@cargo bench -p millrace-inference-server --profile dev
 
 .PHONY: fmt
 fmt: ## format the code

@@ -60,16 +60,19 @@ def condition(thing, kind):
 
 
 def wait(what, look, deadline, tell=None, every=0.5):
-    """Calls `look` until it returns something true, and returns that; prints what `tell` says whenever it changes."""
-    began, told = time.monotonic(), None
+    """Calls `look` until it returns something true, and returns that. Prints what `tell` says when it changes; where only numbers
+    change, every five seconds."""
+    began, told, told_at = time.monotonic(), None, 0.0
+    words = lambda text: "".join(letter for letter in text or "" if not letter.isdigit())
     while True:
         found = look()
         if found:
             say(f"  {what}: {time.monotonic() - began:.1f} s")
             return found
         now_telling = tell() if tell else None
-        if now_telling and now_telling != told:
-            told = now_telling
+        is_news = words(now_telling) != words(told) or time.monotonic() - told_at > 5
+        if now_telling and now_telling != told and is_news:
+            told, told_at = now_telling, time.monotonic()
             say(f"    {told}")
         if time.monotonic() - began > deadline:
             raise Failed(f"waited {deadline} s in vain for: {what}" + (f" (last: {told})" if told else ""))
