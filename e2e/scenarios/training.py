@@ -9,7 +9,8 @@ NS = Namespace("bad-input")
 
 # Counts to ten, a step every second, and writes each step as a checkpoint; then leaves a model that is not one, which is enough here.
 TRAINER = """
-import json, os, pathlib, time
+import json, os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 kept = pathlib.Path('/millrace/checkpoint/step')
 step = int(kept.read_text()) if kept.exists() else 0
 print('starts at', step, flush=True)
