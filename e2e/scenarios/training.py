@@ -42,7 +42,7 @@ spec:
       - |
 {lines}
   checkpoint: {{intervalSeconds: 1, keep: 2}}
-  restarts: {{max: 1}}
+  restarts: {{max: 2}}
   modelVersion: {{task: Classification}}
   {extra}
 """
