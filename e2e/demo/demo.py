@@ -9,7 +9,6 @@ import tempfile
 import time
 
 import numpy as np
-import pandas as pd
 
 import bad_models
 from kube import Failed, Namespace, condition, kubectl, main_exit, say, wait
@@ -139,8 +138,7 @@ class Demo:
         self.summer = tables["summer"].to_csv(index=False).encode()
         kubectl("create", "namespace", NAMESPACE, check=False)
         kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
-        address = kubectl("get", "service", "millrace-store", "-o", "jsonpath={.spec.clusterIP}", namespace=SYSTEM)
-        self.store = Store(self.ns, f"http://{address}:8333")
+        self.store = Store(self.ns)
         self.store.clear("lake/flights/")
         uri = self.store.put("lake/flights/2013-winter.csv", tables["winter"].to_csv(index=False).encode())
         say(f"  {len(tables['winter'])} flights of January and February 2013 are in {uri}")
@@ -296,7 +294,6 @@ spec:
 """
 
 if __name__ == "__main__":
-    pd.options.mode.copy_on_write = True
     demo = Demo()
     demo.run()
     main_exit(demo.failures)

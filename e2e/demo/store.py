@@ -11,17 +11,22 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 
+from kube import kubectl
+
 FEATURES = ["dep_delay", "distance", "hour", "weekday", "temp", "humid", "wind_speed", "precip", "visib"]
 
 
 class Store:
-    def __init__(self, namespace, endpoint=None):
+    """Reached at the cluster address of the embedded store: names inside the cluster do not resolve outside of it."""
+
+    def __init__(self, namespace):
+        address = kubectl("get", "service", "millrace-store", "-o", "jsonpath={.spec.clusterIP}", namespace="millrace-system")
         data = namespace.get("secret", "millrace-store")["data"]
         value = {key: base64.b64decode(text).decode() for key, text in data.items()}
         self.bucket = value["url"].removeprefix("s3://").split("/")[0]
         self.client = boto3.client(
             "s3",
-            endpoint_url=endpoint or value["AWS_ENDPOINT"],
+            endpoint_url=f"http://{address}:8333",
             region_name=value["AWS_REGION"],
             aws_access_key_id=value["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=value["AWS_SECRET_ACCESS_KEY"],

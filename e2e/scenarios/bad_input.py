@@ -152,8 +152,7 @@ def versions(store):
 
 
 def main():
-    address = kubectl("get", "service", "millrace-store", "-o", "jsonpath={.spec.clusterIP}", namespace="millrace-system")
-    store = Store(NS, f"http://{address}:8333")
+    store = Store(NS)
     store.put("good/a.csv", GOOD_CSV.encode())
     NS.apply(dataset("good", "good/"))
     heals("dataset", "good")

@@ -29,9 +29,8 @@ def main():
         if answer != expected:
             raise Failed(f"the operator {verb} {thing} in {namespace}: {answer}, expected {expected}")
     say("  the operator has its Roles and nothing else")
-    address = kubectl("get", "service", "millrace-store", "-o", "jsonpath={.spec.clusterIP}", namespace="millrace-system")
     for namespace in (A, B):
-        Store(namespace, f"http://{address}:8333").put("watched/a.csv", CSV.encode())
+        Store(namespace).put("watched/a.csv", CSV.encode())
         namespace.apply(dataset(namespace.name))
     newest = lambda namespace: sorted((d for d in namespace.list("datasets") if d["metadata"]["name"].startswith("watched-")),
                                       key=lambda d: d["metadata"]["creationTimestamp"])[-1]

@@ -86,8 +86,7 @@ print(answer)
 
 
 def main():
-    address = kubectl("get", "service", "millrace-store", "-o", "jsonpath={.spec.clusterIP}", namespace="millrace-system")
-    buckets(Store(A, f"http://{address}:8333"), Store(B, f"http://{address}:8333"))
+    buckets(Store(A), Store(B))
     dataset_of_the_other()
     accounts()
     network()

@@ -9,10 +9,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
-        core::v1::{
-            ConfigMap, Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, Service, ServicePort,
-            ServiceSpec,
-        },
+        core::v1::{ConfigMap, Container, PodSpec, PodTemplateSpec, Probe, Service, ServicePort, ServiceSpec},
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
     apimachinery::pkg::{
@@ -36,6 +33,7 @@ use super::{
     evidence::EVIDENCE_KEY,
     pods::SERVER_CONTAINER,
     routing::{plan_name, revision_name},
+    shared::{port, probe},
 };
 use crate::{
     Error,
@@ -186,22 +184,6 @@ fn pod(
     };
     schedule(&mut pod, server.scheduling.as_ref());
     Ok(pod)
-}
-
-fn port(name: &str, number: i32) -> ContainerPort {
-    ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
-}
-
-fn probe(path: &str) -> Probe {
-    Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(path.to_owned()),
-            port: IntOrString::String("admin".to_owned()),
-            ..HTTPGetAction::default()
-        }),
-        timeout_seconds: Some(2),
-        ..Probe::default()
-    }
 }
 
 /// Where routers find the ready pods of a revision.

@@ -247,11 +247,11 @@ fn apart() -> Affinity {
     }
 }
 
-fn port(name: &str, number: i32) -> ContainerPort {
+pub(super) fn port(name: &str, number: i32) -> ContainerPort {
     ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
 }
 
-fn probe(path: &str) -> Probe {
+pub(super) fn probe(path: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
