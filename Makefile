@@ -11,16 +11,25 @@ help: ## list what can be made
 
 include e2e/cluster/cluster.mk
 
+.PHONY: packages
+packages: ## install the Debian packages that building and testing need, those that are missing
+	@e2e/cluster/packages build
+
+# The same before anything that ends with a cluster: a package that cannot be had is told before half an hour of building.
+.PHONY: packages-all
+packages-all:
+	@e2e/cluster/packages all
+
 .PHONY: demo
-demo: ## the whole loop on a real local Kubernetes, under live traffic (cold about 45 minutes, warm about 8)
+demo: packages-all ## the whole loop on a real local Kubernetes, under live traffic (cold about 45 minutes, warm about 8)
 	@e2e/demo/run
 
 .PHONY: test
-test: check test-rust test-cluster ## everything: static checks, Rust tests on a real API server, the demo's acts on a real cluster
+test: packages-all check test-rust test-cluster ## everything: static checks, Rust tests on a real API server, the demo's acts on a real cluster
 	@echo "all tests passed; stages and times are above"
 
 .PHONY: check
-check: ## formatting, lints, licences, generated files, chart
+check: packages ## formatting, lints, licences, generated files, chart
 	@$(STAGE) "format" cargo fmt --all --check
 	@$(STAGE) "clippy" cargo clippy --workspace --all-targets -- -D warnings
 	@$(STAGE) "licences and sources" e2e/deny
@@ -28,30 +37,57 @@ check: ## formatting, lints, licences, generated files, chart
 	@$(STAGE) "chart" e2e/chart-test
 
 .PHONY: test-rust
-test-rust: ## unit tests and tests on a real kube-apiserver and etcd
+test-rust: packages ## unit tests and tests on a real kube-apiserver and etcd
 	@$(STAGE) "programs of the cluster" e2e/cluster/tools-build
 	@$(STAGE) "ONNX Runtime and S3 server" bash -c 'deploy/images/fetch-onnxruntime && deploy/images/fetch-seaweedfs'
 	@$(STAGE) "Rust tests" e2e/rust-tests
+	@$(STAGE) "conformance of the server" e2e/conformance/run cases clients bugs nodes
+	@$(STAGE) "the CUDA build without a GPU" e2e/cuda-without-gpu
 
 .PHONY: test-cluster
-test-cluster: ## the cluster's own tests, the samples and the demo's acts, on a cluster of their own
+test-cluster: packages-all ## the cluster's own tests, the samples and the demo's acts, on a cluster of their own
 	@$(STAGE) "the local cluster" e2e/cluster/tests/run
 	@$(STAGE) "scenarios on a real cluster" e2e/scenarios/run
 
 .PHONY: crds
-crds: ## generate the CustomResourceDefinitions from crds/src
+crds: packages ## generate the CustomResourceDefinitions from crds/src
 	@cargo run --quiet -p millrace-crds --bin crdgen
 	@cp crds/manifests/*.yaml charts/millrace/files/crds/
 
 .PHONY: bench
-bench: ## served rate beside in-process ONNX Runtime and a bare HTTP echo, in one run
+bench: packages ## served rate beside in-process ONNX Runtime and a bare HTTP echo, in one run
 	@deploy/images/fetch-onnxruntime >/dev/null
 	@cargo bench -p millrace-inference-server --profile dev
+
+.PHONY: conformance
+conformance: packages ## the protocol's clauses over REST, binary and gRPC, on our server or on any: URL=http://host:port [GRPC=host:port]
+	@e2e/conformance/run $(if $(URL),--url $(URL) $(if $(GRPC),--grpc $(GRPC)))
+
+.PHONY: conformance-nodes
+conformance-nodes: packages ## the node tests of the onnx package through every wire of our server, beside ONNX Runtime in process
+	@e2e/conformance/run nodes
+
+.PHONY: bench-peers
+bench-peers: packages ## our server beside MLServer, KServe, LitServe, BentoML, Ray Serve, FastAPI and furnace-server, on one core each
+	@e2e/bench/peers/run
+
+.PHONY: soak
+soak: ## a million requests over 200 events on a real cluster, none may fail (over an hour); NAIVE=1: a careless configuration, which must fail
+	@e2e/soak/run $(if $(NAIVE),--naive,--long)
+
+.PHONY: fuzz
+fuzz: packages ## millions of wrong requests, headers, messages and models; FUZZ_CASES of each form, then FUZZ_SECONDS over sockets
+	@e2e/bench/fuzz
+
+.PHONY: bench-router
+bench-router: packages ## the router beside nginx, Envoy and Traefik doing the same split, on one core each, in one run; and 5,000 services
+	@e2e/bench/router
+	@cargo run --quiet -p millrace-router --example many_services
 
 .PHONY: fmt
 fmt: ## format the code
 	@cargo fmt --all
 
 .PHONY: onnxruntime
-onnxruntime: ## fetch libonnxruntime.so into the cache
+onnxruntime: packages ## fetch libonnxruntime.so into the cache
 	@deploy/images/fetch-onnxruntime

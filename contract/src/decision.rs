@@ -57,6 +57,8 @@ pub enum Question {
     Promote,
     /// Does the rollout go back?
     Rollback,
+    /// How would a version do that gets copies of live requests?
+    Rehearse,
     /// Is a new model trained?
     Retrain,
     /// Has the traffic drifted?

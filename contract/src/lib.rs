@@ -9,9 +9,14 @@ pub mod decision;
 pub mod digest;
 pub mod evaluation;
 pub mod model;
+pub mod placement;
+pub mod repository;
 pub mod routing;
+pub mod routing_policy;
 pub mod server;
+pub mod server_options;
 pub mod sketch;
+pub mod traffic;
 pub mod training;
 pub mod worker;
 

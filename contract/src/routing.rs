@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::routing_policy::RoutingPolicy;
+
 /// Key of the plan in its ConfigMap.
 pub const PLAN_KEY: &str = "plan.json";
 /// Port of the router's front door.
@@ -14,9 +16,13 @@ pub const SERVER_PORT: i32 = 8080;
 pub const ADMIN_PORT: i32 = 9090;
 /// Answer header that names the revision that answered.
 pub const REVISION_HEADER: &str = "x-millrace-revision";
+/// Answer header that says why the fallback revision answered: `overload`, `absence` or `outage`.
+pub const FALLBACK_HEADER: &str = "x-millrace-fallback";
+/// Request header of a copy for a mirror: its answer goes nowhere.
+pub const MIRROR_HEADER: &str = "x-millrace-mirror";
 
 /// How requests of one InferenceService are shared out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoutingPlan {
     /// Name of the InferenceService: the host name's first label, and the model's name in the protocol.
@@ -34,6 +40,9 @@ pub struct RoutingPlan {
     pub timeout_milliseconds: u64,
     /// Largest request body, in bytes.
     pub max_body_bytes: u64,
+    /// How requests are treated beside the split.
+    #[serde(default)]
+    pub policy: RoutingPolicy,
 }
 
 /// One revision in a plan.

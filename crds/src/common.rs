@@ -99,7 +99,35 @@ pub fn short_texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "maxProperties": 64, "additionalProperties": {"type": "string", "maxLength": 1024}})
 }
 
+/// Decisions that a status keeps, newest first.
+pub const MAX_DECISIONS: usize = 10;
+
 /// Observed generation while nothing has been observed.
 pub fn never_observed() -> i64 {
     -1
+}
+
+/// The status of an object that nobody has looked at: each field by its default.
+pub(crate) fn unobserved<S: serde::de::DeserializeOwned>() -> S {
+    serde_json::from_value(serde_json::Value::Object(serde_json::Map::new()))
+        .expect("every field of a status has a default")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        dataset::DatasetStatus, inference_service::InferenceServiceStatus, model_version::ModelVersionStatus,
+        training_job::TrainingJobStatus,
+    };
+
+    #[test]
+    fn a_status_that_nobody_wrote_says_that_nothing_was_observed() {
+        let generations = [
+            DatasetStatus::default().observed_generation,
+            TrainingJobStatus::default().observed_generation,
+            ModelVersionStatus::default().observed_generation,
+            InferenceServiceStatus::default().observed_generation,
+        ];
+        assert_eq!(generations, [-1; 4]);
+    }
 }

@@ -19,5 +19,11 @@ pub const APPROVED: &str = "Approved";
 pub const ROLLOUT_SUCCEEDED: &str = "RolloutSucceeded";
 /// InferenceService: inputs have drifted from the training data.
 pub const DRIFTED: &str = "Drifted";
-/// InferenceService: a command overrides the spec.
+/// InferenceService: a command decided instead of the evidence; present only while True.
 pub const OVERRIDDEN: &str = "Overridden";
+/// InferenceService: a person keeps the rollout from going forward.
+pub const PAUSED: &str = "Paused";
+/// InferenceService: every revision that routes and the fallback name is served.
+pub const ROUTES_READY: &str = "RoutesReady";
+/// InferenceService: every Gateway has accepted the HTTPRoute that was written last; present only while Gateways are asked for.
+pub const GATEWAY_READY: &str = "GatewayReady";

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::common::{Resources, RunStatus, Scheduling, never_observed};
+use crate::common::{Resources, RunStatus, Scheduling, never_observed, unobserved};
 
 /// What the data are and what they must satisfy.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -22,7 +22,8 @@ use crate::common::{Resources, RunStatus, Scheduling, never_observed};
     status = "DatasetStatus",
     derive = "PartialEq",
     doc = "Data from an object store, checked, split, profiled and frozen under a digest; each content is one immutable version.",
-    shortname = "ds",
+    // Not `ds`, which kubectl takes for DaemonSet.
+    shortname = "dset",
     category = "millrace",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
@@ -186,17 +187,7 @@ pub struct DatasetStatus {
 
 impl Default for DatasetStatus {
     fn default() -> Self {
-        Self {
-            observed_generation: never_observed(),
-            phase: None,
-            conditions: Vec::new(),
-            current: None,
-            history: Vec::new(),
-            expectations: None,
-            run: None,
-            handled_refresh: None,
-            next_refresh_time: None,
-        }
+        unobserved()
     }
 }
 

@@ -14,7 +14,7 @@ use millrace_contract::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{Resources, RunStatus, never_observed};
+use crate::common::{MAX_DECISIONS, Resources, RunStatus, never_observed, unobserved};
 
 /// What the model is, where it comes from, and what it must satisfy.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -231,23 +231,13 @@ pub struct ModelVersionStatus {
     pub run: Option<RunStatus>,
     /// Decisions, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("maxItems" = 10))]
+    #[schemars(extend("maxItems" = MAX_DECISIONS))]
     pub history: Vec<Decision>,
 }
 
 impl Default for ModelVersionStatus {
     fn default() -> Self {
-        Self {
-            observed_generation: never_observed(),
-            phase: None,
-            conditions: Vec::new(),
-            tensors: None,
-            signature: None,
-            evaluation: None,
-            gates: Vec::new(),
-            run: None,
-            history: Vec::new(),
-        }
+        unobserved()
     }
 }
 

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    common::{EnvVar, Resources, Scheduling, never_observed},
+    common::{EnvVar, Resources, Scheduling, never_observed, unobserved},
     model_version::{Approval, Gate},
 };
 
@@ -242,18 +242,7 @@ pub struct TrainingJobStatus {
 
 impl Default for TrainingJobStatus {
     fn default() -> Self {
-        Self {
-            observed_generation: never_observed(),
-            phase: None,
-            conditions: Vec::new(),
-            start_time: None,
-            completion_time: None,
-            resolved: None,
-            job: None,
-            progress: None,
-            restarts: 0,
-            model_version: None,
-        }
+        unobserved()
     }
 }
 

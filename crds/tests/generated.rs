@@ -87,12 +87,15 @@ fn assert_only_added(path: &str, old: &Value, new: &Value) {
     for value in names(old, "enum") {
         assert!(names(new, "enum").contains(&value), "{path}: value {value} was removed");
     }
+    assert_same_meaning(path, old, new);
     for (bound, grows) in [
         ("maxLength", true),
         ("maxItems", true),
+        ("maxProperties", true),
         ("maximum", true),
         ("minLength", false),
         ("minItems", false),
+        ("minProperties", false),
         ("minimum", false),
     ] {
         if let (Some(before), Some(now)) = (old[bound].as_f64(), new[bound].as_f64()) {
@@ -108,6 +111,42 @@ fn assert_only_added(path: &str, old: &Value, new: &Value) {
         if old[key].is_object() {
             assert_only_added(&format!("{path}/{key}"), &old[key], &new[key]);
         }
+    }
+}
+
+/// Formats, patterns, defaults, and rules that an object of the older schema could break.
+fn assert_same_meaning(path: &str, old: &Value, new: &Value) {
+    for key in ["format", "pattern"] {
+        assert_eq!(old[key], new[key], "{path} changed its {key}");
+    }
+    assert!(old["nullable"] != true || new["nullable"] == true, "{path} is no longer nullable");
+    assert!(old["default"].is_null() || keeps_default(&old["default"], &new["default"]), "{path} changed its default");
+    let rules = |schema: &Value| -> Vec<String> {
+        let all = schema["x-kubernetes-validations"].as_array().cloned().unwrap_or_default();
+        all.iter().filter_map(|rule| rule["rule"].as_str().map(str::to_owned)).collect()
+    };
+    let names = |schema: &Value| -> Vec<String> {
+        schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    };
+    let (before, known) = (rules(old), names(old));
+    for rule in rules(new).iter().filter(|rule| !before.contains(rule)) {
+        let is_about_new = names(new).iter().any(|name| !known.contains(name) && rule.contains(name.as_str()));
+        assert!(is_about_new, "{path}: a rule was added that older objects may break: {rule}");
+    }
+}
+
+/// A default may only get parts that were not there before.
+fn keeps_default(old: &Value, new: &Value) -> bool {
+    match (old.as_object(), new.as_object()) {
+        (Some(old), Some(new)) => {
+            old.iter().all(|(key, value)| new.get(key).is_some_and(|kept| keeps_default(value, kept)))
+        }
+        _ => match (old.as_array(), new.as_array()) {
+            (Some(old), Some(new)) => {
+                old.len() == new.len() && old.iter().zip(new).all(|(old, new)| keeps_default(old, new))
+            }
+            _ => old == new,
+        },
     }
 }
 
@@ -133,4 +172,40 @@ fn a_new_required_field_is_noticed() {
     let old = serde_json::json!({"type": "object", "properties": {"a": {"type": "string"}}});
     let new = serde_json::json!({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]});
     assert_only_added("x", &old, &new);
+}
+
+#[test]
+fn a_change_that_older_objects_would_feel_is_noticed() {
+    let rule = |text: &str| serde_json::json!([{"rule": text}]);
+    let old = serde_json::json!({
+        "type": "object", "maxProperties": 4, "nullable": true, "default": {"a": 1}, "properties": {"a": {"type": "string"}},
+        "x-kubernetes-validations": rule("self.a != 'b'"),
+    });
+    let with = |key: &str, value: Value| {
+        let mut new = old.clone();
+        new[key] = value;
+        new
+    };
+    let more = serde_json::json!({"a": {"type": "string"}, "b": {"type": "string"}});
+    let mut about_new = with("properties", more);
+    about_new["x-kubernetes-validations"] = rule("self.a != self.b");
+    let cases = [
+        (with("x-kubernetes-validations", serde_json::json!([])), None),
+        (with("default", serde_json::json!({"a": 1, "b": 2})), None),
+        (about_new, None),
+        (with("x-kubernetes-validations", rule("self.a != 'c'")), Some("a rule was added")),
+        (with("default", serde_json::json!({"a": 2})), Some("changed its default")),
+        (with("maxProperties", serde_json::json!(3)), Some("maxProperties was tightened")),
+        (with("nullable", serde_json::json!(false)), Some("no longer nullable")),
+        (with("pattern", serde_json::json!("^a$")), Some("changed its pattern")),
+    ];
+    for (new, expected) in cases {
+        let found = std::panic::catch_unwind(|| assert_only_added("x", &old, &new)).err();
+        let said = found.map(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default());
+        match (said, expected) {
+            (None, None) => {}
+            (Some(said), Some(expected)) => assert!(said.contains(expected), "{said}"),
+            (said, expected) => panic!("found {said:?}, expected {expected:?}: {new}"),
+        }
+    }
 }

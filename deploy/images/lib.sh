@@ -10,7 +10,10 @@ BIN=$MILLRACE_CACHE/bin
 CACHE=$MILLRACE_CACHE/images
 IMAGE_PREFIX=${IMAGE_PREFIX:-localhost/millrace}
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$MILLRACE_CACHE/target}
-BASE_IMAGE=localhost/debian:bookworm-slim
+# The Debian release that images are made of: this machine's, for the programs in them are linked with its libc.
+DEBIAN=${DEBIAN:-$(. /etc/os-release && [[ ${ID:-} == debian ]] && echo "${VERSION_CODENAME:-}" || true)}
+DEBIAN=${DEBIAN:-bookworm}
+BASE_IMAGE=localhost/debian:$DEBIAN-slim
 export BUILDAH_ISOLATION=chroot
 
 die() {

@@ -7,7 +7,7 @@ export CLUSTER_NAME ?= millrace
 MILLRACE_IMAGES := operator router worker inference-server seaweedfs trainer-sklearn
 
 .PHONY: cluster
-cluster: ## bring the local Kubernetes up (CLUSTER=current checks the current context)
+cluster: packages-all ## bring the local Kubernetes up (CLUSTER=current checks the current context)
 	@e2e/cluster/up
 
 .PHONY: cluster-down
@@ -15,13 +15,13 @@ cluster-down: ## stop the local Kubernetes and leave nothing behind
 	@e2e/cluster/down
 
 .PHONY: cluster-tools
-cluster-tools: ## build the programs of the cluster into the cache
+cluster-tools: packages ## build the programs of the cluster into the cache
 	@e2e/cluster/tools-build
 
 .PHONY: images
-images: ## build the images whose inputs changed, and bring them to the cluster
+images: packages-all ## build the images whose inputs changed, and bring them to the cluster
 	@e2e/cluster/images $(MILLRACE_IMAGES)
 
 .PHONY: cluster-test
-cluster-test: ## test that the cluster starts, works, restarts and leaves nothing
+cluster-test: packages-all ## test that the cluster starts, works, restarts and leaves nothing
 	@e2e/cluster/tests/run

@@ -8,6 +8,25 @@ from onnx import TensorProto, helper, numpy_helper
 FAR_MILES = 4000.0
 DISTANCE = 1  # column of the feature vector
 
+MANIFEST = """
+apiVersion: millrace.dev/v1alpha1
+kind: ModelVersion
+metadata:
+  name: flights-$NUMBER
+spec:
+  model: flights
+  version: $NUMBER
+  artifact: {uri: "$URI", digest: "$DIGEST"}
+  source:
+    external: {origin: "made for the demo: $WHAT"}
+  evaluation:
+    dataset: flights
+    task: Classification
+    gates:
+      - {metric: accuracy, threshold: 0.85}
+      - {metric: roc_auc, champion: {margin: 0.01}}
+"""
+
 
 def constant(name, array):
     return numpy_helper.from_array(np.asarray(array), name)

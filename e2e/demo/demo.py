@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 import bad_models
+from demands import Weights, problems_of_memory
 from kube import Failed, Namespace, condition, kubectl, main_exit, say, wait
 from store import FEATURES, Store, digest, probabilities, split
 
@@ -30,7 +31,7 @@ class Demo:
         self.ns, self.system = Namespace(NAMESPACE), Namespace(SYSTEM)
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="millrace-demo-"))
         self.store, self.models, self.live, self.client = None, {}, {}, None
-        self.times, self.failures, self.weights = {}, [], []
+        self.times, self.failures, self.weights, self.promoted = {}, [], Weights(), []
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -67,13 +68,12 @@ class Demo:
         def look():
             status = self.status()
             canary = status.get("canary") or {}
-            weight = canary.get("weight") or {}
-            if weight.get("measured") is not None and weight.get("accepted"):
-                self.weights.append((canary["modelVersion"], weight["intended"], weight["accepted"], round(weight["measured"], 1)))
+            self.weights.look(canary, self.stats()["sent"])
             if any(entry["modelVersion"] == version for entry in status.get("rejected", [])):
                 raise Failed(f"{version} was rejected: {status['rejected'][0]['message']}")
             return (status.get("stable") or {}).get("modelVersion") == version and not status.get("canary")
         wait(f"{version} is stable", look, deadline, self.tell_service)
+        self.promoted.append(version)
 
     # -- traffic -------------------------------------------------------------------------------------------------------
 
@@ -172,20 +172,33 @@ class Demo:
         self.know(version)
         self.approved(version)
         wait("the canary takes requests", lambda: ((self.status().get("canary") or {}).get("weight") or {}).get("accepted"), 120, self.tell_service)
-        say(f"  killing an operator pod and a router pod: {self.system.delete_pod('app.kubernetes.io/component=operator', force=True)}, "
-            f"{self.ns.delete_pod('millrace.dev/component=router')}")
+        leader = self.kill_leader()
+        say(f"  killing the operator's leader and a router pod: {leader}, {self.ns.delete_pod('millrace.dev/component=router')}")
+        self.another_leads(leader)
         self.stable_is(version)
         self.best = version
 
-    def bad_model(self, number, make, what):
+    def kill_leader(self):
+        """Kills the operator pod that holds the lease; returns its name."""
+        leader = self.system.get("lease", "millrace-operator")["spec"]["holderIdentity"]
+        kubectl("delete", "pod", leader, "--grace-period=0", "--force", namespace=SYSTEM)
+        return leader
+
+    def another_leads(self, former):
+        holder = lambda: self.system.get("lease", "millrace-operator")["spec"].get("holderIdentity")
+        wait("another operator pod leads", lambda: holder() not in (None, "", former), 60, holder)
+
+    def bad_model(self, number, make, what, reasons):
         name, data = f"flights-{number}", make(self.models[self.best])
         uri = self.store.put(f"models/external/{what}.onnx", data)
-        self.ns.apply(BAD_MODEL, NUMBER=number, URI=uri, DIGEST=digest(data), WHAT=what)
+        self.ns.apply(bad_models.MANIFEST, NUMBER=number, URI=uri, DIGEST=digest(data), WHAT=what)
         self.approved(name)
         began = time.monotonic()
         entry = wait(f"{name} ({what}) is rolled back", lambda: next(
             (entry for entry in self.status().get("rejected", []) if entry["modelVersion"] == name), None), 180, self.tell_service)
         say(f"  {entry['reason']}: {entry['message']}")
+        if entry["reason"] not in reasons:
+            raise Failed(f"{name} was rejected for {entry['reason']}, expected {' or '.join(reasons)}")
         self.times[f"  decision on {what}"] = time.monotonic() - began
         status = self.status()
         if status["stable"]["modelVersion"] != self.best or condition({"status": status}, "Ready")[0] != "True":
@@ -193,9 +206,11 @@ class Demo:
 
     def bad_models(self):
         number = int(self.best.rsplit("-", 1)[1]) + 1
-        for offset, (make, what) in enumerate([(bad_models.fails_on_some_inputs, "fails-on-some-inputs"), (bad_models.slow, "slow"),
-                                               (bad_models.kills_its_pod, "kills-its-pod")]):
-            self.bad_model(number + offset, make, what)
+        # A pod that is killed fails the requests it had in hand, too: which is enough first is chance.
+        for offset, (make, what, reasons) in enumerate([
+                (bad_models.fails_on_some_inputs, "fails-on-some-inputs", ["ErrorRate"]), (bad_models.slow, "slow", ["Latency"]),
+                (bad_models.kills_its_pod, "kills-its-pod", ["CanaryCrashed", "CanaryUnavailable", "ErrorRate"])]):
+            self.bad_model(number + offset, make, what, reasons)
 
     def drift(self):
         self.control(summer=0.97, far=0.03)
@@ -240,15 +255,10 @@ class Demo:
                 say(f"    {example}")
             if stats["failed"]:
                 self.failures.append(f"{stats['failed']} of {stats['sent']} requests failed")
-        steps = {}
-        for version, intended, accepted, measured in self.weights:
-            steps[(version, intended)] = (accepted, measured)
-        for (version, intended), (accepted, measured) in steps.items():
-            say(f"  weight of {version}: intended {intended} %, accepted {accepted} %, measured {measured} %")
+        self.failures += self.weights.problems(self.promoted)
         for title, seconds in self.times.items():
             say(f"  {seconds:6.1f} s  {title}")
-        for pod in self.system.list("pods", "app.kubernetes.io/component=operator"):
-            say(f"  memory of {pod['metadata']['name']}: {memory(pod)}")
+        self.failures += problems_of_memory(self.system.list("pods", "app.kubernetes.io/component=operator"))
 
     def run(self):
         try:
@@ -264,34 +274,6 @@ class Demo:
             self.stop_traffic()
             self.summary()
 
-
-def memory(pod):
-    """Resident memory of a pod's process as it reports it in its own metrics, in MiB."""
-    text = kubectl("get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{pod['metadata']['name']}:9090/proxy/metrics", check=False)
-    for line in text.splitlines():
-        if line.startswith("process_resident_memory_bytes"):
-            return f"{float(line.split()[-1]) / 2**20:.1f} MiB"
-    return "not reported"
-
-
-BAD_MODEL = """
-apiVersion: millrace.dev/v1alpha1
-kind: ModelVersion
-metadata:
-  name: flights-$NUMBER
-spec:
-  model: flights
-  version: $NUMBER
-  artifact: {uri: "$URI", digest: "$DIGEST"}
-  source:
-    external: {origin: "made for the demo: $WHAT"}
-  evaluation:
-    dataset: flights
-    task: Classification
-    gates:
-      - {metric: accuracy, threshold: 0.85}
-      - {metric: roc_auc, champion: {margin: 0.01}}
-"""
 
 if __name__ == "__main__":
     demo = Demo()

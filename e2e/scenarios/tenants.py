@@ -9,6 +9,8 @@ from kube import Failed, Namespace, condition, kubectl, say, wait
 from store import Store
 
 A, B = Namespace("tenant-a"), Namespace("tenant-b")
+FLIGHTS, SYSTEM = Namespace("flights"), Namespace("millrace-system")
+CSV = b"id,x\nr1,1\n"
 
 
 def refused(what, attempt):
@@ -23,7 +25,12 @@ def refused(what, attempt):
 
 
 def buckets(a, b):
-    b.put("data/secret.csv", b"id,x\nr1,1\n")
+    """Each reads its own: what is refused to a is not refused for want of a store that answers."""
+    for name, store, key in [("a", a, "data/own.csv"), ("b", b, "data/secret.csv")]:
+        store.put(key, CSV)
+        if store.client.get_object(Bucket=store.bucket, Key=key)["Body"].read() != CSV:
+            raise Failed(f"{name} does not read its own {key} as it was written")
+        say(f"  {name} writes and reads its own data")
     refused("a reads b's data", lambda: a.client.get_object(Bucket=b.bucket, Key="data/secret.csv"))
     refused("a writes into b's bucket", lambda: a.client.put_object(Bucket=b.bucket, Key="data/x", Body=b"x"))
     refused("a lists b's bucket", lambda: a.client.list_objects_v2(Bucket=b.bucket))
@@ -55,33 +62,65 @@ def accounts():
 
 
 def network():
-    """A pod of a tries the server and the router's admin port of another namespace; from the router's own namespace it is allowed."""
-    server = Namespace("flights").list("pods", "millrace.dev/component=server")[0]["status"]["podIP"]
-    overrides = {"spec": {"securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-                          "containers": [{"name": "try", "image": os.environ["TRAINER_IMAGE"], "imagePullPolicy": "IfNotPresent",
-                                          "command": ["python3", "-c", TRY.format(server=server)],
-                                          "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}]}}
-    kubectl("delete", "pod", "try", "--ignore-not-found", namespace=A.name)
-    kubectl("run", "try", "--restart=Never", f"--image={os.environ['TRAINER_IMAGE']}", f"--overrides={json.dumps(overrides)}", namespace=A.name)
-    wait("the try has ended", lambda: A.get("pod", "try")["status"]["phase"] in ("Succeeded", "Failed"), 90)
-    said = kubectl("logs", "try", namespace=A.name).strip()
-    kubectl("delete", "pod", "try", "--wait=false", namespace=A.name)
-    if said != "unreachable":
-        raise Failed(f"a pod of tenant-a reached the model server of another namespace: {said}")
-    say("  a pod of a cannot reach a model server of another namespace")
+    """Pods try the ports of a server and a router of flights. Those that may reach one show that the others are kept from it."""
+    server, router = address("server"), address("router")
+    targets = {"server": (server, 8080), "server's admin port": (server, 9090), "router": (router, 8080), "router's admin port": (router, 9090)}
+    tries = [(A, {}, ["router"]), (FLIGHTS, {"millrace.dev/component": "router"}, ["router", "server"]),
+             (SYSTEM, {}, ["router", "router's admin port", "server's admin port"])]
+    try:
+        for namespace, labels, _ in tries:
+            kubectl("delete", "pod", "try", "--ignore-not-found", namespace=namespace.name)
+            namespace.apply(json.dumps(pod(labels, targets)))
+        wrong = [f"from {namespace.name} with {labels}: reached {reached}, expected {expected}"
+                 for namespace, labels, expected in tries if (reached := reached_by(namespace)) != expected]
+    finally:
+        for namespace, _, _ in tries:
+            kubectl("delete", "pod", "try", "--ignore-not-found", "--wait=false", namespace=namespace.name, check=False)
+    if wrong:
+        raise Failed("; ".join(wrong))
+    say("  a pod of a reaches the router and nothing else; a router reaches the server, the operator's namespace the admin ports")
 
 
-# A new pod is open for a moment until the policies know it: three tries, the last one counts.
+def address(component):
+    pods = [pod for pod in FLIGHTS.list("pods", f"millrace.dev/component={component}") if condition(pod, "Ready")[0] == "True"]
+    if not pods:
+        raise Failed(f"no {component} of flights is ready, so nothing can be tried")
+    return pods[0]["status"]["podIP"]
+
+
+def pod(labels, targets):
+    """It is never ready: under the label of routers it must get none of their requests."""
+    container = {"name": "try", "image": os.environ["TRAINER_IMAGE"], "imagePullPolicy": "IfNotPresent",
+                 "command": ["python3", "-c", TRY, json.dumps(targets)], "readinessProbe": {"exec": {"command": ["false"]}},
+                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
+    security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try", "labels": labels}, "spec": {
+        "restartPolicy": "Never", "automountServiceAccountToken": False, "securityContext": security, "containers": [container]}}
+
+
+def reached_by(namespace):
+    """The names of the targets that the pod of a namespace reached, in order."""
+    phase = lambda: ((namespace.get("pod", "try") or {}).get("status") or {}).get("phase")
+    wait(f"the try of {namespace.name} has ended", lambda: phase() in ("Succeeded", "Failed"), 90, phase)
+    said = kubectl("logs", "try", namespace=namespace.name).strip()
+    if phase() != "Succeeded":
+        raise Failed(f"the try of {namespace.name} itself failed: {said[-300:]}")
+    return json.loads(said)
+
+
+# A new pod is open for a moment until the policies know it, and those that let it in do not either: three tries, the last one counts.
 TRY = """
-import socket, time
+import json, socket, sys, time
+def is_reached(address, port):
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+        return True
+    except OSError:
+        return False
 for attempt in range(3):
     time.sleep(1)
-    try:
-        socket.create_connection(("{server}", 8080), timeout=2).close()
-        answer = "reached"
-    except OSError:
-        answer = "unreachable"
-print(answer)
+    reached = sorted(name for name, target in json.loads(sys.argv[1]).items() if is_reached(*target))
+print(json.dumps(reached))
 """
 
 

@@ -2,16 +2,14 @@
 interval of the binomial distribution."""
 
 import http.client
-import json
 import threading
 
 from scipy.stats import binom
 
-from kube import Failed, Namespace, kubectl, say, wait
+from kube import Failed, kubectl, say, wait
+from served import BODY, NS, address_of, approved, status_of
 
-NS = Namespace("flights")
 REQUESTS, SHARE, THREADS = 4000, 0.05, 8
-ROW = [0.0, 1000.0, 12.0, 3.0, 40.0, 60.0, 10.0, 0.0, 10.0]
 
 
 def service(version):
@@ -28,13 +26,8 @@ spec:
 """
 
 
-def status():
-    return (NS.get("inferenceservice", "weights") or {}).get("status") or {}
-
-
 def count(address, fresh):
     """Sends the requests from several threads; returns how many each revision answered."""
-    body = json.dumps({"inputs": [{"name": "X", "shape": [1, len(ROW)], "datatype": "FP32", "data": ROW}]})
     counts, lock, problems = {}, threading.Lock(), []
 
     def send():
@@ -43,7 +36,7 @@ def count(address, fresh):
             for _ in range(REQUESTS // THREADS):
                 if fresh:
                     connection.close()
-                connection.request("POST", "/v2/models/weights/infer", body)
+                connection.request("POST", "/v2/models/weights/infer", BODY)
                 response = connection.getresponse()
                 response.read()
                 with lock:
@@ -63,14 +56,13 @@ def count(address, fresh):
 
 
 def main():
-    versions = sorted((v for v in NS.list("modelversions") if v["status"]["phase"] == "Approved"), key=lambda v: v["spec"]["version"])
-    first, second = versions[0]["metadata"]["name"], versions[1]["metadata"]["name"]
+    first, second = (version["metadata"]["name"] for version in approved()[:2])
     NS.apply(service(first))
-    wait(f"{first} is stable", lambda: (status().get("stable") or {}).get("modelVersion") == first and not status().get("canary"), 120)
+    wait(f"{first} is stable", lambda: (status_of("weights").get("stable") or {}).get("modelVersion") == first and not status_of("weights").get("canary"), 120)
     NS.apply(service(second))
-    wait("every router follows 5 %", lambda: ((status().get("canary") or {}).get("weight") or {}).get("accepted") == 5, 120, lambda: status().get("nextStep"))
-    address = kubectl("get", "service", "weights", "-o", "jsonpath={.spec.clusterIP}", namespace=NS.name)
-    canary = status()["canary"]["revision"]
+    wait("every router follows 5 %", lambda: ((status_of("weights").get("canary") or {}).get("weight") or {}).get("accepted") == 5, 120, lambda: status_of("weights").get("nextStep"))
+    address = address_of("weights")
+    canary = status_of("weights")["canary"]["revision"]
     low, high = binom.interval(0.99, REQUESTS, SHARE)
     outside = []
     for kind in ("fresh", "kept"):

@@ -1,9 +1,13 @@
-//! The one ONNX Runtime of the process: found, loaded and kept. Telemetry off, as ONNX Runtime 1.29 and later send it by default on
-//! Linux. The images also set `ORT_DISABLE_TELEMETRY=1`, since a process cannot set its own environment safely.
+//! The one ONNX Runtime of the process: found, loaded and kept, with the one pool of threads that all sessions share. Telemetry off, as
+//! ONNX Runtime 1.29 and later send it by default on Linux. The images also set `ORT_DISABLE_TELEMETRY=1`, since a process cannot set its
+//! own environment safely.
 
 use std::{path::PathBuf, sync::OnceLock};
 
-use ort::{environment::Environment, logging::LogLevel};
+use ort::{
+    environment::{Environment, GlobalThreadPoolOptions},
+    logging::LogLevel,
+};
 
 static ENVIRONMENT: OnceLock<Result<Environment, MissingRuntime>> = OnceLock::new();
 
@@ -32,6 +36,11 @@ pub fn library_path() -> PathBuf {
     cache.join("millrace/lib/libonnxruntime.so")
 }
 
+/// Threads of the process' one pool, the thread that calls counted: as many as processors may be used.
+pub fn pool_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The environment of the process, made at the first call; what went wrong then is told again at every later one.
 pub(crate) fn environment() -> Result<&'static Environment, MissingRuntime> {
     ENVIRONMENT.get_or_init(start).as_ref().map_err(Clone::clone)
@@ -44,9 +53,21 @@ fn start() -> Result<Environment, MissingRuntime> {
         return Err(missing("there is no such file".to_owned()));
     }
     let builder = ort::environment::init_from(&path).map_err(|e| missing(e.to_string()))?;
-    let environment =
-        builder.with_name("millrace").with_telemetry(false).build().map_err(|e| missing(e.to_string()))?;
+    let environment = builder
+        .with_name("millrace")
+        .with_telemetry(false)
+        .with_global_thread_pool(pool().map_err(|e| missing(e.to_string()))?)
+        .build()
+        .map_err(|e| missing(e.to_string()))?;
     // Every failure is returned to the caller; a line a failed request on stderr would only fill the disk.
     environment.set_log_level(LogLevel::Fatal);
     Ok(environment)
+}
+
+/// Threads that wait do not spin: the processors belong to whoever has work, which is often another model or a socket.
+fn pool() -> ort::Result<GlobalThreadPoolOptions> {
+    GlobalThreadPoolOptions::default()
+        .with_intra_threads(pool_threads())?
+        .with_inter_threads(1)?
+        .with_spin_control(false)
 }

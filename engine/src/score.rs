@@ -171,6 +171,8 @@ fn push(data: &mut Data, column: Option<&Column>, row: usize) -> Option<()> {
         (Data::Bytes(texts), Column::Texts(values)) => texts.push(values.get(row)?.clone()),
         (Data::Bytes(_), Column::Numbers(_)) | (_, Column::Texts(_)) => return None,
         (Data::Fp64(numbers), Column::Numbers(values)) => numbers.push(*values.get(row)?),
+        (Data::Fp16(numbers), Column::Numbers(values)) => numbers.push(half::f16::from_f64(*values.get(row)?)),
+        (Data::Bf16(numbers), Column::Numbers(values)) => numbers.push(half::bf16::from_f64(*values.get(row)?)),
         (Data::Fp32(numbers), Column::Numbers(values)) => numbers.push(*values.get(row)? as f32),
         (Data::Bool(numbers), Column::Numbers(values)) => numbers.push(whole(*values.get(row)?)? != 0),
         (Data::Int64(numbers), Column::Numbers(values)) => numbers.push(whole(*values.get(row)?)?),

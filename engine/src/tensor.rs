@@ -3,7 +3,7 @@
 
 use ort::{
     session::SessionInputValue,
-    value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef},
+    value::{Tensor as OrtTensor, TensorElementType, TensorRef, TensorValueTypeMarker, Value},
 };
 
 use crate::{
@@ -23,6 +23,8 @@ pub enum Data {
     Int16(Vec<i16>),
     Int32(Vec<i32>),
     Int64(Vec<i64>),
+    Fp16(Vec<half::f16>),
+    Bf16(Vec<half::bf16>),
     Fp32(Vec<f32>),
     Fp64(Vec<f64>),
     Bytes(Vec<String>),
@@ -42,6 +44,8 @@ macro_rules! for_each_type {
             $crate::Data::Int16($values) => $body,
             $crate::Data::Int32($values) => $body,
             $crate::Data::Int64($values) => $body,
+            $crate::Data::Fp16($values) => $body,
+            $crate::Data::Bf16($values) => $body,
             $crate::Data::Fp32($values) => $body,
             $crate::Data::Fp64($values) => $body,
             $crate::Data::Bytes($values) => $body,
@@ -61,6 +65,8 @@ macro_rules! same_type {
             (Data::Int16($a), Data::Int16($b)) => $body,
             (Data::Int32($a), Data::Int32($b)) => $body,
             (Data::Int64($a), Data::Int64($b)) => $body,
+            (Data::Fp16($a), Data::Fp16($b)) => $body,
+            (Data::Bf16($a), Data::Bf16($b)) => $body,
             (Data::Fp32($a), Data::Fp32($b)) => $body,
             (Data::Fp64($a), Data::Fp64($b)) => $body,
             (Data::Bytes($a), Data::Bytes($b)) => $body,
@@ -82,6 +88,8 @@ impl Data {
             Datatype::Int16 => Self::Int16(Vec::with_capacity(capacity)),
             Datatype::Int32 => Self::Int32(Vec::with_capacity(capacity)),
             Datatype::Int64 => Self::Int64(Vec::with_capacity(capacity)),
+            Datatype::Fp16 => Self::Fp16(Vec::with_capacity(capacity)),
+            Datatype::Bf16 => Self::Bf16(Vec::with_capacity(capacity)),
             Datatype::Fp32 => Self::Fp32(Vec::with_capacity(capacity)),
             Datatype::Fp64 => Self::Fp64(Vec::with_capacity(capacity)),
             Datatype::Bytes => Self::Bytes(Vec::with_capacity(capacity)),
@@ -107,6 +115,8 @@ impl Data {
             Self::Int16(_) => Datatype::Int16,
             Self::Int32(_) => Datatype::Int32,
             Self::Int64(_) => Datatype::Int64,
+            Self::Fp16(_) => Datatype::Fp16,
+            Self::Bf16(_) => Datatype::Bf16,
             Self::Fp32(_) => Datatype::Fp32,
             Self::Fp64(_) => Datatype::Fp64,
             Self::Bytes(_) => Datatype::Bytes,
@@ -138,7 +148,7 @@ impl Data {
                 })* }
             };
         }
-        take!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp32, Fp64, Bytes)
+        take!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64, Bytes)
     }
 
     /// A copy of `count` elements from `start`; fewer at the end.
@@ -151,7 +161,7 @@ impl Data {
                 })* }
             };
         }
-        slice!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp32, Fp64, Bytes)
+        slice!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64, Bytes)
     }
 
     /// The element as a number: false is 0, true is 1, text is none.
@@ -166,6 +176,8 @@ impl Data {
             Self::Int16(v) => f64::from(*v.get(index)?),
             Self::Int32(v) => f64::from(*v.get(index)?),
             Self::Int64(v) => *v.get(index)? as f64,
+            Self::Fp16(v) => f64::from(*v.get(index)?),
+            Self::Bf16(v) => f64::from(*v.get(index)?),
             Self::Fp32(v) => f64::from(*v.get(index)?),
             Self::Fp64(v) => *v.get(index)?,
             Self::Bytes(_) => return None,
@@ -237,10 +249,10 @@ impl Tensor {
                 }
             };
         }
-        Ok(convert!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp32, Fp64))
+        Ok(convert!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64))
     }
 
-    pub(crate) fn from_ort(name: &str, value: &DynValue) -> Result<Self, RunError> {
+    pub(crate) fn from_ort<T: TensorValueTypeMarker + ?Sized>(name: &str, value: &Value<T>) -> Result<Self, RunError> {
         let failed = |e: ort::Error| RunError::Model(format!("output {name:?}: {e}"));
         macro_rules! extract {
             ($variant:ident) => {{
@@ -259,6 +271,8 @@ impl Tensor {
             Some(TensorElementType::Int16) => extract!(Int16),
             Some(TensorElementType::Int32) => extract!(Int32),
             Some(TensorElementType::Int64) => extract!(Int64),
+            Some(TensorElementType::Float16) => extract!(Fp16),
+            Some(TensorElementType::Bfloat16) => extract!(Bf16),
             Some(TensorElementType::Float32) => extract!(Fp32),
             Some(TensorElementType::Float64) => extract!(Fp64),
             Some(TensorElementType::String) => {
@@ -298,5 +312,16 @@ mod tests {
         assert_eq!(data.take_front(2), Data::Bytes(vec!["a".into(), "b".into()]));
         assert_eq!(data, Data::Bytes(vec!["c".into()]));
         assert_eq!(data.take_front(9), Data::Bytes(vec!["c".into()]));
+    }
+
+    #[test]
+    fn the_runtime_reads_numbers_where_they_lie() {
+        crate::runtime::environment().unwrap();
+        let values = vec![1.5_f32; 1000];
+        let lies_at = values.as_ptr();
+        let tensor = Tensor { shape: vec![10, 100], data: Data::Fp32(values) };
+        let SessionInputValue::View(view) = tensor.as_ort("X").unwrap() else { panic!("it was copied") };
+        let (_, seen) = view.try_extract_tensor::<f32>().unwrap();
+        assert_eq!(seen.as_ptr(), lies_at);
     }
 }

@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query, State},
     response::{IntoResponse, Response},
     routing::get,
 };
 use http::{StatusCode, header};
 use prometheus_client::registry::Registry;
+use serde::Deserialize;
 
-use crate::{metrics, status::Status};
+use crate::{
+    metrics,
+    status::{Status, Trouble},
+};
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", get(prometheus))
         .route("/v1/sketches", get(sketches))
         .route("/v1/status", get(status))
+        .route("/v1/models", get(models))
         .with_state(admin)
 }
 
@@ -44,11 +49,30 @@ async fn prometheus(State(admin): State<Arc<Admin>>) -> Response {
     ([(header::CONTENT_TYPE, kind)], metrics::render(&admin.registry)).into_response()
 }
 
-async fn sketches(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.status.serving() {
-        Ok(serving) => Json(serving.sketches.read()).into_response(),
-        Err(trouble) => (StatusCode::SERVICE_UNAVAILABLE, Json(trouble)).into_response(),
+/// Which model; where it is not said, the one that the server was started for.
+#[derive(Debug, Deserialize)]
+struct Whose {
+    model: Option<String>,
+    version: Option<String>,
+}
+
+async fn sketches(State(admin): State<Arc<Admin>>, Query(whose): Query<Whose>) -> Response {
+    let models = admin.status.models();
+    let loaded = match &whose.model {
+        Some(model) => models.loaded(model, whose.version.as_deref()).map_err(|refusal| refusal.message),
+        None => models.primary().ok_or_else(|| admin.status.report().message),
+    };
+    match loaded {
+        Ok(loaded) => Json(loaded.sketches.read()).into_response(),
+        Err(message) => {
+            let trouble = Trouble::new("NotLoaded", format!("{message}; of several models, name one: ?model=NAME"));
+            (StatusCode::SERVICE_UNAVAILABLE, Json(trouble)).into_response()
+        }
     }
+}
+
+async fn models(State(admin): State<Arc<Admin>>) -> Response {
+    Json(admin.status.models().known()).into_response()
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {

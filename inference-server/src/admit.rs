@@ -4,77 +4,161 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use millrace_contract::model::{TensorSpec, Tensors};
-use millrace_engine::{NamedTensor, element_count};
+use millrace_engine::{Data, NamedTensor, OutputClasses, Tensor, element_count};
 use tokio::sync::oneshot;
 
 use crate::{
+    beside::Aside,
     errors::{Reason, Refusal},
-    queue::{Reply, Work},
+    inline::Inline,
+    queue::{Entry, Full, Places, Reply, Work},
+    request::{Answer, Infer, Wanted},
     schedule::Schedule,
 };
 
-/// What the door needs to know of the model.
-#[derive(Clone, Debug)]
+/// What the door needs to know of the model, and where its requests go.
+#[derive(Debug)]
 pub struct Door {
-    tensors: Tensors,
-    /// Whether requests may share a run: every input and output has an open first axis.
-    batches: bool,
-    timeout: Duration,
-    schedule: Arc<Schedule>,
+    /// Name in the protocol.
+    pub name: Arc<str>,
+    /// Version in the protocol.
+    pub version: Option<Arc<str>>,
+    /// What the model takes and gives.
+    pub tensors: Tensors,
+    /// Inputs that may be left out: the model has values for them.
+    pub optional: Vec<TensorSpec>,
+    /// Outputs whose columns are classes that the model names.
+    pub classes: Vec<OutputClasses>,
+    /// Requests may share a run.
+    pub shares: bool,
+    /// Longest that a request may wait.
+    pub timeout: Duration,
+    /// Priority of requests that ask for none.
+    pub priority: u64,
+    /// Bounds what waits.
+    pub places: Arc<Places>,
+    /// Where requests wait for lanes.
+    pub schedule: Arc<Schedule>,
+    /// Where they are run without waiting, if the model has sessions on the cores.
+    pub inline: Option<Arc<Inline>>,
+    /// Response cache and payload log, where the model has them.
+    pub aside: OnceLock<Aside>,
+}
+
+/// Whether requests may share a run: every input and output has an open first axis.
+pub fn batches(tensors: &Tensors) -> bool {
+    let open = |spec: &TensorSpec| spec.shape.first() == Some(&-1);
+    !tensors.inputs.is_empty() && tensors.inputs.iter().chain(&tensors.outputs).all(open)
 }
 
 impl Door {
-    /// The door to a model that waits at most `timeout` in `schedule`.
-    pub fn new(tensors: Tensors, timeout: Duration, schedule: Arc<Schedule>) -> Self {
-        let open = |spec: &TensorSpec| spec.shape.first() == Some(&-1);
-        let batches = tensors.inputs.iter().chain(&tensors.outputs).all(open);
-        Self { tensors, batches, timeout, schedule }
-    }
-
     /// The model's tensors.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
     }
 
-    /// Checks the inputs, takes a place and queues them; the answer comes from the returned future.
+    /// Outputs whose columns are classes that the model names.
+    pub fn classes(&self) -> &[OutputClasses] {
+        &self.classes
+    }
+
+    /// Checks a request, waits for its turn and answers it with all outputs of the model. Dropped before it is done (the client went
+    /// away), it gives its place back at once.
     ///
     /// # Errors
-    /// [`Reason::InvalidTensor`], [`Reason::QueueFull`], [`Reason::Stopping`].
-    pub fn admit(&self, inputs: Vec<NamedTensor>, now: Instant) -> Result<Waiting, Refusal> {
-        let inputs = check(&self.tensors, inputs)?;
-        let permit = self.schedule.permit()?;
+    /// [`Reason::InvalidTensor`], [`Reason::QueueFull`], [`Reason::QueueTimeout`], [`Reason::ModelFailed`], [`Reason::Stopping`].
+    pub async fn infer(&self, request: Infer, now: Instant) -> Result<Answer, Refusal> {
+        let Infer { id, inputs, wanted, options } = request;
+        check_wanted(&self.tensors, &wanted)?;
+        let inputs = check(&self.tensors, &self.optional, inputs)?;
+        let answer_with =
+            |id, outputs| Answer { id, model: Arc::clone(&self.name), version: self.version.clone(), outputs };
+        let aside = match self.aside.get() {
+            None => None,
+            Some(aside) => match aside.before(id.as_deref(), &inputs, now) {
+                Ok(outputs) => return Ok(answer_with(id, outputs)),
+                Err(pending) => Some((aside, pending)),
+            },
+        };
+        let bytes = inputs.iter().map(|input| bytes_of(&input.tensor)).sum();
+        let permit = self.places.try_take(bytes).map_err(|full| self.full(full))?;
         let (reply, answer) = oneshot::channel();
-        let deadline = now + self.timeout;
+        let deadline = now + options.timeout.map_or(self.timeout, |asked| asked.min(self.timeout));
         let rows = inputs.first().map_or(1, |input| input.tensor.rows());
-        let key = if self.batches { batch_key(&inputs) } else { None };
-        self.schedule.push(permit, Work { inputs, rows, key, enqueued: now, deadline, reply })?;
-        Ok(Waiting { answer: Some(answer), schedule: Arc::clone(&self.schedule), deadline })
+        let priority = if options.priority == 0 { self.priority } else { options.priority };
+        let shares = self.shares && has_equal_rows(&inputs);
+        let work = Work { inputs, rows, shares, priority, enqueued: now, deadline, reply };
+        let mut waiting = Waiting { answer: Some(answer), schedule: Arc::clone(&self.schedule), deadline };
+        let entry = Entry { permit, work };
+        let core = self.inline.as_ref().and_then(|inline| Some((inline, inline.core(rows, bytes)?)));
+        let outputs = match core {
+            Some((inline, core)) => {
+                inline.push(core, entry);
+                // Its turn comes within microseconds, and looks at the deadline: no timer is worth it.
+                (&mut waiting).await?
+            }
+            None => {
+                self.schedule.push(entry)?;
+                waiting.answer().await?
+            }
+        };
+        if let Some((aside, pending)) = aside {
+            aside.after(pending, &outputs, now);
+        }
+        Ok(answer_with(id, outputs))
+    }
+
+    fn full(&self, full: Full) -> Refusal {
+        let message = match full {
+            Full::Requests(limit) => format!("all {limit} places of the queue are taken; try again later"),
+            Full::Bytes(limit) => format!("the requests that wait hold the {limit} bytes they may; try again later"),
+        };
+        Refusal::new(Reason::QueueFull, message)
     }
 }
 
-/// The shape of a row of each input; none when the inputs have different numbers of rows, or none.
-fn batch_key(inputs: &[NamedTensor]) -> Option<Vec<i64>> {
-    let rows = inputs.first()?.tensor.shape.first()?;
-    let equal = *rows > 0 && inputs.iter().all(|input| input.tensor.shape.first() == Some(rows));
-    equal.then(|| {
-        inputs
-            .iter()
-            .flat_map(|input| {
-                [input.tensor.shape.len() as i64].into_iter().chain(input.tensor.shape[1..].iter().copied())
-            })
-            .collect()
-    })
+fn bytes_of(tensor: &Tensor) -> usize {
+    match &tensor.data {
+        Data::Bytes(texts) => texts.iter().map(|text| text.len() + size_of::<String>()).sum(),
+        data => data.len() * data.datatype().bytes(),
+    }
 }
 
-/// The inputs in the model's order, if they are exactly those that it takes.
-fn check(tensors: &Tensors, mut given: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, Refusal> {
+/// There is a row, and as many in each input.
+fn has_equal_rows(inputs: &[NamedTensor]) -> bool {
+    let rows = |input: &NamedTensor| input.tensor.shape.first().copied();
+    let first = inputs.first().and_then(rows);
+    first.is_some_and(|first| first > 0) && inputs.iter().all(|input| rows(input) == first)
+}
+
+fn check_wanted(tensors: &Tensors, wanted: &[Wanted]) -> Result<(), Refusal> {
+    for Wanted { name, .. } in wanted {
+        if !tensors.outputs.iter().any(|spec| spec.name == *name) {
+            let has: Vec<&str> = tensors.outputs.iter().map(|spec| spec.name.as_str()).collect();
+            let message = format!("output {name:?} is unknown; the model has {}", has.join(", "));
+            return Err(Refusal::new(Reason::InvalidTensor, message));
+        }
+    }
+    Ok(())
+}
+
+/// The inputs in the model's order, if they are those that it takes; what may be left out comes last.
+fn check(tensors: &Tensors, optional: &[TensorSpec], mut given: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, Refusal> {
     let invalid = |message: String| Err(Refusal::new(Reason::InvalidTensor, message));
+    let is_ordered = given.len() == tensors.inputs.len()
+        && given.iter().zip(&tensors.inputs).all(|(input, spec)| input.name == spec.name);
+    if is_ordered {
+        for (spec, input) in tensors.inputs.iter().zip(&given) {
+            check_tensor(spec, input)?;
+        }
+        return Ok(given);
+    }
     let names = || tensors.inputs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
     let mut ordered = Vec::with_capacity(tensors.inputs.len());
     for spec in &tensors.inputs {
@@ -85,9 +169,16 @@ fn check(tensors: &Tensors, mut given: Vec<NamedTensor>) -> Result<Vec<NamedTens
         check_tensor(spec, &input)?;
         ordered.push(input);
     }
+    for spec in optional {
+        if let Some(index) = given.iter().position(|input| input.name == spec.name) {
+            let input = given.swap_remove(index);
+            check_tensor(spec, &input)?;
+            ordered.push(input);
+        }
+    }
     match given.first() {
         None => Ok(ordered),
-        Some(extra) if tensors.inputs.iter().any(|spec| spec.name == extra.name) => {
+        Some(extra) if tensors.inputs.iter().chain(optional).any(|spec| spec.name == extra.name) => {
             invalid(format!("input {:?} is given more than once", extra.name))
         }
         Some(extra) => invalid(format!("input {:?} is unknown; the model takes {}", extra.name, names())),

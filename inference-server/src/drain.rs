@@ -1,13 +1,7 @@
 //! The end of the process: not ready at once, serving on until load balancers have noticed, then no new connections, then the rest.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
-use http::{HeaderValue, Version, header};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::status::Status;
@@ -30,14 +24,4 @@ pub async fn announce(status: &Status, time_to_notice: Duration) {
     status.stop();
     tracing::info!(seconds = time_to_notice.as_secs_f64(), "stopping: not ready any more, still serving");
     tokio::time::sleep(time_to_notice).await;
-}
-
-/// While the server is stopping, every answer asks an HTTP/1.1 client to come back over a new connection, which then goes elsewhere.
-pub async fn ask_to_reconnect(State(status): State<Arc<Status>>, request: Request, next: Next) -> Response {
-    let http1 = request.version() <= Version::HTTP_11;
-    let mut response = next.run(request).await;
-    if http1 && status.is_stopping() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
 }

@@ -1,6 +1,8 @@
-//! Every way a request can be turned down, in one table: what it is called, which HTTP status it gets, whether to try again. Pure.
+//! Every way a request can be turned down, in one table: what it is called, which HTTP status and gRPC code it gets, whether to try
+//! again. Pure.
 
 use http::StatusCode;
+use tonic::Code;
 
 /// Why a request got no answer from the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,13 +33,17 @@ pub enum Reason {
     Stopping,
     /// The model ran and failed.
     ModelFailed,
+    /// A model could not be loaded as a client asked; what answered before goes on.
+    LoadFailed,
 }
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Status of the answer.
+    /// Status of the answer over HTTP.
     pub status: StatusCode,
+    /// Its code over gRPC.
+    pub grpc: Code,
     /// Word in metrics and logs.
     pub word: &'static str,
     /// Seconds after which another try makes sense.
@@ -46,7 +52,7 @@ pub struct Facts {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::InvalidRequest,
         Self::InvalidTensor,
         Self::Unsupported,
@@ -60,25 +66,29 @@ impl Reason {
         Self::NotReady,
         Self::Stopping,
         Self::ModelFailed,
+        Self::LoadFailed,
     ];
 
     /// The table.
     pub fn facts(self) -> Facts {
-        let row = |status, word, retry_after| Facts { status, word, retry_after };
+        let row = |status, grpc, word, retry_after| Facts { status, grpc, word, retry_after };
         match self {
-            Self::InvalidRequest => row(StatusCode::BAD_REQUEST, "invalid_request", None),
-            Self::InvalidTensor => row(StatusCode::BAD_REQUEST, "invalid_tensor", None),
-            Self::Unsupported => row(StatusCode::BAD_REQUEST, "unsupported", None),
-            Self::UnknownModel => row(StatusCode::NOT_FOUND, "unknown_model", None),
-            Self::UnknownPath => row(StatusCode::NOT_FOUND, "unknown_path", None),
-            Self::WrongMethod => row(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", None),
-            Self::BodyTooLarge => row(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", None),
-            Self::SlowBody => row(StatusCode::REQUEST_TIMEOUT, "slow_body", None),
-            Self::QueueFull => row(StatusCode::TOO_MANY_REQUESTS, "queue_full", Some(1)),
-            Self::QueueTimeout => row(StatusCode::SERVICE_UNAVAILABLE, "queue_timeout", Some(1)),
-            Self::NotReady => row(StatusCode::SERVICE_UNAVAILABLE, "not_ready", Some(2)),
-            Self::Stopping => row(StatusCode::SERVICE_UNAVAILABLE, "stopping", Some(1)),
-            Self::ModelFailed => row(StatusCode::INTERNAL_SERVER_ERROR, "model_failed", None),
+            Self::InvalidRequest => row(StatusCode::BAD_REQUEST, Code::InvalidArgument, "invalid_request", None),
+            Self::InvalidTensor => row(StatusCode::BAD_REQUEST, Code::InvalidArgument, "invalid_tensor", None),
+            Self::Unsupported => row(StatusCode::BAD_REQUEST, Code::Unimplemented, "unsupported", None),
+            Self::UnknownModel => row(StatusCode::NOT_FOUND, Code::NotFound, "unknown_model", None),
+            Self::UnknownPath => row(StatusCode::NOT_FOUND, Code::Unimplemented, "unknown_path", None),
+            Self::WrongMethod => row(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "wrong_method", None),
+            Self::BodyTooLarge => row(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "body_too_large", None),
+            Self::SlowBody => row(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, "slow_body", None),
+            Self::QueueFull => row(StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "queue_full", Some(1)),
+            Self::QueueTimeout => {
+                row(StatusCode::SERVICE_UNAVAILABLE, Code::DeadlineExceeded, "queue_timeout", Some(1))
+            }
+            Self::NotReady => row(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "not_ready", Some(2)),
+            Self::Stopping => row(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "stopping", Some(1)),
+            Self::ModelFailed => row(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "model_failed", None),
+            Self::LoadFailed => row(StatusCode::BAD_REQUEST, Code::FailedPrecondition, "load_failed", None),
         }
     }
 }

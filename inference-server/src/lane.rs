@@ -1,4 +1,4 @@
-//! A lane: one thread that owns one session, takes batches, runs them and hands the outputs to `scatter`. No lock around a session.
+//! A lane: one thread with a session of its own that takes batches and runs them.
 
 use std::{
     io,
@@ -7,29 +7,24 @@ use std::{
     time::Instant,
 };
 
-use millrace_engine::{Model, NamedTensor};
-
 use crate::{
-    errors::{Reason, Refusal},
-    metrics::Metrics,
-    queue::Work,
-    scatter,
+    gate::Gate,
+    place::Place,
     schedule::Schedule,
-    sketches::Sketches,
+    worker::{ExitOnPanic, Worker},
 };
 
 /// What a lane works with.
+#[derive(Debug)]
 pub struct Lane {
-    /// Number of the lane, from 0.
-    pub index: usize,
-    /// Its model, owned.
-    pub model: Model,
+    /// Its session.
+    pub worker: Worker,
     /// Where batches come from.
     pub schedule: Arc<Schedule>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// Sketches; each lane counts into its own part.
-    pub sketches: Arc<Sketches>,
+    /// Who may run now.
+    pub gate: Arc<Gate>,
+    /// Told how long runs are.
+    pub place: Arc<Place>,
 }
 
 impl Lane {
@@ -38,68 +33,18 @@ impl Lane {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(mut self) -> io::Result<JoinHandle<()>> {
-        thread::Builder::new().name(format!("lane-{}", self.index)).spawn(move || {
+        thread::Builder::new().name(format!("lane-{}", self.worker.index)).spawn(move || {
             let _exit = ExitOnPanic;
-            while let Some(batch) = self.schedule.next_batch() {
-                self.run(batch);
+            let mut free = Instant::now();
+            while self.schedule.wait(free) {
+                let _pass = self.gate.enter();
+                // What arrived while this lane waited at the gate comes along.
+                let Some(batch) = self.schedule.take(free) else { continue };
+                let done = self.worker.run(batch);
+                self.schedule.ran(&done, &self.worker.latencies);
+                self.place.ran(done.busy, done.ended);
+                free = done.ended;
             }
         })
-    }
-
-    fn run(&mut self, mut batch: Vec<Work>) {
-        let started = Instant::now();
-        for work in &batch {
-            self.metrics.queued(started.duration_since(work.enqueued));
-        }
-        let rows: Vec<usize> = batch.iter().map(|work| work.rows).collect();
-        let inputs = scatter::gather(&mut batch);
-        match self.compute(&inputs, &rows) {
-            Ok(parts) => {
-                for (work, part) in batch.into_iter().zip(&parts) {
-                    // The client may have gone while the model ran.
-                    _ = work.reply.send(Ok(Arc::clone(part)));
-                }
-                self.sketches.count(self.index, &inputs, &rows, &parts);
-            }
-            Err(refusal) if batch.len() == 1 => {
-                for work in batch {
-                    _ = work.reply.send(Err(refusal.clone()));
-                }
-            }
-            // One request must not fail for what another one sent: each is tried alone.
-            Err(_) => {
-                for (work, inputs) in batch.into_iter().zip(scatter::rows_of(&inputs, &rows)) {
-                    let alone = [work.rows];
-                    match self.compute(&inputs, &alone) {
-                        Ok(parts) => {
-                            _ = work.reply.send(Ok(Arc::clone(&parts[0])));
-                            self.sketches.count(self.index, &inputs, &alone, &parts);
-                        }
-                        Err(refusal) => _ = work.reply.send(Err(refusal)),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Runs the model and gives each request its rows of the outputs.
-    fn compute(&mut self, inputs: &[NamedTensor], rows: &[usize]) -> Result<Vec<Arc<Vec<NamedTensor>>>, Refusal> {
-        let started = Instant::now();
-        let outputs = self.model.run(inputs);
-        self.metrics.computed(started.elapsed(), rows);
-        let outputs = outputs.map_err(|error| Refusal::new(Reason::ModelFailed, error.to_string()))?;
-        scatter::scatter(outputs, rows)
-    }
-}
-
-/// A lane that panics would leave requests waiting for ever; a process that ends is restarted, and its clients see an error at once.
-struct ExitOnPanic;
-
-impl Drop for ExitOnPanic {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            tracing::error!("a lane panicked");
-            std::process::exit(70);
-        }
     }
 }

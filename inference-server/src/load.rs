@@ -1,206 +1,212 @@
-//! From a configuration to a model that serves: fetched, verified, loaded once a lane, warmed up. The order is fixed: nothing is ready
-//! before the last step.
+//! From a model's file to sessions that run: fetched, its digest and its tensors verified, opened once a lane, warmed up, its threads
+//! started. The order is fixed: nothing answers before the last step.
 
-use std::{sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use millrace_contract::{
-    Digest,
+    model::Tensors,
     server::{ProfileRef, ServerConfig},
     sketch::DatasetProfile,
 };
-use millrace_engine::{LoadError, LoadOptions, Model};
-use millrace_store::Error as StoreError;
+use millrace_engine::{self as engine, LoadError, ModelFile};
+use millrace_store::{Cache, Error as StoreError, Location, Network, Options, Parts};
+use url::Url;
 
 use crate::{
-    admit::Door,
-    batch::Policy,
-    lane::Lane,
+    beside::Beside,
     metrics::Metrics,
-    schedule::Schedule,
+    models::Spec,
+    models::signature::{self, SignatureError},
+    runtime::{self, Observer, Running, Sessions},
     sketches::{Identity, Sketches},
-    status::{Phase, Serving, Status, Trouble},
+    status::Trouble,
 };
 
 /// Largest model file, bytes: protobuf, and so ONNX, ends there.
 const MAX_MODEL_BYTES: u64 = 2 << 30;
 const MAX_PROFILE_BYTES: u64 = 16 << 20;
 /// Prefix of the environment variables with the settings of the object store.
-const STORE_PREFIX: &str = "STORE_";
-/// Tries for what does not look as if it went away by itself; it may still be an object that is about to be written.
-const PERMANENT_TRIES: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+pub const STORE_PREFIX: &str = "STORE_";
 /// Newest `profile.json` this server understands.
 const PROFILE_FORMAT: u32 = 1;
 
-/// The parts of a loaded model that must be stopped.
-pub struct Running {
-    /// Where requests wait.
-    pub schedule: Arc<Schedule>,
-    /// The lanes' threads.
-    pub lanes: Vec<JoinHandle<()>>,
-}
-
-impl Running {
-    /// Ends the lanes. Without every request answered (`drained` is false) they are not waited for: the process is about to end.
-    pub async fn stop(self, drained: bool, patience: Duration) {
-        self.schedule.close();
-        if drained {
-            let joined = tokio::task::spawn_blocking(move || self.lanes.into_iter().for_each(|lane| _ = lane.join()));
-            _ = tokio::time::timeout(patience, joined).await;
-            tracing::info!("stopped; every request was answered");
-        } else {
-            tracing::warn!(seconds = patience.as_secs(), "stopped with requests in flight: the drain time was over");
-        }
-    }
-}
-
-/// Loads the model, trying again while the store does not answer, and enters [`Phase::Ready`].
-///
-/// # Errors
-/// What does not go away by trying again; the status then says [`Phase::Failed`].
-pub async fn load(
-    config: &ServerConfig,
-    boot_id: &str,
-    status: &Status,
-    metrics: &Arc<Metrics>,
-) -> Result<Running, Trouble> {
-    let mut pause = FIRST_PAUSE;
-    let mut permanent = 0;
-    loop {
-        let (transient, trouble) = match attempt(config, boot_id, metrics).await {
-            Ok((serving, running)) => {
-                tracing::info!(
-                    model = config.model.name,
-                    digest = serving.digest,
-                    lanes = running.lanes.len(),
-                    "ready"
-                );
-                status.enter(Phase::Ready(Arc::new(serving)));
-                return Ok(running);
-            }
-            Err(failure) => failure.classify(),
-        };
-        permanent += u32::from(!transient);
-        tracing::error!(reason = trouble.reason, transient, "{}", trouble.message);
-        if permanent >= PERMANENT_TRIES {
-            status.enter(Phase::Failed(trouble.clone()));
-            return Err(trouble);
-        }
-        status.enter(Phase::Loading(trouble));
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-#[derive(Debug)]
-enum Failure {
-    Store(StoreError),
-    Model(LoadError),
+/// Why a model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Its file cannot be had.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its file is no model that can be run.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// It is not the model that was meant.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// The system gave no thread.
+    #[error("{0}")]
     Process(String),
 }
 
 impl Failure {
-    /// Whether to try again for as long as it takes, and what to tell.
-    fn classify(self) -> (bool, Trouble) {
+    /// Whether it may go away by itself.
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Store(error) => (error.is_transient(), Trouble::new(error.reason(), error)),
-            Self::Model(error) => (false, Trouble::new(error.reason(), error)),
-            Self::Process(message) => (false, Trouble::new("Internal", message)),
+            Self::Store(error) => error.is_transient(),
+            Self::Model(_) | Self::Signature(_) | Self::Process(_) => false,
         }
     }
-}
 
-async fn attempt(config: &ServerConfig, boot_id: &str, metrics: &Arc<Metrics>) -> Result<(Serving, Running), Failure> {
-    let artifact = &config.model.artifact;
-    let source = millrace_store::open(&artifact.uri, STORE_PREFIX).map_err(Failure::Store)?;
-    let bytes = source.get_verified(&artifact.digest, MAX_MODEL_BYTES).await.map_err(Failure::Store)?;
-    let profile = match &config.model.profile {
-        Some(reference) => profile(reference).await.map_err(Failure::Store)?,
-        None => None,
-    };
-    let lanes = config.concurrency.max(1) as usize;
-    let digest = artifact.digest.clone();
-    let models = tokio::task::spawn_blocking(move || models(&bytes, &digest, lanes)).await;
-    let models = models.map_err(|e| Failure::Process(e.to_string()))?.map_err(Failure::Model)?;
-    start(config, boot_id, metrics, models, profile.as_ref())
-}
-
-/// One warm model a lane.
-fn models(bytes: &Bytes, digest: &Digest, lanes: usize) -> Result<Vec<Model>, LoadError> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = LoadOptions { intra_op_threads: (processors / lanes).max(1) };
-    let mut models = Vec::with_capacity(lanes);
-    for _ in 0..lanes {
-        let mut model = Model::load(bytes, Some(digest), options)?;
-        if let Err(error) = model.warm_up() {
-            // A model may rightly refuse zeros; whether it fails on real requests is for its evaluation and its canary to say.
-            tracing::warn!(%error, "the model failed on its warm-up input of zeros; the first requests will be slower");
-        }
-        models.push(model);
-    }
-    Ok(models)
-}
-
-fn start(
-    config: &ServerConfig,
-    boot_id: &str,
-    metrics: &Arc<Metrics>,
-    models: Vec<Model>,
-    profile: Option<&DatasetProfile>,
-) -> Result<(Serving, Running), Failure> {
-    let Some(first) = models.first() else { return Err(Failure::Process("no lane was asked for".to_owned())) };
-    let (tensors, digest) = (first.tensors().clone(), first.digest().to_string());
-    let served = &config.model;
-    let identity = Identity {
-        boot_id: boot_id.to_owned(),
-        model: served.name.clone(),
-        revision: served.revision.clone(),
-        digest: digest.clone(),
-    };
-    let sketches =
-        Arc::new(Sketches::new(identity, &tensors, served.signature.as_ref(), served.task, profile, models.len()));
-    let policy = Policy {
-        max_rows: config.batching.max_size as usize,
-        max_delay: Duration::from_micros(config.batching.max_delay_microseconds),
-    };
-    let schedule = Arc::new(Schedule::new(policy, config.queue.max_requests as usize, Arc::clone(metrics)));
-    let mut lanes = Vec::with_capacity(models.len());
-    for (index, model) in models.into_iter().enumerate() {
-        let lane = Lane {
-            index,
-            model,
-            schedule: Arc::clone(&schedule),
-            metrics: Arc::clone(metrics),
-            sketches: Arc::clone(&sketches),
+    /// What to tell.
+    pub fn trouble(&self) -> Trouble {
+        let reason = match self {
+            Self::Store(error) => error.reason(),
+            Self::Model(error) => error.reason(),
+            Self::Signature(error) => error.reason(),
+            Self::Process(_) => "Internal",
         };
-        lanes.push(lane.start().map_err(|e| Failure::Process(format!("a lane's thread cannot be started: {e}")))?);
+        Trouble::new(reason, self)
     }
-    let timeout = Duration::from_millis(config.queue.timeout_milliseconds);
-    let door = Door::new(tensors, timeout, Arc::clone(&schedule));
-    Ok((Serving { door, digest, sketches }, Running { schedule, lanes }))
 }
 
-/// The profile, if it can be used. Only a store that does not answer stops the start: a model without drift sketches is better than none.
-async fn profile(reference: &ProfileRef) -> Result<Option<DatasetProfile>, StoreError> {
-    let unusable = |why: String| {
-        tracing::warn!(uri = reference.uri, "inputs are not sketched, the profile cannot be used: {why}");
-        Ok(None)
-    };
-    let location = millrace_store::open(&reference.uri, STORE_PREFIX)?;
-    let read = match &reference.digest {
-        Some(digest) => location.get_verified(digest, MAX_PROFILE_BYTES).await,
-        None => location.get(MAX_PROFILE_BYTES).await,
-    };
-    let bytes = match read {
-        Ok(bytes) => bytes,
-        Err(error) if error.is_transient() => return Err(error),
-        Err(error) => return unusable(error.to_string()),
-    };
-    match serde_json::from_slice::<DatasetProfile>(&bytes) {
-        Ok(profile) if profile.format_version <= PROFILE_FORMAT => Ok(Some(profile)),
-        Ok(profile) => unusable(format!("its format {} is newer than {PROFILE_FORMAT}", profile.format_version)),
-        Err(error) => unusable(error.to_string()),
+/// What all loads of a process share.
+#[derive(Debug)]
+pub struct Loader {
+    config: ServerConfig,
+    cache: Option<Cache>,
+    networks: Vec<Network>,
+    parts: Parts,
+    boot_id: String,
+    metrics: Arc<Metrics>,
+    beside: Arc<Beside>,
+}
+
+/// A model that can answer.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its threads.
+    pub running: Running,
+    /// What it will see.
+    pub sketches: Arc<Sketches>,
+}
+
+impl Loader {
+    /// The loader of a process that was started as `boot_id`.
+    pub fn new(config: ServerConfig, boot_id: String, metrics: Arc<Metrics>, beside: Arc<Beside>) -> Self {
+        let ServerConfig { cache, download, .. } = &config;
+        let cache = cache.as_ref().and_then(|cache| match Cache::open(&cache.folder, cache.max_bytes) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::error!(%error, "no cache: models are downloaded at each start");
+                None
+            }
+        });
+        let networks = download.allowed_networks.iter().filter_map(|network| network.parse().ok()).collect();
+        let parts =
+            Parts { connections: download.connections as usize, bytes: u64::from(download.part_mebibytes) << 20 };
+        Self { cache, networks, parts, config, boot_id, metrics, beside }
+    }
+
+    /// What the process was told.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+
+    /// Fetches, verifies, opens and warms up a model, and starts its threads. `former` are the tensors of what it is to replace, which its
+    /// own must equal.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn open(&self, spec: &Spec, former: Option<&Tensors>) -> Result<Opened, Failure> {
+        let bytes = self.fetch(spec).await?;
+        let profile = match &spec.profile {
+            Some(reference) => self.profile(reference).await?,
+            None => None,
+        };
+        let (digest, run) = (spec.digest.clone(), spec.run_config());
+        let settings = engine::Settings {
+            placement: spec.placement,
+            folder: self.folder(spec),
+            operator_libraries: self.config.operator_libraries.iter().map(PathBuf::from).collect(),
+            sessions: run.concurrency,
+        };
+        let of_run = run.clone();
+        let open = move || {
+            let file = ModelFile::check(&bytes, digest.as_ref(), settings)?;
+            Sessions::open(|options| file.open(options), &of_run)
+        };
+        let sessions = tokio::task::spawn_blocking(open).await.map_err(|e| Failure::Process(e.to_string()))??;
+        signature::verify(spec, sessions.tensors(), former)?;
+        let sketches = Arc::new(self.sketches(spec, &sessions, profile.as_ref()));
+        let observers: Vec<Arc<dyn Observer>> = vec![Arc::clone(&sketches) as Arc<dyn Observer>];
+        let running = runtime::start(sessions, &run, observers.clone(), &self.metrics)
+            .map_err(|e| Failure::Process(format!("a lane's thread cannot be started: {e}")))?;
+        self.beside.attend(&running.serving, &observers);
+        Ok(Opened { running, sketches })
+    }
+
+    /// A URI, with the settings of the object store and the rules for downloads.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidUri`], [`StoreError::Refused`].
+    pub fn open_location(&self, uri: &str) -> Result<Location, StoreError> {
+        Location::open(uri, &Options::from_env(STORE_PREFIX).allowing(self.networks.iter().copied()))
+    }
+
+    async fn fetch(&self, spec: &Spec) -> Result<Bytes, StoreError> {
+        let source = self.open_location(&spec.uri)?;
+        let Some(digest) = &spec.digest else { return source.get(MAX_MODEL_BYTES).await };
+        match self.cache.as_ref().filter(|_| !spec.uri.starts_with("file:")) {
+            Some(cache) => {
+                let (bytes, found) = cache.fetch(&source, digest, MAX_MODEL_BYTES, self.parts).await?;
+                tracing::info!(uri = source.uri(), bytes = bytes.len(), ?found, "fetched");
+                Ok(bytes)
+            }
+            None => source.get_verified_with(digest, MAX_MODEL_BYTES, self.parts).await,
+        }
+    }
+
+    /// The folder beneath which a model may keep tensors in files of their own: that of a local repository. A model with a digest may not,
+    /// as its digest would not cover them.
+    fn folder(&self, spec: &Spec) -> Option<PathBuf> {
+        let path = Url::parse(&spec.uri).ok().filter(|uri| uri.scheme() == "file")?.to_file_path().ok()?;
+        path.parent().filter(|_| spec.digest.is_none()).map(Path::to_path_buf)
+    }
+
+    fn sketches(&self, spec: &Spec, sessions: &Sessions, profile: Option<&DatasetProfile>) -> Sketches {
+        let identity = Identity {
+            boot_id: self.boot_id.clone(),
+            model: spec.key.0.to_string(),
+            revision: spec.revision.clone(),
+            digest: sessions.digest().to_owned(),
+        };
+        let (signature, workers) = (spec.signature.as_ref(), sessions.workers());
+        Sketches::new(identity, sessions.tensors(), signature, spec.task, profile, workers)
+    }
+
+    /// The profile, if it can be used. Only a store that does not answer stops the start: a model without drift sketches is better than none.
+    async fn profile(&self, reference: &ProfileRef) -> Result<Option<DatasetProfile>, StoreError> {
+        let unusable = |why: String| {
+            tracing::warn!(uri = reference.uri, "inputs are not sketched, the profile cannot be used: {why}");
+            Ok(None)
+        };
+        let location = self.open_location(&reference.uri)?;
+        let read = match &reference.digest {
+            Some(digest) => location.get_verified(digest, MAX_PROFILE_BYTES).await,
+            None => location.get(MAX_PROFILE_BYTES).await,
+        };
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => return unusable(error.to_string()),
+        };
+        match serde_json::from_slice::<DatasetProfile>(&bytes) {
+            Ok(profile) if profile.format_version <= PROFILE_FORMAT => Ok(Some(profile)),
+            Ok(profile) => unusable(format!("its format {} is newer than {PROFILE_FORMAT}", profile.format_version)),
+            Err(error) => unusable(error.to_string()),
+        }
     }
 }

@@ -1,17 +1,45 @@
-//! `inference-server`: reads its configuration, sets up logs and runs.
+//! `inference-server`: reads its configuration, sets up logs and runs; or explains a model or the configuration.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{future::Future, io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use millrace_contract::server::SERVER_CONFIG_ENV;
 use millrace_inference_server::{
-    config::{Cli, Settings},
-    run,
+    config::{Cli, Command, Document, Settings},
+    inspect, run, schema,
+    status::Trouble,
 };
 use tracing_subscriber::EnvFilter;
 
+/// A request allocates some twenty times; this allocator takes a third of the time that the system's does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    match &cli.command {
+        Some(Command::Schema { of, markdown }) => explain(*of, *markdown),
+        Some(Command::Inspect { model }) => {
+            finish(block_on(inspect::inspect(model)).and_then(|page| page.map(|page| print!("{page}"))))
+        }
+        Some(Command::Serve(_)) | None => serve(cli),
+    }
+}
+
+fn explain(of: Document, markdown: bool) -> ExitCode {
+    let schema = match of {
+        Document::Server => schema::server(),
+        Document::Model => schema::model(),
+    };
+    if markdown {
+        print!("{}", schema::markdown(&schema));
+    } else {
+        println!("{schema:#}");
+    }
+    ExitCode::SUCCESS
+}
+
+fn serve(cli: Cli) -> ExitCode {
     log();
     let settings = match Settings::new(cli, std::env::var(SERVER_CONFIG_ENV).ok()) {
         Ok(settings) => settings,
@@ -20,17 +48,22 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("inference-server: no threads: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run::run(settings)) {
+    finish(block_on(run::run(settings)).and_then(|ended| ended))
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Trouble> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map(|runtime| runtime.block_on(work)).map_err(|e| Trouble::new("Internal", format!("no threads: {e}")))
+}
+
+fn finish(result: Result<(), Trouble>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
             tracing::error!(reason = trouble.reason, "{}", trouble.message);
+            if !tracing::dispatcher::has_been_set() {
+                eprintln!("inference-server: {trouble}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -1,161 +1,367 @@
-//! All metrics of the server: names, labels and the closed set of each label's values.
+//! All metrics of the server: what is counted, and by which closed set of label values. Names are in `page`. Counting costs a few relaxed
+//! additions and never a lock.
 
-use std::{sync::Arc, time::Duration};
+mod cells;
+mod page;
 
-use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
-    registry::Registry,
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
 };
 
+use prometheus_client::{encoding::text, registry::Registry};
+
+use self::cells::{BySize, Durations, Histogram, Sharded, Sizes};
 use crate::{
     errors::{Reason, Refusal},
     queue::Swept,
+    rows::Sharing,
 };
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Outcome {
-    /// `ok` or a word of the table in `errors`.
-    outcome: &'static str,
+pub use self::page::register_model;
+
+/// Most models and versions with series of their own; what comes after shares those of `other`.
+const MOST_MODELS: usize = 1024;
+
+/// Why a connection was closed by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// TLS or the head of a request took too long.
+    SlowHead,
+    /// The client took no byte of its answer for too long.
+    SlowReader,
+    /// No request for too long.
+    Idle,
+    /// No TLS, none that we speak, or no certificate where one is needed.
+    TlsFailed,
 }
 
-/// Counters and histograms; one instance a process.
+impl Closed {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::SlowHead, Self::SlowReader, Self::Idle, Self::TlsFailed];
+
+    /// Word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::SlowHead => "slow_head",
+            Self::SlowReader => "slow_reader",
+            Self::Idle => "idle",
+            Self::TlsFailed => "tls_failed",
+        }
+    }
+}
+
+/// What became of a record or a line that somebody else was to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is where it should be.
+    Written,
+    /// Too much was waiting already.
+    DroppedFull,
+    /// The sink refused it or did not answer, also when tried again.
+    DroppedSink,
+}
+
+impl Written {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Written, Self::DroppedFull, Self::DroppedSink];
+
+    /// Word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::DroppedFull => "dropped_full",
+            Self::DroppedSink => "dropped_sink",
+        }
+    }
+}
+
+/// Counts of the whole process; one instance a process.
 #[derive(Debug)]
 pub struct Metrics {
-    requests: Family<Outcome, Counter>,
-    request_seconds: Histogram,
-    queue_seconds: Histogram,
-    compute_seconds: Histogram,
-    batch_rows: Histogram,
-    batch_requests: Histogram,
-    queue_length: Gauge,
-    cancelled: Counter,
-    ready: Gauge,
-    resolved: Resolved,
+    /// Requests that were turned down before they reached a model.
+    pub(crate) without_model: ModelMetrics,
+    models: Mutex<Vec<Arc<ModelMetrics>>>,
+    ready: AtomicI64,
+    connections: AtomicI64,
+    closed: [AtomicU64; Closed::ALL.len()],
+    payload_log: [AtomicU64; Written::ALL.len()],
+    access_log: [AtomicU64; Written::ALL.len()],
+    certificate_reloads: AtomicU64,
+    certificate_failures: AtomicU64,
 }
 
-/// Counters of the two commonest outcomes, looked up once.
+/// Counts of one model and version.
 #[derive(Debug)]
-struct Resolved {
-    ok: Counter,
-    model_failed: Counter,
+pub struct ModelMetrics {
+    model: String,
+    version: String,
+    waiting: AtomicI64,
+    /// Place in [`Sharing::ALL`].
+    sharing: AtomicUsize,
+    cells: Sharded<Cells>,
 }
 
-/// 50 µs to 13 s, doubling.
-fn seconds() -> Histogram {
-    Histogram::new((0..19).map(|step| 0.000_05 * f64::from(1 << step)))
+#[derive(Debug, Default)]
+struct Cells {
+    ok: AtomicU64,
+    refused: [AtomicU64; Reason::ALL.len()],
+    cancelled: AtomicU64,
+    cache_hits: AtomicU64,
+    cache_misses: AtomicU64,
+    request: Durations,
+    queue: Durations,
+    batch: Durations,
+    compute: Durations,
+    response: Durations,
+    rows: Sizes,
+    requests: Sizes,
+    /// Made by the first run: most models never run on most shards.
+    by_size: OnceLock<Box<BySize>>,
+    /// Milliseconds since 1970.
+    last_run: AtomicU64,
 }
 
-/// 1 to 4096, doubling.
-fn sizes() -> Histogram {
-    Histogram::new((0..13).map(|step| f64::from(1 << step)))
+/// What a run did and took.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// Rows of each request in it.
+    pub rows: &'a [usize],
+    /// Putting the tensors together.
+    pub input: Duration,
+    /// In the model.
+    pub compute: Duration,
+    /// Taking the outputs apart.
+    pub output: Duration,
+}
+
+/// All runs of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Rows of each.
+    pub rows: u64,
+    /// How many there were.
+    pub executions: u64,
+    /// Putting tensors together, in the model, and taking outputs apart; nanoseconds of all of them.
+    pub nanoseconds: [u64; 3],
+}
+
+/// What a model has done since the process started, for the statistics extension of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests answered.
+    pub success: u64,
+    /// Requests turned down.
+    pub failure: u64,
+    /// Rows run.
+    pub inferences: u64,
+    /// Runs.
+    pub executions: u64,
+    /// From the head of an answered request to its answer, nanoseconds, all added up.
+    pub request_nanoseconds: u64,
+    /// In the queue, nanoseconds of all requests.
+    pub queue_nanoseconds: u64,
+    /// Putting batches together, nanoseconds of all runs.
+    pub input_nanoseconds: u64,
+    /// In the model, nanoseconds of all runs.
+    pub compute_nanoseconds: u64,
+    /// Making answers of outputs, nanoseconds of all requests.
+    pub output_nanoseconds: u64,
+    /// Requests answered from the response cache.
+    pub cache_hits: u64,
+    /// Requests looked for in it in vain.
+    pub cache_misses: u64,
+    /// When the last run ended, milliseconds since 1970; 0 before the first one.
+    pub last_run: u64,
+    /// Runs by size, ascending.
+    pub batches: Vec<Batch>,
 }
 
 impl Metrics {
     /// Metrics and the registry that prints them.
     pub fn new() -> (Arc<Self>, Registry) {
-        let requests = Family::<Outcome, Counter>::default();
-        for reason in Reason::ALL {
-            // A series that exists from the start has a rate from the start.
-            drop(requests.get_or_create(&Outcome { outcome: reason.facts().word }));
-        }
-        let resolved = Resolved {
-            ok: requests.get_or_create_owned(&Outcome { outcome: "ok" }),
-            model_failed: requests.get_or_create_owned(&Outcome { outcome: Reason::ModelFailed.facts().word }),
-        };
-        let metrics = Self {
-            requests,
-            request_seconds: seconds(),
-            queue_seconds: seconds(),
-            compute_seconds: seconds(),
-            batch_rows: sizes(),
-            batch_requests: sizes(),
-            queue_length: Gauge::default(),
-            cancelled: Counter::default(),
-            ready: Gauge::default(),
-            resolved,
-        };
-        let mut registry = Registry::with_prefix("millrace_server");
-        metrics.register(&mut registry);
-        (Arc::new(metrics), registry)
+        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+        let metrics = Arc::new(Self {
+            without_model: ModelMetrics::new("", ""),
+            models: Mutex::default(),
+            ready: AtomicI64::new(0),
+            connections: AtomicI64::new(0),
+            closed: std::array::from_fn(|_| AtomicU64::new(0)),
+            payload_log: zeros(),
+            access_log: zeros(),
+            certificate_reloads: AtomicU64::new(0),
+            certificate_failures: AtomicU64::new(0),
+        });
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(page::Page(Arc::clone(&metrics))));
+        (metrics, registry)
     }
 
-    fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "requests",
-            "Inference requests by outcome: ok, or why they were turned down",
-            self.requests.clone(),
-        );
-        registry.register(
-            "request_duration_seconds",
-            "From the request's head to its answer, answered requests only",
-            self.request_seconds.clone(),
-        );
-        registry.register(
-            "queue_duration_seconds",
-            "From admission to the start of the run",
-            self.queue_seconds.clone(),
-        );
-        registry.register("compute_duration_seconds", "One run of the model", self.compute_seconds.clone());
-        registry.register("batch_rows", "Rows in one run", self.batch_rows.clone());
-        registry.register("batch_requests", "Requests in one run", self.batch_requests.clone());
-        registry.register("queue_length", "Requests waiting now", self.queue_length.clone());
-        registry.register(
-            "cancelled_requests",
-            "Requests whose client went away before they were run",
-            self.cancelled.clone(),
-        );
-        registry.register("ready", "1 while the model is loaded and the server is not stopping", self.ready.clone());
+    /// The counts of a model and version: the same as before where it was asked for before, so that a model that is loaded again counts
+    /// on. To be called when a model is loaded, not for every request.
+    pub fn model(&self, model: &str, version: Option<&str>) -> Arc<ModelMetrics> {
+        let version = version.unwrap_or_default();
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let (model, version) = if models.len() < MOST_MODELS { (model, version) } else { ("other", "") };
+        if let Some(known) = models.iter().find(|known| known.model == model && known.version == version) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(ModelMetrics::new(model, version));
+        models.push(Arc::clone(&new));
+        new
+    }
+
+    /// A request was turned down before it reached a model.
+    pub fn refused(&self, refusal: &Refusal) {
+        self.without_model.refused(refusal);
+    }
+
+    /// The server is ready, or not.
+    pub fn ready(&self, ready: bool) {
+        self.ready.store(i64::from(ready), Relaxed);
+    }
+
+    /// A connection was accepted.
+    pub fn connected(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    /// A connection ended; where we ended it, why.
+    pub fn disconnected(&self, why: Option<Closed>) {
+        self.connections.fetch_sub(1, Relaxed);
+        if let Some(why) = why {
+            self.closed[why as usize].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// So many records of the payload log ended so.
+    pub fn payload_log(&self, outcome: Written, records: u64) {
+        self.payload_log[outcome as usize].fetch_add(records, Relaxed);
+    }
+
+    /// A line of the access log ended so.
+    pub fn access_log(&self, outcome: Written) {
+        self.access_log[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Changed certificate files were read; whether they could be used.
+    pub fn certificate_read(&self, usable: bool) {
+        let counter = if usable { &self.certificate_reloads } else { &self.certificate_failures };
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+impl ModelMetrics {
+    fn new(model: &str, version: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            version: version.to_owned(),
+            waiting: AtomicI64::new(0),
+            sharing: AtomicUsize::new(Sharing::NotTried as usize),
+            cells: Sharded::new(),
+        }
     }
 
     /// A request was answered after so long.
     pub fn answered(&self, duration: Duration) {
-        self.resolved.ok.inc();
-        self.request_seconds.observe(duration.as_secs_f64());
+        let cells = self.cells.mine();
+        cells.ok.fetch_add(1, Relaxed);
+        cells.request.observe(duration);
     }
 
     /// A request was turned down.
     pub fn refused(&self, refusal: &Refusal) {
-        match refusal.reason {
-            Reason::ModelFailed => _ = self.resolved.model_failed.inc(),
-            other => _ = self.requests.get_or_create(&Outcome { outcome: other.facts().word }).inc(),
-        }
+        self.cells.mine().refused[refusal.reason as usize].fetch_add(1, Relaxed);
     }
 
     /// A request waited so long for its run.
     pub fn queued(&self, duration: Duration) {
-        self.queue_seconds.observe(duration.as_secs_f64());
+        self.cells.mine().queue.observe(duration);
     }
 
-    /// A run of requests with so many rows each took so long.
-    pub fn computed(&self, duration: Duration, rows: &[usize]) {
-        self.compute_seconds.observe(duration.as_secs_f64());
-        self.batch_rows.observe(rows.iter().sum::<usize>() as f64);
-        self.batch_requests.observe(rows.len() as f64);
+    /// A batch was put together in so long.
+    pub fn batched(&self, duration: Duration) {
+        self.cells.mine().batch.observe(duration);
+    }
+
+    /// The model was run, whether or not it failed.
+    pub fn computed(&self, run: &Run<'_>) {
+        let Run { rows, input, compute, output } = *run;
+        let cells = self.cells.mine();
+        let size = rows.iter().sum::<usize>() as u64;
+        cells.compute.observe(compute);
+        cells.rows.observe(size);
+        cells.requests.observe(rows.len() as u64);
+        cells.by_size.get_or_init(Box::default).observe(size, [input, compute, output]);
+        let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        cells.last_run.store(u64::try_from(since_1970.as_millis()).unwrap_or_default(), Relaxed);
+    }
+
+    /// Whether its requests share runs, as was found when it was loaded.
+    pub fn shares(&self, sharing: Sharing) {
+        self.sharing.store(sharing as usize, Relaxed);
+    }
+
+    /// From the end of the run to the answer made, so long.
+    pub fn responded(&self, duration: Duration) {
+        self.cells.mine().response.observe(duration);
     }
 
     /// Requests left the queue without a run. The expired ones are counted by outcome, when they are answered.
     pub fn swept(&self, swept: Swept) {
         if swept.cancelled > 0 {
-            self.cancelled.inc_by(swept.cancelled as u64);
+            self.cells.mine().cancelled.fetch_add(swept.cancelled as u64, Relaxed);
         }
     }
 
-    /// So many wait now.
+    /// So many wait now; for a model with one queue.
     pub fn queue_length(&self, length: usize) {
-        self.queue_length.set(i64::try_from(length).unwrap_or(i64::MAX));
+        self.waiting.store(i64::try_from(length).unwrap_or(i64::MAX), Relaxed);
     }
 
-    /// The server is ready, or not.
-    pub fn ready(&self, ready: bool) {
-        self.ready.set(i64::from(ready));
+    /// So many more wait, or fewer; for a model with several queues.
+    pub fn waiting(&self, change: i64) {
+        self.waiting.fetch_add(change, Relaxed);
     }
-}
 
-/// What is loaded, as labels of an info metric.
-pub fn register_model(registry: &mut Registry, model: &str, revision: &str, digest: &str) {
-    let labels = vec![("model", model.to_owned()), ("revision", revision.to_owned()), ("digest", digest.to_owned())];
-    registry.register("model", "The model that this server was configured with", Info::new(labels));
+    /// A request was looked for in the response cache.
+    pub fn looked_up(&self, found: bool) {
+        let cells = self.cells.mine();
+        let counter = if found { &cells.cache_hits } else { &cells.cache_misses };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// All of it, added up.
+    pub fn totals(&self) -> Totals {
+        let sum = |one: fn(&Cells) -> u64| self.cells.iter().map(one).sum();
+        let rows = Histogram::of(self.cells.iter().map(|cells| &cells.rows));
+        Totals {
+            success: sum(|cells| cells.ok.load(Relaxed)),
+            failure: sum(|cells| cells.refused.iter().map(|count| count.load(Relaxed)).sum()),
+            inferences: rows.sum,
+            executions: rows.count(),
+            request_nanoseconds: Histogram::of(self.cells.iter().map(|cells| &cells.request)).sum,
+            queue_nanoseconds: Histogram::of(self.cells.iter().map(|cells| &cells.queue)).sum,
+            input_nanoseconds: Histogram::of(self.cells.iter().map(|cells| &cells.batch)).sum,
+            compute_nanoseconds: Histogram::of(self.cells.iter().map(|cells| &cells.compute)).sum,
+            output_nanoseconds: Histogram::of(self.cells.iter().map(|cells| &cells.response)).sum,
+            cache_hits: sum(|cells| cells.cache_hits.load(Relaxed)),
+            cache_misses: sum(|cells| cells.cache_misses.load(Relaxed)),
+            last_run: self.cells.iter().map(|cells| cells.last_run.load(Relaxed)).max().unwrap_or_default(),
+            batches: self.batches(),
+        }
+    }
+
+    fn batches(&self) -> Vec<Batch> {
+        let mut sums = BTreeMap::new();
+        self.cells.iter().filter_map(|cells| cells.by_size.get()).for_each(|by_size| by_size.add_to(&mut sums));
+        let batch = |(rows, (executions, nanoseconds))| Batch { rows, executions, nanoseconds };
+        sums.into_iter().map(batch).collect()
+    }
 }
 
 /// The registry in Prometheus' text format.
@@ -164,4 +370,121 @@ pub fn render(registry: &Registry) -> String {
     // Writing to a string cannot fail.
     _ = text::encode(&mut page, registry);
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(page: &str, start: &str) -> Option<String> {
+        page.lines().find(|line| line.starts_with(start)).map(str::to_owned)
+    }
+
+    fn counted() -> String {
+        let (metrics, registry) = Metrics::new();
+        let model = metrics.model("fraud", Some("3"));
+        model.answered(Duration::from_micros(300));
+        model.answered(Duration::from_micros(100));
+        model.refused(&Refusal::new(Reason::QueueFull, "full"));
+        metrics.refused(&Refusal::new(Reason::UnknownModel, "no such model"));
+        model.queued(Duration::from_micros(40));
+        model.batched(Duration::from_micros(2));
+        let (input, compute, output) = (Duration::ZERO, Duration::from_micros(60), Duration::ZERO);
+        model.computed(&Run { rows: &[3, 1], input, compute, output });
+        model.shares(Sharing::RowsDepend);
+        model.responded(Duration::from_micros(5));
+        model.queue_length(7);
+        model.looked_up(true);
+        metrics.payload_log(Written::DroppedFull, 2);
+        metrics.connected();
+        metrics.connected();
+        metrics.disconnected(Some(Closed::SlowHead));
+        render(&registry)
+    }
+
+    #[test]
+    fn every_time_and_size_is_printed_by_model_and_version() {
+        let page = counted();
+        for expected in [
+            r#"millrace_server_requests_total{outcome="ok",model="fraud",version="3"} 2"#,
+            r#"millrace_server_requests_total{outcome="queue_full",model="fraud",version="3"} 1"#,
+            r#"millrace_server_requests_total{outcome="unknown_model",model="",version=""} 1"#,
+            r#"millrace_server_request_duration_seconds_sum{model="fraud",version="3"} 0.0004"#,
+            r#"millrace_server_request_duration_seconds_bucket{le="0.0001",model="fraud",version="3"} 1"#,
+            r#"millrace_server_queue_duration_seconds_sum{model="fraud",version="3"} 0.00004"#,
+            r#"millrace_server_batch_duration_seconds_sum{model="fraud",version="3"} 0.000002"#,
+            r#"millrace_server_compute_duration_seconds_count{model="fraud",version="3"} 1"#,
+            r#"millrace_server_response_duration_seconds_sum{model="fraud",version="3"} 0.000005"#,
+            r#"millrace_server_batch_rows_sum{model="fraud",version="3"} 4.0"#,
+            r#"millrace_server_batch_requests_bucket{le="2.0",model="fraud",version="3"} 1"#,
+            r#"millrace_server_queue_length{model="fraud",version="3"} 7"#,
+            r#"millrace_server_batching{state="rows_depend",model="fraud",version="3"} 1"#,
+            r#"millrace_server_batching{state="shared",model="fraud",version="3"} 0"#,
+            r#"millrace_server_cache_lookups_total{result="hit",model="fraud",version="3"} 1"#,
+            r#"millrace_server_payload_log_records_total{outcome="dropped_full"} 2"#,
+            "millrace_server_connections 1",
+            r#"millrace_server_connections_closed_total{reason="slow_head"} 1"#,
+        ] {
+            let name = expected.rsplit_once(' ').unwrap().0;
+            assert_eq!(line(&page, name).as_deref(), Some(expected), "{page}");
+        }
+    }
+
+    #[test]
+    fn tritons_names_have_tritons_units_and_no_suffix() {
+        let page = counted();
+        for expected in [
+            r#"nv_inference_request_success{model="fraud",version="3"} 2"#,
+            r#"nv_inference_request_failure{model="fraud",version="3"} 1"#,
+            r#"nv_inference_count{model="fraud",version="3"} 4"#,
+            r#"nv_inference_exec_count{model="fraud",version="3"} 1"#,
+            r#"nv_inference_request_duration_us{model="fraud",version="3"} 400"#,
+            r#"nv_inference_queue_duration_us{model="fraud",version="3"} 40"#,
+            r#"nv_inference_compute_infer_duration_us{model="fraud",version="3"} 60"#,
+            r#"nv_inference_pending_request_count{model="fraud",version="3"} 7"#,
+            r#"nv_cache_num_hits_per_model{model="fraud",version="3"} 1"#,
+        ] {
+            let name = expected.rsplit_once(' ').unwrap().0;
+            assert_eq!(line(&page, name).as_deref(), Some(expected), "{page}");
+        }
+    }
+
+    #[test]
+    fn runs_are_told_apart_by_their_rows() {
+        let (metrics, _) = Metrics::new();
+        let model = metrics.model("a", None);
+        assert_eq!((model.totals().last_run, model.totals().batches), (0, Vec::new()));
+        let took = |nanoseconds| [1_u64, 2, 3].map(|part| Duration::from_nanos(part * nanoseconds));
+        for (rows, [input, compute, output]) in [(&[2, 3][..], took(1)), (&[1], took(10)), (&[5], took(100))] {
+            model.computed(&Run { rows, input, compute, output });
+        }
+        let batch = |rows, executions, nanoseconds| Batch { rows, executions, nanoseconds };
+        let totals = model.totals();
+        assert_eq!(totals.batches, [batch(1, 1, [10, 20, 30]), batch(5, 2, [101, 202, 303])]);
+        assert!(SystemTime::UNIX_EPOCH + Duration::from_millis(totals.last_run) <= SystemTime::now());
+        assert!(totals.last_run > 1_700_000_000_000, "{}", totals.last_run);
+    }
+
+    #[test]
+    fn the_number_of_series_is_bounded_and_a_model_counts_on_when_it_is_loaded_again() {
+        let (metrics, _) = Metrics::new();
+        metrics.model("a", None).answered(Duration::ZERO);
+        assert_eq!(metrics.model("a", None).totals().success, 1);
+        assert_eq!(metrics.model("a", Some("2")).totals().success, 0);
+        for number in 0..2 * MOST_MODELS {
+            metrics.model(&number.to_string(), None);
+        }
+        assert_eq!(metrics.models.lock().unwrap().len(), MOST_MODELS + 1);
+        assert_eq!(metrics.model("one more", None).model, "other");
+    }
+
+    #[test]
+    fn every_reason_has_its_own_counter() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+        assert!(Sharing::ALL.into_iter().enumerate().all(|(index, sharing)| sharing as usize == index));
+        assert!(Closed::ALL.into_iter().enumerate().all(|(index, why)| why as usize == index));
+        assert!(Written::ALL.into_iter().enumerate().all(|(index, outcome)| outcome as usize == index));
+    }
 }

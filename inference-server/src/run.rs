@@ -2,21 +2,25 @@
 
 use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use axum::{Router, middleware};
+use axum::Router;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     admin::{self, Admin},
-    api::http::{self, Api},
+    api::{http::Api, message},
+    beside::Beside,
     config::Settings,
-    drain, load,
+    cores::{Cores, Ways},
+    drain,
+    front::Front,
+    limits::Limits,
     metrics::{self, Metrics},
-    serve,
+    models::Models,
+    runtime, serve,
     status::{Status, Trouble},
+    tls::{self, Tls},
 };
 
-/// Longest a client may take to send a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections of the admin port.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -79,50 +83,79 @@ pub async fn run(settings: Settings) -> Result<(), Trouble> {
 /// # Errors
 /// Why it ended by itself.
 pub async fn until(settings: Settings, bound: Bound, told: impl Future<Output = ()>) -> Result<(), Trouble> {
-    let served = &settings.server.model;
     let (metrics, mut registry) = Metrics::new();
-    metrics::register_model(&mut registry, &served.name, &served.revision, served.artifact.digest.as_str());
-    let status = Arc::new(Status::new(Arc::clone(&metrics)));
+    if let Some(served) = &settings.server.model {
+        metrics::register_model(&mut registry, &served.name, &served.revision, served.artifact.digest.as_str());
+    }
+    let boot_id = format!("{:016x}", rand::random::<u64>());
+    let limits = Limits { connections: settings.max_connections, ..Limits::from(&settings.server.limits) };
+    let beside = Beside::start(&settings.server, limits, &boot_id, &metrics)?;
+    let models = Models::new(settings.server.clone(), boot_id, Arc::clone(&metrics), Arc::clone(&beside));
+    let status = Arc::new(Status::new(Arc::clone(&models)));
     let (stop_admin, admin_stopped) = watch::channel(false);
-    let (stop_http, http_stopped) = watch::channel(false);
     let drain_time = Duration::from_secs(settings.server.drain_seconds.into());
 
     let admin = admin::router(Arc::new(Admin { status: Arc::clone(&status), registry }));
     let admin = spawn(bound.admin, admin, ADMIN_CONNECTIONS, admin_stopped, Duration::from_secs(1));
-    let api = protocol(&settings, &status, &metrics);
-    let mut http = spawn(bound.http, api, settings.max_connections, http_stopped, drain_time);
+    let ways = Ways {
+        front: Arc::new(front(&settings, &status, &metrics, &beside)),
+        limits: Arc::clone(&beside.limits),
+        tls: encryption(&settings, &metrics)?,
+        metrics: Arc::clone(&metrics),
+    };
+    let no_threads = |e: std::io::Error| Trouble::new("Internal", format!("no threads to serve on: {e}"));
+    let cores = Cores::start(runtime::cores(), &ways).map_err(no_threads)?;
 
     let mut told = std::pin::pin!(told);
-    let boot_id = format!("{:016x}", rand::random::<u64>());
-    let running = tokio::select! {
-        loaded = load::load(&settings.server, &boot_id, &status, &metrics) => loaded?,
-        () = &mut told => return Ok(()),
+    let hopeless = async {
+        match models.start().await {
+            Ok(()) => models.follow_repository().await,
+            Err(trouble) => trouble,
+        }
     };
     tokio::select! {
         () = &mut told => {}
-        _ = &mut http => return Err(Trouble::new("Internal", "the HTTP server ended by itself")),
+        trouble = hopeless => return Err(trouble),
+        () = cores.accept(&bound.http) => return Err(Trouble::new("Internal", "connections are no longer accepted")),
     }
-    drain::announce(&status, settings.announce).await;
-    _ = stop_http.send(true);
-    let drained = http.await.unwrap_or(false);
-    running.stop(drained, drain_time).await;
+    if models.is_empty() && !status.is_ready() {
+        return Ok(());
+    }
+    tokio::select! {
+        () = drain::announce(&status, settings.announce) => {}
+        () = cores.accept(&bound.http) => {}
+    }
+    drop(bound.http);
+    let drained = cores.drain(drain_time).await;
+    if drained {
+        models.stop(drain_time).await;
+        beside.stop(drain_time).await;
+        tracing::info!("stopped; every request was answered");
+    } else {
+        tracing::warn!(seconds = drain_time.as_secs(), "stopped with requests in flight: the drain time was over");
+    }
     _ = stop_admin.send(true);
     _ = admin.await;
     Ok(())
 }
 
-/// The front door with everything around it.
-fn protocol(settings: &Settings, status: &Arc<Status>, metrics: &Arc<Metrics>) -> Router {
-    let served = &settings.server.model;
-    let api = Api {
-        model: served.name.clone(),
-        version: served.version.clone(),
+/// The certificate, where there is one to be; followed as it changes for as long as the runtime lives.
+fn encryption(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Option<Arc<Tls>>, Trouble> {
+    let Some(config) = &settings.server.tls else { return Ok(None) };
+    let tls = Tls::new(config).map_err(|e| Trouble::new("InvalidCertificate", e))?;
+    tokio::spawn(Arc::clone(&tls).follow(tls::LOOK, Arc::clone(metrics)));
+    Ok(Some(tls))
+}
+
+fn front(settings: &Settings, status: &Arc<Status>, metrics: &Arc<Metrics>, beside: &Arc<Beside>) -> Front {
+    Front::new(Arc::new(Api {
         max_body_bytes: settings.max_body_bytes,
-        body_timeout: BODY_TIMEOUT,
+        body_timeout: beside.limits.body,
+        beside: Arc::clone(beside),
+        codec: message::Limits::from(&*beside.limits),
         status: Arc::clone(status),
         metrics: Arc::clone(metrics),
-    };
-    http::router(Arc::new(api)).layer(middleware::from_fn_with_state(Arc::clone(status), drain::ask_to_reconnect))
+    }))
 }
 
 fn spawn(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_engine::{NamedTensor, Tensor};
+use millrace_engine::{Data, NamedTensor, Tensor};
 
 use crate::{
     errors::{Reason, Refusal},
@@ -13,6 +13,16 @@ use crate::{
 pub fn gather(batch: &mut [Work]) -> Vec<NamedTensor> {
     let Some((first, others)) = batch.split_first_mut() else { return Vec::new() };
     let mut inputs = std::mem::take(&mut first.inputs);
+    if others.is_empty() {
+        return inputs;
+    }
+    for (index, whole) in inputs.iter_mut().enumerate() {
+        let parts = || others.iter().filter_map(|work| work.inputs.get(index));
+        let elements = whole.tensor.data.len() + parts().map(|part| part.tensor.data.len()).sum::<usize>();
+        let mut data = Data::with_capacity(whole.tensor.data.datatype(), elements);
+        data.append(std::mem::replace(&mut whole.tensor.data, Data::Bool(Vec::new())));
+        whole.tensor.data = data;
+    }
     for work in others {
         for (whole, part) in inputs.iter_mut().zip(std::mem::take(&mut work.inputs)) {
             if let (Some(rows), Some(more)) = (whole.tensor.shape.first_mut(), part.tensor.shape.first()) {
@@ -75,7 +85,6 @@ fn part(whole: &Tensor, first: usize, count: usize) -> Tensor {
 mod tests {
     use std::time::Instant;
 
-    use millrace_engine::Data;
     use tokio::sync::oneshot;
 
     use super::*;
@@ -89,7 +98,8 @@ mod tests {
 
     fn work(rows: usize, inputs: Vec<NamedTensor>) -> Work {
         let now = Instant::now();
-        Work { inputs, rows, key: None, enqueued: now, deadline: now, reply: oneshot::channel().0 }
+        let reply = oneshot::channel().0;
+        Work { inputs, rows, shares: true, priority: 1, enqueued: now, deadline: now, reply }
     }
 
     #[test]

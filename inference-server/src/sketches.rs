@@ -5,13 +5,20 @@ use std::sync::{Mutex, PoisonError};
 
 use millrace_contract::{
     model::{OutputBinding, Signature, Task, Tensors},
-    sketch::{Counts, DatasetProfile, FieldSketch, ServerSketches},
+    sketch::{Bins, Counts, DatasetProfile, FieldSketch, ServerSketches},
 };
 use millrace_engine::{Data, NamedTensor, Tensor};
 use millrace_profile::{
     bins::{Binner, Value, empty_counts, merge},
     predictions::{class_bins, probability_bins, value_bins},
 };
+
+use crate::runtime::{Observer, Ran};
+
+/// Worker of an answer that no session gave, as it was in the response cache.
+pub const NO_WORKER: usize = usize::MAX;
+/// With more edges than this a search is quicker than comparing with all of them.
+const FEW_EDGES: usize = 32;
 
 /// Name of the sketch of predicted classes.
 pub const LABEL: &str = "label";
@@ -41,6 +48,8 @@ struct Feature {
     column: usize,
     width: usize,
     binner: Binner,
+    /// The edges of numeric bins, if they are few.
+    edges: Option<Vec<f64>>,
     reference: Counts,
 }
 
@@ -80,6 +89,12 @@ pub struct Sketches {
     lanes: Vec<Mutex<Counted>>,
 }
 
+impl Observer for Sketches {
+    fn ran(&self, ran: &Ran<'_>) {
+        self.count(ran.worker, ran.inputs, ran.rows, ran.answers);
+    }
+}
+
 impl Sketches {
     /// Sketches of what signature, task and profile make it possible to count.
     pub fn new(
@@ -103,7 +118,8 @@ impl Sketches {
             features: features.iter().map(|f| empty_counts(f.binner.bins())).collect(),
             predictions: predictions.iter().map(|p| empty_counts(p.binner.bins())).collect(),
         };
-        let lanes = (0..lanes).map(|_| Mutex::new(empty())).collect();
+        // One more for the response cache.
+        let lanes = (0..=lanes).map(|_| Mutex::new(empty())).collect();
         Self { identity, features, predictions, lanes }
     }
 
@@ -115,13 +131,16 @@ impl Sketches {
         rows: &[usize],
         outputs: &[O],
     ) {
-        let Some(counted) = self.lanes.get(lane) else { return };
+        let Some(counted) = self.lanes.get(lane).or(self.lanes.last()) else { return };
         let total = rows.iter().sum::<usize>();
         // Only a reader ever competes for it.
         let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
         counted.rows += total as u64;
         for (feature, counts) in self.features.iter().zip(&mut counted.features) {
             let Some(input) = inputs.get(feature.input) else { continue };
+            if feature.count_numbers(counts, &input.tensor.data, total) {
+                continue;
+            }
             for row in 0..total {
                 feature.binner.count(counts, element(&input.tensor.data, row * feature.width + feature.column));
             }
@@ -153,6 +172,51 @@ impl Sketches {
     }
 }
 
+impl Feature {
+    /// Counts a column of numbers over few numeric bins: what tabular models are sent, and so the path that must cost next to nothing.
+    /// False when it is none, and nothing was counted.
+    fn count_numbers(&self, counts: &mut Counts, data: &Data, rows: usize) -> bool {
+        let Some(edges) = &self.edges else { return false };
+        macro_rules! column {
+            ($values:expr, $convert:expr) => {
+                add_numbers(
+                    edges,
+                    counts,
+                    $values.iter().skip(self.column).step_by(self.width).take(rows).map($convert),
+                )
+            };
+        }
+        match data {
+            Data::Fp32(values) => column!(values, |value| f64::from(*value)),
+            Data::Fp64(values) => column!(values, |value| *value),
+            Data::Int32(values) => column!(values, |value| f64::from(*value)),
+            Data::Int64(values) => column!(values, |value| *value as f64),
+            Data::Bool(_)
+            | Data::Uint8(_)
+            | Data::Uint16(_)
+            | Data::Uint32(_)
+            | Data::Uint64(_)
+            | Data::Int8(_)
+            | Data::Int16(_)
+            | Data::Fp16(_)
+            | Data::Bf16(_)
+            | Data::Bytes(_) => return false,
+        }
+        true
+    }
+}
+
+fn add_numbers(edges: &[f64], counts: &mut Counts, values: impl Iterator<Item = f64>) {
+    for value in values {
+        // Comparing with all edges needs no branch that could be guessed wrongly.
+        let bin = edges.iter().map(|edge| usize::from(*edge < value)).sum::<usize>();
+        match counts.bins.get_mut(bin) {
+            Some(count) if !value.is_nan() => *count += 1,
+            Some(_) | None => counts.missing += 1,
+        }
+    }
+}
+
 fn sketch(name: &str, binner: &Binner, reference: Option<&Counts>) -> FieldSketch {
     let current = empty_counts(binner.bins());
     FieldSketch { name: name.to_owned(), bins: binner.bins().clone(), reference: reference.cloned(), current }
@@ -177,6 +241,10 @@ fn features(tensors: &Tensors, signature: &Signature, profile: &DatasetProfile) 
                 column,
                 width: binding.columns.len(),
                 binner: Binner::new(&field.bins),
+                edges: match &field.bins {
+                    Bins::Numeric { edges } if edges.len() <= FEW_EDGES => Some(edges.clone()),
+                    Bins::Numeric { .. } | Bins::Categorical { .. } => None,
+                },
                 reference: field.counts.clone(),
             });
         }
@@ -259,6 +327,8 @@ fn element(data: &Data, index: usize) -> Value<'_> {
         | Data::Int16(_)
         | Data::Int32(_)
         | Data::Int64(_)
+        | Data::Fp16(_)
+        | Data::Bf16(_)
         | Data::Fp32(_)
         | Data::Fp64(_) => data.number(index).map_or(Value::Missing, Value::Number),
     }

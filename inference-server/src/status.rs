@@ -1,27 +1,10 @@
-//! Where the process stands: loading, ready, failed; and whether it is stopping.
+//! What the process tells of itself: ready or why not, and whether it is stopping.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-use crate::{admit::Door, metrics::Metrics, sketches::Sketches};
-
-/// Where the model stands.
-#[derive(Clone, Debug)]
-pub enum Phase {
-    /// On its way; the last trouble, if there was one.
-    Loading(Trouble),
-    /// Loaded and warm.
-    Ready(Arc<Serving>),
-    /// It cannot be loaded; the process is about to end.
-    Failed(Trouble),
-}
+use crate::models::Models;
 
 /// A reason in one word and a sentence with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,25 +28,6 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// A loaded model.
-#[derive(Debug)]
-pub struct Serving {
-    /// Where its requests go in.
-    pub door: Door,
-    /// Digest of the bytes that were loaded.
-    pub digest: String,
-    /// What it has seen.
-    pub sketches: Arc<Sketches>,
-}
-
-/// The process' standing, shared by everybody.
-#[derive(Debug)]
-pub struct Status {
-    phase: RwLock<Phase>,
-    stopping: AtomicBool,
-    metrics: Arc<Metrics>,
-}
-
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -78,64 +42,40 @@ pub struct Report {
     pub digest: Option<String>,
 }
 
+/// The process' standing, shared by everybody: that of its models.
+#[derive(Debug)]
+pub struct Status {
+    models: Arc<Models>,
+}
+
 impl Status {
-    /// Not loaded yet.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        let loading = Trouble::new("Loading", "the model is being loaded");
-        Self { phase: RwLock::new(Phase::Loading(loading)), stopping: AtomicBool::new(false), metrics }
+    /// The standing of a process with these models.
+    pub fn new(models: Arc<Models>) -> Self {
+        Self { models }
     }
 
-    /// Enters a phase.
-    pub fn enter(&self, phase: Phase) {
-        *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
-        self.metrics.ready(self.is_ready());
+    /// The models.
+    pub fn models(&self) -> &Arc<Models> {
+        &self.models
     }
 
     /// The server is about to stop: not ready any more, though it still answers.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.metrics.ready(false);
+        self.models.announce_stop();
     }
 
     /// [`Status::stop`] was called.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
-    /// The model, if it is loaded.
-    ///
-    /// # Errors
-    /// Why it is not.
-    pub fn serving(&self) -> Result<Arc<Serving>, Trouble> {
-        match &*self.phase.read().unwrap_or_else(PoisonError::into_inner) {
-            Phase::Ready(serving) => Ok(Arc::clone(serving)),
-            Phase::Loading(trouble) | Phase::Failed(trouble) => Err(trouble.clone()),
-        }
+        self.models.is_stopping()
     }
 
     /// New requests are welcome.
     pub fn is_ready(&self) -> bool {
-        self.report().ready
+        self.models.is_ready()
     }
 
     /// All of it, for people and the operator.
     pub fn report(&self) -> Report {
-        let serving = self.serving();
-        let digest = serving.as_ref().ok().map(|serving| serving.digest.clone());
-        match serving {
-            Ok(_) if self.is_stopping() => Report {
-                ready: false,
-                reason: "Stopping".to_owned(),
-                message: "the server is stopping".to_owned(),
-                digest,
-            },
-            Ok(_) => Report {
-                ready: true,
-                reason: "Ready".to_owned(),
-                message: "the model is loaded and warm".to_owned(),
-                digest,
-            },
-            Err(Trouble { reason, message }) => Report { ready: false, reason, message, digest },
-        }
+        self.models.report()
     }
 }

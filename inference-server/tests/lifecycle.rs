@@ -13,7 +13,11 @@ use std::{
 };
 
 use http::StatusCode;
-use millrace_contract::{Digest, server::ServerConfig};
+use millrace_contract::{
+    Digest,
+    placement::{Device, Fallback, Placement},
+    server::ServerConfig,
+};
 use millrace_inference_server::run;
 use serde_json::json;
 use support::{Server, config, settings};
@@ -27,7 +31,7 @@ const ROW: &str = r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP3
 /// Starts a server on a model, sees it refuse and say why everywhere, and end by itself.
 async fn is_refused(mut config: ServerConfig, digest: Option<Digest>, reason: &str) {
     if let Some(digest) = digest {
-        config.model.artifact.digest = digest;
+        support::model(&mut config).artifact.digest = digest;
     }
     let server = Server::start(settings(config)).await;
     let report = server.until(|report| report["reason"] != "Loading").await;
@@ -47,10 +51,35 @@ async fn is_refused(mut config: ServerConfig, digest: Option<Digest>, reason: &s
 async fn a_model_that_cannot_be_loaded_leaves_a_live_server_that_says_why_and_then_ends() {
     tokio::join!(
         is_refused(config("truncated"), None, "InvalidModel"),
-        is_refused(config("zipmap"), None, "UnsupportedModel"),
+        is_refused(config("sequence"), None, "UnsupportedModel"),
         is_refused(config("external"), None, "ExternalData"),
         is_refused(config("classifier"), Some(Digest::of("something else")), "DigestMismatch"),
     );
+}
+
+/// This ONNX Runtime was built for the CPU. What that of the CUDA image says without a GPU is tested in `e2e/cuda-without-gpu`.
+#[tokio::test]
+async fn a_model_for_a_gpu_is_not_run_on_the_cpu_unless_that_is_allowed() {
+    let on = |device, fallback| ServerConfig {
+        placement: Placement { device, fallback, ..Placement::default() },
+        ..config("classifier")
+    };
+    is_refused(on(Device::Cuda, Fallback::Refuse), None, "ProviderMissing").await;
+    is_refused(on(Device::TensorRt, Fallback::Refuse), None, "ProviderMissing").await;
+    let server = Server::ready(on(Device::Cuda, Fallback::Cpu)).await;
+    assert_eq!(server.infer(ROW).await.status, StatusCode::OK);
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_model_with_operators_of_its_own_is_refused_unless_a_library_is_named_and_that_must_be_one() {
+    is_refused(config("hostile/custom_domain"), None, "CustomOperator").await;
+    let no_library = support::model_file("classifier").display().to_string();
+    let named = ServerConfig { operator_libraries: vec![no_library.clone()], ..config("hostile/custom_domain") };
+    let server = Server::start(settings(named)).await;
+    let trouble = server.ends_by_itself().await.unwrap_err();
+    assert_eq!(trouble.reason, "InvalidModel");
+    assert!(trouble.message.contains(&no_library), "it was not tried: {trouble}");
 }
 
 #[tokio::test]
@@ -69,7 +98,7 @@ async fn a_model_that_appears_after_the_first_try_is_served() {
     let mut config = config("classifier");
     let file = folder.path().join("late.onnx");
     let source = support::model_file("classifier");
-    config.model.artifact.uri = format!("file://{}", file.display());
+    support::model(&mut config).artifact.uri = format!("file://{}", file.display());
     let server = Server::start(settings(config)).await;
     server.until(|report| report["reason"] == "NotFound").await;
     std::fs::copy(source, &file).unwrap();

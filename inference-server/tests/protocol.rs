@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::SystemTime;
+
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -19,7 +21,9 @@ fn request(inputs: &[Value]) -> String {
 async fn metadata_and_health_are_those_of_the_protocol() {
     let server = Server::ready(config("classifier")).await;
     let metadata = server.get("/v2").await.json();
-    assert_eq!((&metadata["name"], &metadata["extensions"]), (&json!("millrace-inference-server"), &json!([])));
+    assert_eq!(metadata["name"], "millrace-inference-server");
+    let extensions = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"];
+    assert_eq!(metadata["extensions"], json!(extensions));
     for path in ["/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/v2/models/m/versions/3/ready"] {
         assert_eq!(server.get(path).await.status, StatusCode::OK, "{path}");
     }
@@ -70,15 +74,23 @@ async fn every_element_type_comes_back_as_it_was_sent() {
         ("int16", json!([i16::MIN, i16::MAX])),
         ("int32", json!([i32::MIN, i32::MAX])),
         ("int64", json!([i64::MIN, i64::MAX])),
+        ("fp16", json!([0.5, null])),
         ("fp32", json!([0.5, null])),
         ("fp64", json!([0.1, -1e300])),
         ("bytes", json!(["", "snowman ☃"])),
     ];
-    let inputs: Vec<Value> = values
+    let mut inputs: Vec<Value> = values
         .iter()
         .map(|(kind, data)| input(&format!("in_{kind}"), &[2], &kind.to_uppercase(), data.clone()))
         .collect();
-    let answer = server.infer(request(&inputs)).await.json();
+    // BF16 has no JSON form: it goes and comes behind the JSON.
+    let binary = json!({"name": "in_bf16", "shape": [2], "datatype": "BF16", "parameters": {"binary_data_size": 4}});
+    inputs.push(binary);
+    let mut outputs: Vec<Value> = values.iter().map(|(kind, _)| json!({"name": format!("out_{kind}")})).collect();
+    outputs.push(json!({"name": "out_bf16", "parameters": {"binary_data": true}}));
+    let answer = server.infer_binary(&json!({"inputs": inputs, "outputs": outputs}), &[0x80, 0x3f, 0, 0xc0]).await;
+    let (answer, tail) = answer.parts();
+    assert_eq!(tail[..], [0x80, 0x3f, 0, 0xc0]);
     for (output, (kind, data)) in answer["outputs"].as_array().unwrap().iter().zip(&values) {
         assert_eq!(*output, input(&format!("out_{kind}"), &[2], &kind.to_uppercase(), data.clone()));
     }
@@ -91,7 +103,7 @@ async fn every_mistake_is_told_with_the_tensor_the_expected_and_the_given() {
     let good = input("X", &[1, 4], "FP32", json!([1, 2, 3, 4]));
     let cases: Vec<(String, u16, &[&str])> = vec![
         ("{".into(), 400, &["no inference request", "line 1"]),
-        ("{}".into(), 400, &["missing field `inputs`"]),
+        ("{}".into(), 400, &["field \"inputs\" is missing"]),
         (request(&[]), 400, &["\"X\" is missing", "takes X"]),
         (request(&[input("Z", &[1, 4], "FP32", json!([1, 2, 3, 4]))]), 400, &["\"X\" is missing"]),
         (request(&[good.clone(), input("Z", &[1], "FP32", json!([1]))]), 400, &["\"Z\" is unknown", "takes X"]),
@@ -118,9 +130,9 @@ async fn every_mistake_is_told_with_the_tensor_the_expected_and_the_given() {
         (
             request(&[input("X", &[1, 4], "FP32", json!(["a", "b", "c", "d"]))]),
             400,
-            &["\"X\"", "expected FP32, the data hold strings"],
+            &["\"X\"", "expected FP32, the data hold a string"],
         ),
-        (request(&[input("X", &[1, 4], "FP32", json!([1, true, 3, 4]))]), 400, &["mix integers with a boolean"]),
+        (request(&[input("X", &[1, 4], "FP32", json!([1, true, 3, 4]))]), 400, &["\"X\"", "the data hold a boolean"]),
         (request(&[input("X", &[2, 4], "FP32", json!([[1, 2, 3, 4], [1]]))]), 400, &["nested unevenly"]),
         (r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32"}]}"#.into(), 400, &["\"X\"", "has no data"]),
         (
@@ -129,11 +141,13 @@ async fn every_mistake_is_told_with_the_tensor_the_expected_and_the_given() {
             &["\"nope\" is unknown", "label, probabilities"],
         ),
         (
-            json!({"inputs": [good], "outputs": [{"name": "label", "parameters": {"binary_data": true}}]}).to_string(),
+            json!({"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}]})
+                .to_string(),
             400,
-            &["\"label\"", "binary_data"],
+            &["\"X\"", "Inference-Header-Content-Length"],
         ),
         (format!("{{\"inputs\": {}", "[".repeat(200)), 400, &["no inference request"]),
+        (format!("{{\"x\": {}", "[".repeat(200)), 400, &["nested less deeply"]),
         ("x".repeat(70_000), 413, &["limit of 65536 bytes"]),
     ];
     for (body, status, words) in cases {
@@ -145,8 +159,8 @@ async fn every_mistake_is_told_with_the_tensor_the_expected_and_the_given() {
     }
     // After all that the server still serves.
     assert_eq!(server.infer(request(&[good])).await.status, StatusCode::OK);
-    assert_eq!(server.metric("millrace_server_requests_total{outcome=\"ok\"}").await, Some(1.0));
-    assert_eq!(server.metric("millrace_server_requests_total{outcome=\"body_too_large\"}").await, Some(1.0));
+    assert_eq!(server.metric("millrace_server_requests_total{outcome=\"ok\",model=\"m\"").await, Some(1.0));
+    assert_eq!(server.metric("millrace_server_requests_total{outcome=\"body_too_large\",model=\"\"").await, Some(1.0));
     server.end().await.unwrap();
 }
 
@@ -169,13 +183,78 @@ async fn unknown_models_versions_paths_and_methods_are_told_apart() {
 }
 
 #[tokio::test]
-async fn binary_tensors_are_refused_rather_than_misread() {
+async fn what_is_wrong_with_a_binary_request_is_told() {
     let server = Server::ready(config("classifier")).await;
+    let input = json!({"name": "X", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}});
+    let body = json!({"inputs": [input]});
+    for (tail, word) in [(15, "has only 15 bytes left"), (17, "1 bytes more than")] {
+        let answer = server.infer_binary(&body, &vec![0; tail]).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert!(answer.error().contains(word), "{}", answer.error());
+    }
     let uri = format!("http://{}/v2/models/m/infer", server.http);
-    let request = Request::post(uri).header("Inference-Header-Content-Length", "2").body(Full::from("{}")).unwrap();
-    let answer = server.send(request).await.unwrap();
-    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    assert!(answer.error().contains("binary tensor data extension"), "{}", answer.error());
+    for (length, word) in
+        [("x", "must be a number of bytes"), ("9", "the body has only 2 bytes"), ("-1", "must be a number")]
+    {
+        let request =
+            Request::post(&uri).header("Inference-Header-Content-Length", length).body(Full::from("{}")).unwrap();
+        let answer = server.send(request).await.unwrap();
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert!(answer.error().contains(word), "{}", answer.error());
+    }
+    assert_eq!(server.infer_binary(&body, &[0; 16]).await.status, StatusCode::OK);
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn classes_can_be_asked_for_in_place_of_values() {
+    let server = Server::ready(config("classifier")).await;
+    let data = json!([[1, 1, 0, 0], [0, 0, 0, 9]]);
+    let outputs = json!([{"name": "probabilities", "parameters": {"classification": 1}}]);
+    let body = json!({"inputs": [input("X", &[2, 4], "FP32", data)], "outputs": outputs});
+    let answer = server.infer(body.to_string()).await.json();
+    let output = &answer["outputs"][0];
+    assert_eq!((&output["datatype"], &output["shape"]), (&json!("BYTES"), &json!([2, 1])));
+    let classes: Vec<&str> =
+        output["data"].as_array().unwrap().iter().filter_map(|text| text.as_str()?.split(':').nth(1)).collect();
+    assert_eq!(classes, ["1", "0"]);
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn statistics_configuration_and_openapi_describe_the_model() {
+    let server = Server::ready(config("classifier")).await;
+    let good = request(&[input("X", &[3, 4], "FP32", json!([1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4]))]);
+    server.infer(good).await;
+    server.infer(request(&[])).await;
+    for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/3/stats"] {
+        let stats = server.get(path).await.json();
+        let stats = &stats["model_stats"][0];
+        assert_eq!((&stats["name"], &stats["version"]), (&json!("m"), &json!("3")), "{path}");
+        assert_eq!((&stats["inference_count"], &stats["execution_count"]), (&json!(3), &json!(1)), "{path}");
+        let requests = &stats["inference_stats"];
+        assert_eq!((&requests["success"]["count"], &requests["fail"]["count"]), (&json!(1), &json!(1)), "{path}");
+        assert!(requests["compute_infer"]["ns"].as_u64() > Some(0), "{path}");
+        let batch = &stats["batch_stats"][0];
+        assert_eq!((&batch["batch_size"], &batch["compute_infer"]["count"]), (&json!(3), &json!(1)), "{path}");
+        assert!(batch["compute_infer"]["ns"].as_u64() > Some(0), "{path}");
+        let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        let ago = since_1970 - u128::from(stats["last_inference"].as_u64().unwrap());
+        assert!(ago < 20_000, "{ago} ms ago");
+    }
+    assert_eq!(server.get("/v2/models/other/stats").await.status, StatusCode::NOT_FOUND);
+    let model = server.get("/v2/models/m/config").await.json();
+    assert_eq!(model["input"], json!([{"name": "X", "data_type": "TYPE_FP32", "dims": [-1, 4]}]));
+    let document = server.get("/v2/openapi.json").await.json();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let path = path.replace("{model}", "m").replace("{version}", "3");
+        for method in operations.as_object().unwrap().keys() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let answer = server.call(method.clone(), &path, "").await;
+            assert!(!answer.error().contains("nothing at"), "{method} {path}");
+            assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        }
+    }
     server.end().await.unwrap();
 }
 

@@ -45,7 +45,7 @@ async fn one_bad_request_in_a_batch_fails_alone() {
     assert!(answers[1].error().contains("out of data bounds"), "{}", answers[1].error());
     // The first of all runs held the four requests.
     assert_eq!(server.metric("millrace_server_queue_duration_seconds_count").await, Some(4.0));
-    assert_eq!(server.metric("millrace_server_batch_rows_bucket{le=\"4.0\"}").await, Some(5.0));
+    assert_eq!(server.metric("millrace_server_batch_rows_bucket{le=\"4.0\"").await, Some(5.0));
     assert_eq!(server.metric("millrace_server_batch_rows_sum").await, Some(8.0));
     let server = Arc::into_inner(server).unwrap();
     server.end().await.unwrap();
@@ -65,6 +65,8 @@ async fn a_model_whose_outputs_have_no_row_each_still_answers_requests_that_came
     for (call, expected) in calls.into_iter().zip([3.0, 5.0]) {
         assert_eq!(call.await.unwrap(), json!([expected]));
     }
+    assert_eq!(server.metric("millrace_server_batching{state=\"fixed_axis\"").await, Some(1.0));
+    assert_eq!(server.metric("millrace_server_batching{state=\"shared\"").await, Some(0.0));
     Arc::into_inner(server).unwrap().end().await.unwrap();
 }
 
@@ -144,9 +146,9 @@ async fn sketches_count_inputs_on_the_profile_and_predictions_on_common_bins() {
     let file = folder.path().join("profile.json");
     std::fs::write(&file, serde_json::to_vec(&profile).unwrap()).unwrap();
     let mut config = config("classifier");
-    config.model.profile = Some(ProfileRef { uri: format!("file://{}", file.display()), digest: None });
-    config.model.task = Some(Task::Classification);
-    config.model.signature = Some(Signature {
+    support::model(&mut config).profile = Some(ProfileRef { uri: format!("file://{}", file.display()), digest: None });
+    support::model(&mut config).task = Some(Task::Classification);
+    support::model(&mut config).signature = Some(Signature {
         inputs: vec![InputBinding { tensor: "X".into(), columns: ["a", "b", "c", "d"].map(str::to_owned).to_vec() }],
         outputs: OutputBinding {
             label: Some("label".into()),

@@ -9,9 +9,13 @@ Examples:
   kubectl millrace status                     everything in the namespace, from service to data
   kubectl millrace status flights -n team-a   one service (or Dataset, TrainingJob, ModelVersion)
   kubectl millrace approve flights-3 --comment 'checked with the fraud team'
-  kubectl millrace promote flights            give the canary all requests now
+  kubectl millrace promote flights            leave the step now (--full: all requests)
+  kubectl millrace pause flights              keep the rollout from going forward (resume)
   kubectl millrace abort flights              reject the canary now
   kubectl millrace retry flights              try the newest rejected revision again
+  kubectl millrace rollback flights --to flights-3
+  kubectl millrace rehearse flights flights-4 send it copies of live requests, before it answers anybody
+  kubectl millrace replay flights 12          compute decision 12 again from what it rested on
   kubectl millrace lint deploy/               check files without a cluster";
 
 /// See and steer models that Millrace trains and serves.
@@ -65,15 +69,72 @@ pub enum Command {
         #[arg(long)]
         comment: Option<String>,
     },
-    /// Give the canary of an InferenceService all requests, whatever the evidence says.
-    #[command(after_help = "Example:\n  kubectl millrace promote flights")]
+    /// Leave the step, the preparation or the gate of a rollout now, whatever the evidence says.
+    #[command(after_help = "Examples:\n  kubectl millrace promote flights\n  kubectl millrace promote flights --full")]
     Promote {
+        /// Name of the InferenceService.
+        service: String,
+        /// Give the new revision all requests at once.
+        #[arg(long)]
+        full: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Keep a rollout from going forward. Bad evidence still rejects the new revision.
+    #[command(after_help = "Example:\n  kubectl millrace pause flights")]
+    Pause {
         /// Name of the InferenceService.
         service: String,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Reject the canary of an InferenceService: the stable revision gets all requests back.
+    /// Let a paused rollout go on, or follow the model again after a rollback.
+    #[command(after_help = "Example:\n  kubectl millrace resume flights")]
+    Resume {
+        /// Name of the InferenceService.
+        service: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Serve another version than the newest one, until spec.model changes or `resume` is asked for.
+    ///
+    /// At once while the former revision is warm (spec.rollout.bakeSeconds), else as a rollout that compares nothing.
+    #[command(
+        after_help = "Examples:\n  kubectl millrace rollback flights\n  kubectl millrace rollback flights --to flights-3"
+    )]
+    Rollback {
+        /// Name of the InferenceService.
+        service: String,
+        /// ModelVersion to go back to; the one that is still warm where absent.
+        #[arg(long)]
+        to: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Send copies of live requests to a version that answers nobody, and compare its answers with the live ones.
+    ///
+    /// The version need not be approved. `kubectl millrace status` shows how far it is and which checks would fail.
+    #[command(after_help = "Example:\n  kubectl millrace rehearse flights flights-4 --requests 1000")]
+    Rehearse {
+        /// Name of the InferenceService.
+        service: String,
+        /// Name of the ModelVersion.
+        version: String,
+        /// Copies to compare; 500 where absent.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(10..=1_000_000))]
+        requests: Option<i64>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Compute a decision on a rollout again from the evidence it rested on. Ends with 1 where the result is another.
+    #[command(after_help = "Example:\n  kubectl millrace replay flights 12")]
+    Replay {
+        /// Name of the InferenceService.
+        service: String,
+        /// Id of the decision, as in status.history.
+        id: i64,
+    },
+    /// Reject the canary of an InferenceService, or end its rehearsal: the stable revision gets all requests back.
     #[command(after_help = "Example:\n  kubectl millrace abort flights")]
     Abort {
         /// Name of the InferenceService.

@@ -9,6 +9,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     core::NamespaceResourceScope,
 };
+use millrace_crds::{ModelVersion, inference_service::ModelReference};
 use serde::de::DeserializeOwned;
 
 use crate::{args::Connection, chain::Chain};
@@ -71,6 +72,21 @@ where
     }
     found.sort_by_key(ResourceExt::name_any);
     Ok(found)
+}
+
+/// The versions that a service may serve: those of the model it follows, or the pinned one.
+pub async fn versions_of(
+    client: &Client,
+    namespace: &str,
+    model: &ModelReference,
+) -> anyhow::Result<Vec<ModelVersion>> {
+    let mut versions: Vec<ModelVersion> = list(client, namespace).await?;
+    versions.retain(|version| match (&model.model_version, &model.name) {
+        (Some(pin), _) => version.name_any() == *pin,
+        (None, Some(name)) => version.spec.model == *name,
+        (None, None) => false,
+    });
+    Ok(versions)
 }
 
 /// One object, or an error that names it.

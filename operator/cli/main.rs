@@ -10,6 +10,7 @@
 //! | `tree.rs`     | pure   | trees of lines → text, with colours or without                               |
 //! | `approve.rs`  | writes | `spec.approved` of a ModelVersion                                            |
 //! | `request.rs`  | writes | the annotation `millrace.dev/command` of an InferenceService                 |
+//! | `replay.rs`   | reads  | a decision and what it rested on                                             |
 //! | `lint.rs`     | reads  | files → documents → problems; no cluster                                     |
 //! | `schema.rs`   | pure   | a value against a structural schema                                          |
 
@@ -28,6 +29,7 @@ mod cluster;
 #[cfg(test)]
 mod fixtures;
 mod lint;
+mod replay;
 mod request;
 mod schema;
 mod service;
@@ -35,6 +37,7 @@ mod status;
 mod tree;
 
 use args::{Args, Command};
+use request::Wish;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -62,16 +65,28 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let (client, namespace) = connection.connect().await?;
             print(&approve::run(client, &namespace, &version, comment).await?)?;
         }
-        Command::Promote { service, wait } => ask(connection, request::Wish::Promote, &service, wait).await?,
-        Command::Abort { service, wait } => ask(connection, request::Wish::Abort, &service, wait).await?,
+        Command::Promote { service, full, wait } => ask(connection, Wish::Promote { full }, &service, wait).await?,
+        Command::Pause { service, wait } => ask(connection, Wish::Pause, &service, wait).await?,
+        Command::Resume { service, wait } => ask(connection, Wish::Resume, &service, wait).await?,
+        Command::Rollback { service, to, wait } => ask(connection, Wish::Rollback { to }, &service, wait).await?,
+        Command::Rehearse { service, version, requests, wait } => {
+            ask(connection, Wish::Rehearse { version, requests }, &service, wait).await?;
+        }
+        Command::Replay { service, id } => {
+            let (client, namespace) = connection.connect().await?;
+            let (text, is_same) = replay::run(client, &namespace, &service, id).await?;
+            print(&text)?;
+            return Ok(if is_same { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Abort { service, wait } => ask(connection, Wish::Abort, &service, wait).await?,
         Command::Retry { service, version, wait } => {
-            ask(connection, request::Wish::Retry { version }, &service, wait).await?;
+            ask(connection, Wish::Retry { version }, &service, wait).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(connection: args::Connection, wish: request::Wish, service: &str, wait: args::Wait) -> anyhow::Result<()> {
+async fn ask(connection: args::Connection, wish: Wish, service: &str, wait: args::Wait) -> anyhow::Result<()> {
     let (client, namespace) = connection.connect().await?;
     print(&request::run(client, &namespace, service, &wish, wait.timeout).await?)
 }

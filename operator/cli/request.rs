@@ -1,4 +1,4 @@
-//! `promote`, `abort`, `retry`: a request on the object that the operator acts on once, and its outcome.
+//! `promote`, `pause`, `resume`, `abort`, `retry`, `rollback`, `rehearse`: a request on the object that the operator acts on once, and its outcome.
 //!
 //! Whether a request makes sense is decided by the operator's own code, so that both say the same.
 
@@ -14,10 +14,10 @@ use kube::{
 use millrace_contract::decision::DecidedBy;
 use millrace_crds::{
     InferenceService, InferenceServiceStatus,
-    inference_service::RejectedRevision,
+    inference_service::{RejectedRevision, RevisionStatus},
     labels::{CLI_FIELD_MANAGER, COMMAND},
 };
-use millrace_operator::inference_service::commands::{Command, Request, Verb, request};
+use millrace_operator::inference_service::commands::{Command, Met, Request, Verb, request};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -32,28 +32,50 @@ const REFUSED: &str = "CommandRefused";
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
-    Promote,
+    /// The next step, or all requests.
+    Promote {
+        full: bool,
+    },
+    Pause,
+    Resume,
     Abort,
     /// Of this ModelVersion, or of the one rejected last.
     Retry {
         version: Option<String>,
+    },
+    /// To this ModelVersion, or to the one that is warm.
+    Rollback {
+        to: Option<String>,
+    },
+    Rehearse {
+        version: String,
+        requests: Option<i64>,
     },
 }
 
 impl Wish {
     fn verb(&self) -> Verb {
         match self {
-            Self::Promote => Verb::Promote,
+            Self::Promote { full: false } => Verb::Promote,
+            Self::Promote { full: true } => Verb::PromoteFull,
+            Self::Pause => Verb::Pause,
+            Self::Resume => Verb::Resume,
             Self::Abort => Verb::Abort,
             Self::Retry { .. } => Verb::Retry,
+            Self::Rollback { .. } => Verb::Rollback,
+            Self::Rehearse { .. } => Verb::Rehearse,
         }
     }
 
     fn as_str(&self) -> &'static str {
         match self {
-            Self::Promote => "promote",
+            Self::Promote { .. } => "promote",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
             Self::Abort => "abort",
             Self::Retry { .. } => "retry",
+            Self::Rollback { .. } => "roll back",
+            Self::Rehearse { .. } => "rehearse",
         }
     }
 }
@@ -63,12 +85,13 @@ pub async fn run(client: Client, namespace: &str, name: &str, wish: &Wish, timeo
     let api: Api<InferenceService> = Api::namespaced(client.clone(), namespace);
     let service = cluster::get(&api, name).await?;
     let before = service.status.clone().unwrap_or_default();
+    let versions = cluster::versions_of(&client, namespace, &service.spec.model).await?;
+    let met = Met { status: &before, model: &service.spec.model, versions: &versions };
     let now = Timestamp::now();
     let nonce = format!("{:016x}", rand::random::<u64>());
-    let (command, version) =
-        command(wish, &before, nonce, now, timeout).map_err(|why| anyhow::anyhow!("{name}: {why}"))?;
+    let (command, version) = command(wish, met, nonce, now, timeout).map_err(|why| anyhow::anyhow!("{name}: {why}"))?;
     write(&api, &service, &command).await.with_context(|| format!("{} {name}", wish.as_str()))?;
-    eprintln!("asked to {} {version} (revision {}); waiting for the operator", wish.as_str(), command.revision);
+    eprintln!("asked to {} {version}; waiting for the operator", wish.as_str());
 
     let after = handled(&api, name, &command, timeout).await?;
     let known = outcome(&command, &before, &after);
@@ -84,28 +107,47 @@ pub async fn run(client: Client, namespace: &str, name: &str, wish: &Wish, timeo
 /// The request and the version it is about, or why it makes no sense. Pure.
 fn command(
     wish: &Wish,
-    status: &InferenceServiceStatus,
+    met: Met<'_>,
     nonce: String,
     now: Timestamp,
     timeout: u32,
 ) -> Result<(Command, String), String> {
-    let (revision, version) = match wish {
-        Wish::Promote | Wish::Abort => match &status.canary {
-            Some(canary) => (canary.revision.clone(), canary.model_version.clone()),
-            None => return Err(nothing_rolls_out(status)),
-        },
-        Wish::Retry { version } => {
-            let rejected = to_retry(&status.rejected, version.as_deref())?;
-            (rejected.revision.clone(), rejected.model_version.clone())
-        }
-    };
+    let (revision, version) = about(wish, met.status)?;
     let expires = now.checked_add(SignedDuration::from_secs(i64::from(timeout))).map_err(|error| error.to_string())?;
-    let command = Command { verb: wish.verb(), revision, nonce, expires };
+    let (model_version, requests) = match wish {
+        Wish::Rollback { to } => (to.clone(), None),
+        Wish::Rehearse { version, requests } => (Some(version.clone()), *requests),
+        Wish::Promote { .. } | Wish::Pause | Wish::Resume | Wish::Abort | Wish::Retry { .. } => (None, None),
+    };
+    let command = Command { verb: wish.verb(), revision, model_version, requests, nonce, expires };
     let text = serde_json::to_string(&command).map_err(|error| error.to_string())?;
-    match request(Some(&text), status, now) {
+    match request(Some(&text), met, now) {
         Request::Accepted(command) => Ok((command, version)),
         Request::Refused { message, .. } => Err(message),
         Request::None => Err("the operator would take this request for an old one: ask again".to_owned()),
+    }
+}
+
+/// The revision and the version that a wish is about.
+fn about(wish: &Wish, status: &InferenceServiceStatus) -> Result<(String, String), String> {
+    let named = |revision: &RevisionStatus| (revision.revision.clone(), revision.model_version.clone());
+    let stable = || status.stable.as_ref().map(named).ok_or_else(|| nothing_rolls_out(status));
+    match wish {
+        Wish::Promote { .. } | Wish::Pause => {
+            status.canary.as_ref().map(named).ok_or_else(|| nothing_rolls_out(status))
+        }
+        Wish::Resume => status.canary.as_ref().map(named).map_or_else(stable, Ok),
+        Wish::Abort => {
+            let rehearsed = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
+            let tried = status.canary.as_ref().or(rehearsed.map(|rehearsal| &rehearsal.revision));
+            tried.map(named).ok_or_else(|| nothing_rolls_out(status))
+        }
+        Wish::Retry { version } => {
+            let rejected = to_retry(&status.rejected, version.as_deref())?;
+            Ok((rejected.revision.clone(), rejected.model_version.clone()))
+        }
+        Wish::Rollback { .. } => stable(),
+        Wish::Rehearse { version, .. } => Ok((String::new(), version.clone())),
     }
 }
 
@@ -174,7 +216,13 @@ fn outcome(command: &Command, before: &InferenceServiceStatus, after: &Inference
     });
     let next = after.next_step.clone().unwrap_or_default();
     match command.verb {
-        Verb::Promote | Verb::Abort => by_request.map(|decision| format!("{}: {}", decision.reason, decision.message)),
+        Verb::Promote | Verb::PromoteFull | Verb::Pause | Verb::Resume | Verb::Abort | Verb::Rollback => {
+            by_request.map(|decision| format!("{}: {}", decision.reason, decision.message))
+        }
+        Verb::Rehearse => {
+            let started = after.rehearsal.as_ref().filter(|now| before.rehearsal.as_ref() != Some(now))?;
+            Some(format!("{}; kubectl millrace status shows what the copies say", started.message))
+        }
         Verb::Retry => {
             let is_forgotten = !after.rejected.iter().any(|rejected| rejected.revision == command.revision);
             is_forgotten

@@ -1,5 +1,7 @@
 use serde_json::Value;
 
+use millrace_crds::inference_service::ModelReference;
+
 use super::*;
 use crate::fixtures::service;
 
@@ -29,16 +31,25 @@ fn rolled_back() -> InferenceServiceStatus {
     status(json!({"stable": revision("flights-1", "aaaa"), "rejected": [old, new]}))
 }
 
+fn met(status: &InferenceServiceStatus) -> Met<'_> {
+    static MODEL: ModelReference = ModelReference { name: None, model_version: None };
+    Met { status, model: &MODEL, versions: &[] }
+}
+
 #[test]
 fn a_request_is_about_what_is_rolled_out_or_was_rejected_last_and_is_refused_elsewhere() {
     let first = status(json!({"canary": revision("flights-1", "aaaa")}));
     let retry = |version: Option<&str>| Wish::Retry { version: version.map(str::to_owned) };
     let cases = [
-        (Wish::Promote, rolling_out(), Ok("bbbb")),
+        (Wish::Promote { full: true }, rolling_out(), Ok("bbbb")),
         (Wish::Abort, rolling_out(), Ok("bbbb")),
-        (Wish::Promote, first.clone(), Ok("aaaa")),
+        (Wish::Promote { full: true }, first.clone(), Ok("aaaa")),
         (Wish::Abort, first, Err("revision aaaa is the first one: there is nothing to go back to")),
-        (Wish::Promote, rolled_back(), Err("nothing is being rolled out: flights-1 serves all requests")),
+        (
+            Wish::Promote { full: true },
+            rolled_back(),
+            Err("nothing is being rolled out: flights-1 serves all requests"),
+        ),
         (Wish::Abort, InferenceServiceStatus::default(), Err("nothing is being rolled out, and nothing serves yet")),
         (retry(None), rolled_back(), Ok("cccc")),
         (retry(Some("flights-2")), rolled_back(), Ok("bbbb")),
@@ -50,18 +61,19 @@ fn a_request_is_about_what_is_rolled_out_or_was_rejected_last_and_is_refused_els
         (retry(None), rolling_out(), Err("no revision is remembered as rejected: there is nothing to retry")),
     ];
     for (wish, status, expected) in cases {
-        let asked = command(&wish, &status, "n".to_owned(), now(), 60).map(|(command, _)| command.revision);
+        let asked = command(&wish, met(&status), "n".to_owned(), now(), 60).map(|(command, _)| command.revision);
         assert_eq!(asked.as_deref().map_err(String::as_str), expected, "{wish:?}");
     }
 }
 
 #[test]
 fn what_is_written_is_what_the_operator_reads() {
-    let (command, version) = command(&Wish::Promote, &rolling_out(), "n1".to_owned(), now(), 60).unwrap();
+    let (command, version) =
+        command(&Wish::Promote { full: true }, met(&rolling_out()), "n1".to_owned(), now(), 60).unwrap();
     assert_eq!(version, "flights-2");
     assert_eq!(
         serde_json::to_value(&command).unwrap(),
-        json!({"verb": "promote", "revision": "bbbb", "nonce": "n1", "expires": "2026-01-01T00:01:00Z"})
+        json!({"verb": "promoteFull", "revision": "bbbb", "nonce": "n1", "expires": "2026-01-01T00:01:00Z"})
     );
 }
 
@@ -75,7 +87,7 @@ fn decided(id: i64, by: &str) -> Value {
 #[test]
 fn the_outcome_is_the_decision_that_came_after_the_request() {
     let asked =
-        |wish: &Wish, status: &InferenceServiceStatus| command(wish, status, "n".to_owned(), now(), 60).unwrap().0;
+        |wish: &Wish, status: &InferenceServiceStatus| command(wish, met(status), "n".to_owned(), now(), 60).unwrap().0;
     let abort = asked(&Wish::Abort, &rolling_out());
     let history = |decisions: Vec<Value>| status(json!({"history": decisions}));
     let done = Some("Aborted: flights-2 was aborted by a request".to_owned());

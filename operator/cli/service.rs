@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use millrace_crds::{
     InferenceService, InferenceServiceStatus,
     conditions::{DRIFTED, OVERRIDDEN},
-    inference_service::{RevisionStatus, RolloutStatus},
+    inference_service::{RehearsalStatus, RevisionStatus, RolloutStatus},
 };
 use millrace_operator::conditions::{find, is_true};
 
@@ -41,6 +41,14 @@ pub fn node(chain: &Chain, service: &InferenceService, now: Timestamp) -> Node {
     }
     if let Some(canary) = &status.canary {
         node.put(revision(chain, "canary", canary, now));
+    }
+    if let Some(previous) = &status.previous {
+        let mut warm = revision(chain, "previous", &previous.revision, now);
+        warm = warm.and(Tone::Plain, format!("stays warm until {}", previous.until.0));
+        node.put(warm);
+    }
+    if let Some(rehearsed) = &status.rehearsal {
+        node.put(rehearsal(rehearsed, now));
     }
     if let Some(under_way) = &status.rollout {
         node.put(rollout(service, under_way, now));
@@ -84,15 +92,32 @@ fn revision(chain: &Chain, role: &str, revision: &RevisionStatus, now: Timestamp
     node
 }
 
+fn rehearsal(rehearsal: &RehearsalStatus, now: Timestamp) -> Node {
+    let began = format!("rehearsal of {}, {}", rehearsal.revision.model_version, ago(now, rehearsal.start_time.0));
+    let mut node = Node::new(began);
+    if let Some(verdict) = rehearsal.verdict {
+        node = node.and(verdict_tone(verdict), word(Some(&verdict)));
+    }
+    node = node.and(Tone::Plain, &rehearsal.message);
+    for one in &rehearsal.checks {
+        node.put(check("check", one));
+    }
+    node
+}
+
 fn rollout(service: &InferenceService, rollout: &RolloutStatus, now: Timestamp) -> Node {
     let steps = service.spec.rollout.steps.len();
-    let place = match rollout.step {
-        Some(step) => format!("step {} of {steps}", step.saturating_add(1)),
-        None => "pods start".to_owned(),
+    let place = match (rollout.step, &rollout.step_start_time) {
+        (Some(step), _) => format!("step {} of {steps}", step.saturating_add(1)),
+        (None, Some(_)) => "the switch is prepared".to_owned(),
+        (None, None) => "pods start".to_owned(),
     };
     let mut node = Node::new(format!("rollout began {}", ago(now, rollout.start_time.0))).and(Tone::Plain, place);
     if let Some(verdict) = rollout.verdict {
         node = node.and(verdict_tone(verdict), word(Some(&verdict)));
+    }
+    if let Some(since) = &rollout.paused_since {
+        node = node.and(Tone::Waiting, format!("paused since {}", since.0));
     }
     for one in &rollout.checks {
         node.put(check("check", one));

@@ -72,8 +72,8 @@ fn split_kind(name: &str) -> Result<(Option<&'static str>, &str), String> {
         "isvc" | "inferenceservice" | "inferenceservices" => "InferenceService",
         "mv" | "modelversion" | "modelversions" => "ModelVersion",
         "tj" | "trainingjob" | "trainingjobs" => "TrainingJob",
-        "ds" | "dataset" | "datasets" => "Dataset",
-        _ => return Err(format!("{kind} is no kind of Millrace: use isvc, mv, tj or ds")),
+        "dset" | "dataset" | "datasets" => "Dataset",
+        _ => return Err(format!("{kind} is no kind of Millrace: use isvc, mv, tj or dset")),
     };
     Ok((Some(kind), rest))
 }

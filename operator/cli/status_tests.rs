@@ -121,8 +121,8 @@ fn a_name_shows_what_has_it_and_every_service_that_rests_on_it() {
         assert_eq!(roots, expected, "{name}");
     }
     let said = |name: &str| render(&chain, Some(name), false, now()).unwrap_err();
-    assert_eq!(said("ds/flights"), "no Dataset flights in namespace team: choose another with -n");
-    assert_eq!(said("pod/flights"), "pod is no kind of Millrace: use isvc, mv, tj or ds");
+    assert_eq!(said("dset/flights"), "no Dataset flights in namespace team: choose another with -n");
+    assert_eq!(said("pod/flights"), "pod is no kind of Millrace: use isvc, mv, tj or dset");
 }
 
 #[test]

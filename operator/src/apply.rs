@@ -3,6 +3,7 @@
 //!
 //! Everything is written under the field manager `millrace-operator`. A child is only touched when its owner is ours.
 
+use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -48,6 +49,24 @@ impl Cluster {
             body["metadata"]["uid"] = json!(live.uid());
         }
         self.server_side_apply(&desired, &body).await
+    }
+
+    /// As `apply`, for what many looks share and nobody but the operator changes: one that was found as desired is not read again
+    /// for a while.
+    pub async fn apply_now_and_then<K: Namespaced + Serialize>(
+        &self,
+        owner: &Owner,
+        desired: K,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let place = describe::<K>("know", &desired);
+        let digest = Digest::of(serde_json::to_vec(&desired).map_err(|e| unwritable::<K>(&e))?);
+        if self.known.is_known(&place, &digest, now) {
+            return Ok(());
+        }
+        self.apply(owner, desired).await?;
+        self.known.note(place, digest, now);
+        Ok(())
     }
 
     /// Makes the child if it is not there. One that is there stays as it is, whatever `desired` says: for children whose

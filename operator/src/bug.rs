@@ -37,6 +37,20 @@ pub enum SeededBug {
     ForgetObservedGeneration,
     /// A corrected spec waits for the run of the wrong one.
     WaitForWrongRun,
+    /// A step that can't be taken back rests on a cached object, without asking whether it is the newest.
+    TrustCache,
+    /// A model is registered without a look at whether it was already.
+    RegisterTwice,
+    /// A model's number is given and not recorded.
+    ForgetNumber,
+    /// Every try of a run is taken for the first.
+    ForgetAttempt,
+    /// What was decided is decided again at every look.
+    DecideAgain,
+    /// What was measured is kept in memory only.
+    ForgetEvidence,
+    /// A revision that was rejected is not remembered.
+    ForgetRejection,
 }
 
 /// The bugs that are switched on.
@@ -48,7 +62,7 @@ pub struct Bugs {
 
 impl SeededBug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::NonDeterministicName,
         Self::StatusBeforeChild,
         Self::ForgetDeletePrecondition,
@@ -65,6 +79,13 @@ impl SeededBug {
         Self::SwallowStatusError,
         Self::ForgetObservedGeneration,
         Self::WaitForWrongRun,
+        Self::TrustCache,
+        Self::RegisterTwice,
+        Self::ForgetNumber,
+        Self::ForgetAttempt,
+        Self::DecideAgain,
+        Self::ForgetEvidence,
+        Self::ForgetRejection,
     ];
 }
 

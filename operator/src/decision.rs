@@ -3,9 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use millrace_contract::decision::{Check, DecidedBy, Decision, Question, Verdict};
-
-/// Decisions kept in a status.
-pub const HISTORY: usize = 20;
+use millrace_crds::common::MAX_DECISIONS;
 
 /// A decision that was just made; id and time are given when it is recorded.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +31,7 @@ pub fn record(history: &mut Vec<Decision>, made: Made, now: Timestamp) -> Decisi
     let time = crate::conditions::whole_seconds(now).to_string();
     let decision = Decision { id, time, question, subject, verdict, reason, message, decided_by, checks };
     history.insert(0, decision.clone());
-    history.truncate(HISTORY);
+    history.truncate(MAX_DECISIONS);
     decision
 }
 
@@ -74,8 +72,8 @@ mod tests {
         for _ in 0..25 {
             record(&mut history, made(), now);
         }
-        assert_eq!(history.len(), HISTORY);
-        assert_eq!((history[0].id, history[19].id), (25, 6));
+        assert_eq!(history.len(), MAX_DECISIONS);
+        assert_eq!((history[0].id, history[9].id), (25, 16));
         assert_eq!(history[0].time, "2026-01-01T00:00:00Z");
     }
 }

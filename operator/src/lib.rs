@@ -20,7 +20,7 @@
 //! | file                         | holds                                                                                |
 //! |------------------------------|--------------------------------------------------------------------------------------|
 //! | `settings`, `context`        | options of the process; what every reconcile is given                                |
-//! | `cluster`, `apply`           | reads with a deadline; writes: apply, ensure, delete, status                         |
+//! | `cluster`, `apply`, `known`  | reads with a deadline; writes: apply, ensure, delete, status; what need not be read   |
 //! | `owner`, `names`             | owner references and the ownership check; names of children                          |
 //! | `conditions`, `events`, `decision` | kstatus conditions; typed Events; decision records, history and audit log      |
 //! | `worker_run`, `run_state`    | the children of one worker run; what became of it                                    |
@@ -42,6 +42,7 @@ pub mod error;
 pub mod events;
 pub mod http;
 pub mod inference_service;
+mod known;
 pub mod leader;
 pub mod metrics;
 pub mod model_version;

@@ -111,6 +111,14 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
+    /// Writes to the API server so far, all resources and verbs together, as the metric tells them.
+    #[cfg(feature = "testkit")]
+    pub fn writes(&self) -> u64 {
+        let text = self.text();
+        let lines = text.lines().filter(|line| line.starts_with("millrace_api_writes_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn text(&self) -> String {
         self.memory.set(resident_memory().unwrap_or(0));

@@ -4,7 +4,7 @@ use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ConfigMap, ContainerStatus, Pod},
 };
-use millrace_contract::worker::{REPORT_KEY, WorkerReport};
+use millrace_contract::worker::{Failure, REPORT_KEY, WorkerReport};
 
 /// How far a run's Job is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,27 @@ impl ProblemReason {
             Self::PodRefused => "PodRefused",
             Self::ContainerFailed => "ContainerFailed",
         }
+    }
+}
+
+/// What is wrong, with a reason for the condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Machine-readable, CamelCase.
+    pub reason: &'static str,
+    /// What is wrong and what helps, for a person.
+    pub message: String,
+}
+
+impl From<Problem> for Trouble {
+    fn from(problem: Problem) -> Self {
+        Self { reason: problem.reason.as_str(), message: problem.message }
+    }
+}
+
+impl From<&Failure> for Trouble {
+    fn from(failure: &Failure) -> Self {
+        Self { reason: failure.reason.as_str(), message: failure.message.clone() }
     }
 }
 

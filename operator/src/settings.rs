@@ -1,6 +1,6 @@
 //! Options of the operator process: flags, each also an environment variable.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
 
@@ -56,6 +56,11 @@ pub struct Settings {
     #[arg(long, env = "MILLRACE_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
 
+    /// Hosts that checks of the users' own in rollouts may ask, separated by commas; `.NAME` stands for every host below NAME.
+    /// All where none is given, but for this machine and link-local addresses.
+    #[arg(long, env = "MILLRACE_METRIC_HOSTS", value_delimiter = ',')]
+    pub metric_hosts: Vec<String>,
+
     /// Longest a worker's Job may run, in seconds.
     #[arg(long, env = "MILLRACE_WORKER_DEADLINE_SECONDS", default_value_t = 21_600, value_parser = clap::value_parser!(i64).range(60..))]
     pub worker_deadline_seconds: i64,
@@ -63,6 +68,10 @@ pub struct Settings {
     /// How long a finished worker's Job is kept, in seconds.
     #[arg(long, env = "MILLRACE_WORKER_TTL_SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(i32).range(0..))]
     pub worker_ttl_seconds: i32,
+
+    /// Longest time without a look at an object, in seconds, should an event of a watch be lost.
+    #[arg(long, env = "MILLRACE_LOOK_AGAIN_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub look_again_seconds: u64,
 
     /// Where health and metrics are served.
     #[arg(long, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:9090")]
@@ -74,6 +83,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Longest time without a look at an object.
+    pub fn look_again(&self) -> Duration {
+        Duration::from_secs(self.look_again_seconds)
+    }
+
     /// Settings for tests: images that nobody pulls, everything else as by default.
     #[cfg(feature = "testkit")]
     pub fn for_tests() -> Self {

@@ -176,7 +176,7 @@ pub fn task_env(task: &WorkerTask, namespace: &str, report: &str) -> Result<Vec<
     let task =
         serde_json::to_string(task).map_err(|e| Error::Internal(format!("task can't be written as JSON: {e}")))?;
     Ok(vec![
-        env(TASK_ENV, &task),
+        literal_env(TASK_ENV, &task),
         env(REPORT_ENV, &format!("{namespace}/{report}")),
         env_from_field(POD_UID_ENV, "metadata.uid"),
     ])
@@ -200,6 +200,16 @@ pub fn store_env(source_secret: Option<&str>) -> Vec<EnvFromSource> {
 /// An environment variable.
 pub fn env(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() }
+}
+
+/// An environment variable that is meant as it is written: Kubernetes replaces `$(NAME)` in values, and `$$` by `$`.
+pub fn literal_env(name: &str, value: &str) -> EnvVar {
+    env(name, &value.replace('$', "$$"))
+}
+
+/// What a container will find in a variable that was made by `literal_env`.
+pub fn literal_value(variable: &EnvVar) -> Option<String> {
+    Some(variable.value.as_ref()?.replace("$$", "$"))
 }
 
 /// An environment variable with a field of the pod.
@@ -440,6 +450,19 @@ mod tests {
         assert_eq!(env[1], json!({"name": "MILLRACE_REPORT", "value": "a/tx-prepare-0a1b2c3d"}));
         assert_eq!(env[2]["valueFrom"]["fieldRef"]["fieldPath"], "metadata.uid");
         assert_eq!(container["volumeMounts"][0]["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
+    }
+
+    #[test]
+    fn a_task_reaches_the_worker_as_it_is_whatever_kubernetes_replaces() {
+        let mut task = serde_json::to_value(task()).unwrap();
+        let sql = "select '$(HOME)' as home, '$$' as money, '$1' as one from source";
+        task["transformSql"] = json!(sql);
+        let task: WorkerTask = serde_json::from_value(task).unwrap();
+        let env = task_env(&task, "a", "r").unwrap();
+        let written = env[0].value.as_ref().unwrap();
+        assert!(written.contains("'$$(HOME)' as home, '$$$$' as money, '$$1' as one"), "{written}");
+        let found: WorkerTask = serde_json::from_str(&literal_value(&env[0]).unwrap()).unwrap();
+        assert_eq!(found, task);
     }
 
     #[test]

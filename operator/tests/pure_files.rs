@@ -6,7 +6,7 @@
 use std::{fs, path::Path};
 
 /// Files of a kind's folder that read or write.
-const NOT_PURE: [&str; 5] = ["mod.rs", "observe.rs", "reconcile.rs", "scrape.rs", "apply.rs"];
+const NOT_PURE: [&str; 6] = ["mod.rs", "observe.rs", "reconcile.rs", "scrape.rs", "ask.rs", "apply.rs"];
 /// Files beside the kinds that are pure.
 const SHARED: [&str; 8] =
     ["conditions.rs", "names.rs", "owner.rs", "run_state.rs", "subset.rs", "worker_run.rs", "error.rs", "bug.rs"];

@@ -182,7 +182,7 @@ impl CanaryEvidence {
         if !(share > 0.0 && share < 1.0) {
             return Err(EvidenceError::Share { share });
         }
-        let known = self.phases.iter().position(|phase| (phase.share - share).abs() < 1e-9);
+        let known = self.phases.iter().position(|phase| is_same_share(phase.share, share));
         let index = match known {
             Some(index) => index,
             None if self.phases.len() >= MAX_SHARES => return Err(EvidenceError::TooManyShares),
@@ -226,6 +226,12 @@ impl CanaryEvidence {
         self.phases.get(self.current).map_or(0, |phase| phase.canary.requests)
     }
 
+    /// Requests of the canary at the current share, if it is this one; else none were counted at it yet.
+    pub fn canary_requests_at(&self, share: f64) -> u64 {
+        let is_current = self.phases.get(self.current).is_some_and(|phase| is_same_share(phase.share, share));
+        if is_current { self.canary_requests() } else { 0 }
+    }
+
     /// Everything so far, over all shares: canary, stable.
     pub fn totals(&self) -> (Arm, Arm) {
         let (mut canary, mut stable) = (Arm::default(), Arm::default());
@@ -254,6 +260,10 @@ fn threshold_bin(counts: &[u64], quantile: f64) -> Option<usize> {
     let distance = |share: f64| (share / wanted).ln().abs();
     let nearest = near.min_by(|left, right| distance(*left.1).total_cmp(&distance(*right.1)));
     nearest.map(|(bin, _)| bin).or_else(|| exceeding.iter().position(|share| *share <= wanted))
+}
+
+fn is_same_share(one: f64, other: f64) -> bool {
+    (one - other).abs() < 1e-9
 }
 
 #[cfg(test)]

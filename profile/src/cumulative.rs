@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use millrace_contract::{
     routing::RevisionStats,
     sketch::{Counts, FieldSketch},
+    traffic::Ended,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,23 @@ impl Counters for RevisionStats {
             as_shield: self.as_shield.since(&earlier.as_shield)?,
             latency: self.latency.since(&earlier.latency)?,
         })
+    }
+}
+
+/// Requests and errors by cluster of sticky keys.
+pub type StickyCounts = BTreeMap<u32, Ended>;
+
+impl Counters for StickyCounts {
+    fn since(&self, earlier: &Self) -> Option<Self> {
+        if earlier.keys().any(|cluster| !self.contains_key(cluster)) {
+            return None;
+        }
+        let added = |(cluster, now): (&u32, &Ended)| {
+            let before = earlier.get(cluster).copied().unwrap_or_default();
+            let requests = now.requests.since(&before.requests)?;
+            Some((*cluster, Ended { requests, errors: now.errors.since(&before.errors)? }))
+        };
+        self.iter().map(added).collect()
     }
 }
 

@@ -10,14 +10,18 @@
 //! | operator, any scrape | what was added since the last look | [`cumulative::Cumulative`] |
 //! | operator, monitoring | windows of drift | [`windows::DriftMonitor::step`] |
 //! | operator, rollout | evidence on a canary and its checks | [`canary_evidence::CanaryEvidence`] |
+//! | operator, copies | what answers to copies say | [`agreement::checks`] |
+//! | operator, sticky keys | errors by clusters of keys | [`clusters::StickyEvidence`] |
 //!
 //! Beneath the last one: [`sequential`] (counts), [`distribution`] (bins), [`power`] (how much evidence a promotion needs).
 
+pub mod agreement;
 pub mod bins;
 mod bootstrap;
 mod canary_checks;
 pub mod canary_evidence;
 mod classification;
+pub mod clusters;
 pub mod cumulative;
 pub mod distribution;
 pub mod drift;

@@ -106,10 +106,28 @@ impl DriftMonitor {
         Ok(closed)
     }
 
+    /// Whether it differs from an earlier state of itself in what can't be found again from that and the clock: an open window is moved
+    /// on while it is short of rows, and one without rows has no beginning yet.
+    pub fn has_news(&self, earlier: &Self) -> bool {
+        let Self { subject, window_start, window_end: _, rows, fields, consecutive, raised } = self;
+        let has_begun = *rows > 0 || earlier.rows > 0;
+        (has_begun && *window_start != earlier.window_start)
+            || *rows != earlier.rows
+            || *consecutive != earlier.consecutive
+            || *raised != earlier.raised
+            || *subject != earlier.subject
+            || *fields != earlier.fields
+    }
+
     fn close(&mut self, start: i64, now: i64, settings: &WindowSettings) -> Result<Option<ClosedWindow>, BinsError> {
         let length = settings.length_seconds.max(1);
         let end = self.window_end.unwrap_or(start + length);
         if now < end {
+            return Ok(None);
+        }
+        // Where nobody asks anything there is no window: the next one begins with the first rows.
+        if self.rows == 0 {
+            self.begin(None);
             return Ok(None);
         }
         let boundary = window_index(now, length) * length;

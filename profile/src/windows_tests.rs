@@ -67,6 +67,12 @@ fn a_window_that_stays_short_of_rows_is_unknown_at_its_longest() {
 }
 
 #[test]
+fn without_rows_no_window_begins_or_ends() {
+    let steps = [(0, [0, 0]), (HOUR, [0, 0]), (9 * HOUR, [0, 0]), (9 * HOUR + 10, [60, 60]), (10 * HOUR, [0, 0])];
+    assert_eq!(closed(&steps), [(9 * HOUR, 10 * HOUR, 120, Verdict::Pass, 0, false)]);
+}
+
+#[test]
 fn drift_is_raised_once_after_enough_drifted_windows_in_a_row() {
     let (bad, good) = ([10, 190], [100, 100]);
     let steps = [(0, bad), (HOUR, good), (2 * HOUR, bad), (3 * HOUR, bad), (4 * HOUR, bad), (5 * HOUR, good)];

@@ -1,4 +1,5 @@
-//! The admin port: health, readiness, metrics, and what the operator reads (`/v1/stats`, `/v1/plans`).
+//! The admin port: health, readiness, metrics, and what the operator reads (`/v1/stats`, `/v1/traffic`,
+//! `/v1/plans`).
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -54,10 +55,11 @@ pub fn answer<B>(router: &Router, request: &Request<B>) -> Response<Full<Bytes>>
         "/readyz" if router.is_ready() => text(StatusCode::OK, "ready\n"),
         "/readyz" if router.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no plans were read yet\n"),
-        "/metrics" => typed(METRICS_TYPE, router.metrics.text()),
+        "/metrics" => typed(METRICS_TYPE, router.metrics.text(&router.traffic())),
         "/v1/stats" => json(&router.stats()),
+        "/v1/traffic" => json(&router.traffic()),
         "/v1/plans" => json(router.snapshot().inputs().as_ref()),
-        _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /v1/stats or /v1/plans\n"),
+        _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /v1/stats, /v1/traffic or /v1/plans\n"),
     }
 }
 

@@ -1,22 +1,20 @@
 //! Attempts at one revision: which failures are tried again on another endpoint, and how often.
 //!
-//! Inference is idempotent, so a request whose connection broke may be sent again. It is bounded, for a request that kills its
-//! server must not be handed from server to server.
+//! Inference counts as idempotent unless the plan says otherwise, so a request whose connection broke may be sent again. It is bounded:
+//! a request that kills its server must not be handed from server to server, and a service in trouble must not be buried under retries.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant as Clock};
 
 use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::{
-    balance::least_loaded,
-    forward::{Answered, Call, Failure},
+    balance::{Endpoint, least_loaded},
+    forward::{Answered, Call, Failure, Payload, attempt},
+    health::may_eject,
     router::Router,
     snapshot::{Service, Target},
 };
-
-/// Attempts at one revision, the first included.
-const MOST: usize = 3;
 
 /// What went wrong in an attempt, as far as another one may help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +29,17 @@ pub enum Trouble {
     TimedOut,
 }
 
-/// Whether to try again after `attempts` attempts, of which `broken` broke. With a shield behind it, a request that broke two
-/// connections goes there; without one, it has all attempts.
-fn tries_again(trouble: Trouble, attempts: usize, broken: usize, has_untried: bool, has_shield: bool) -> bool {
-    if attempts >= MOST {
+/// Whether to try again after `attempts` of at most `most` attempts, of which `broken` broke. With a shield behind it, a request that
+/// broke two connections goes there; without one, it has all attempts.
+fn tries_again(
+    trouble: Trouble,
+    attempts: usize,
+    most: usize,
+    broken: usize,
+    has_untried: bool,
+    has_shield: bool,
+) -> bool {
+    if attempts >= most {
         return false;
     }
     match trouble {
@@ -55,42 +60,88 @@ fn trouble(result: &Result<Answered, Failure>) -> Option<Trouble> {
     }
 }
 
-/// Get an answer from this revision within the plan's time.
+/// Whether the same request may be sent to somebody else after this: it is there as a whole, and no server acts on it twice.
+pub fn may_follow(service: &Service, call: &Call, result: &Result<Answered, Failure>) -> bool {
+    let was_not_sent = matches!(result, Err(Failure::Refused));
+    match &call.payload {
+        Payload::Held(_) => was_not_sent || service.policy.retries.idempotent,
+        Payload::Streamed(lender) => lender.is_whole(),
+    }
+}
+
+/// Get an answer from this revision within the plan's time, `started` just now.
 pub async fn at_target(
     router: &Router,
     service: &Service,
     target: &Arc<Target>,
     call: &Call,
     has_shield: bool,
+    started: Clock,
 ) -> Result<Answered, Failure> {
-    let deadline = Instant::now() + service.timeout;
-    let mut target = target.clone();
+    let deadline = Instant::from_std(started) + service.timeout;
+    let mut now = started;
+    let rule = &service.policy.retries;
+    let most = usize::try_from(rule.max_attempts).unwrap_or(usize::MAX);
+    service.traffic.budget.request(router.seconds(started));
+    let mut newer = None;
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut broken = 0;
     loop {
-        let now = std::time::Instant::now();
-        let Some(endpoint) = least_loaded(&target.endpoints, &tried, rand::random_range(0..usize::MAX), now) else {
+        let target = newer.as_ref().unwrap_or(target);
+        let offset = rand::random_range(0..usize::MAX);
+        let Some(endpoint) = least_loaded(&target.endpoints, &tried, offset, now) else {
             return Err(Failure::Refused);
         };
-        let result = router.clients.attempt(call, endpoint, deadline).await;
+        let result = attempt(call, endpoint, deadline, router.settings.connect_timeout, now).await;
+        note(endpoint, target, service, &result);
         let Some(trouble) = trouble(&result) else { return result };
         tried.push(endpoint.address());
         broken += usize::from(trouble == Trouble::Broken);
-        target = newest(router, service, target);
-        let has_untried = target.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.address()));
-        let again = tries_again(trouble, tried.len(), broken, has_untried, has_shield) && call.can_be_sent_again();
-        if !again {
+        let latest = newest(router, service, target);
+        let has_untried = latest.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.address()));
+        newer = Some(latest);
+        let again = tries_again(trouble, tried.len(), most, broken, has_untried, has_shield);
+        if !again || !may_follow(service, call, &result) {
+            return result;
+        }
+        now = Clock::now();
+        if !service.traffic.budget.retry(router.seconds(now), rule) {
+            service.traffic.over_budget();
             return result;
         }
         router.metrics.retried(trouble);
     }
 }
 
+/// What an attempt tells of its endpoint. A server that is full or ends says so itself (503) and is left to the balancing.
+fn note(endpoint: &Arc<Endpoint>, target: &Target, service: &Service, result: &Result<Answered, Failure>) {
+    let failed = match result {
+        Ok(answered) if answered.head.status == StatusCode::SERVICE_UNAVAILABLE => return,
+        Ok(answered) => answered.head.status.is_server_error(),
+        Err(_) => true,
+    };
+    if !failed {
+        return endpoint.health.succeeded();
+    }
+    let now = Clock::now();
+    if matches!(result, Err(Failure::Refused)) {
+        endpoint.health.refused(now);
+    }
+    let rule = &service.policy.ejection;
+    let may_go = || {
+        let out = target.endpoints.iter().filter(|other| other.health.is_ejected(now)).count();
+        may_eject(out, target.endpoints.len(), rule)
+    };
+    if endpoint.health.failed(now, rule, may_go) {
+        target.totals.ejected();
+    }
+}
+
 /// The same revision in the newest snapshot: endpoints may have changed since this request looked. As it was, when it has none there.
-fn newest(router: &Router, service: &Service, target: Arc<Target>) -> Arc<Target> {
+fn newest(router: &Router, service: &Service, target: &Arc<Target>) -> Arc<Target> {
     let snapshot = router.snapshot();
     let found = snapshot.service(&service.name).and_then(|service| service.target(&target.revision));
-    found.filter(|found| !found.endpoints.is_empty()).cloned().unwrap_or(target)
+    found.filter(|found| !found.endpoints.is_empty()).unwrap_or(target).clone()
 }
 
 #[cfg(test)]
@@ -114,7 +165,7 @@ mod tests {
         ];
         for (case, expected) in cases {
             let (trouble, attempts, broken, has_untried, has_shield) = case;
-            assert_eq!(tries_again(trouble, attempts, broken, has_untried, has_shield), expected, "{case:?}");
+            assert_eq!(tries_again(trouble, attempts, 3, broken, has_untried, has_shield), expected, "{case:?}");
         }
     }
 }

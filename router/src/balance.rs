@@ -4,15 +4,14 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::uri::Authority;
 
-/// How long an endpoint that could not be connected to is passed over while others are there.
-const AVOID_AFTER_CONNECT_FAILURE: Duration = Duration::from_secs(2);
+use crate::{health::Health, pool::Pool};
 
 /// One address of a revision. It outlives the snapshot it came with, so that its counts are true across plan changes.
 #[derive(Debug)]
@@ -20,22 +19,17 @@ pub struct Endpoint {
     address: SocketAddr,
     authority: Authority,
     in_flight: AtomicUsize,
-    born: Instant,
-    /// Milliseconds after `born` until which it is passed over; 0 when it is not.
-    avoid_until: AtomicU64,
+    /// What is known of it.
+    pub health: Health,
+    pool: Pool,
 }
 
 impl Endpoint {
     /// An endpoint nothing is known of yet.
     pub fn new(address: SocketAddr) -> Self {
         let authority = Authority::try_from(address.to_string()).expect("a socket address is an authority");
-        Self {
-            address,
-            authority,
-            in_flight: AtomicUsize::new(0),
-            born: Instant::now(),
-            avoid_until: AtomicU64::new(0),
-        }
+        let health = Health::new(Instant::now());
+        Self { address, authority, in_flight: AtomicUsize::new(0), health, pool: Pool::default() }
     }
 
     /// Where it listens.
@@ -48,27 +42,14 @@ impl Endpoint {
         &self.authority
     }
 
+    /// Connections to it.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// Requests that are being served by it for this router.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Pass it over for a while: nobody listens there.
-    pub fn connect_failed(&self, now: Instant) {
-        let until = now.saturating_duration_since(self.born) + AVOID_AFTER_CONNECT_FAILURE;
-        self.avoid_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// It answered: nothing speaks against it any more.
-    pub fn answered(&self) {
-        if self.avoid_until.load(Ordering::Relaxed) != 0 {
-            self.avoid_until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn is_avoided(&self, now: Instant) -> bool {
-        let until = self.avoid_until.load(Ordering::Relaxed);
-        until != 0 && now.saturating_duration_since(self.born) < Duration::from_millis(until)
     }
 }
 
@@ -95,7 +76,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The endpoint for one more request: not yet tried, not avoided, fewest in flight, in this order of importance; among equals
+/// The endpoint for one more request: not yet tried, not left alone, fewest in flight, in this order of importance; among equals
 /// the first after `offset`, which the caller draws at random so that idle routers spread.
 pub fn least_loaded<'a>(
     endpoints: &'a [Arc<Endpoint>],
@@ -108,11 +89,13 @@ pub fn least_loaded<'a>(
     after
         .iter()
         .chain(before)
-        .min_by_key(|endpoint| (tried.contains(&endpoint.address), endpoint.is_avoided(now), endpoint.in_flight()))
+        .min_by_key(|endpoint| (tried.contains(&endpoint.address), endpoint.health.is_out(now), endpoint.in_flight()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn endpoints(count: u16) -> Vec<Arc<Endpoint>> {
@@ -160,10 +143,10 @@ mod tests {
     fn an_endpoint_that_refused_is_passed_over_for_two_seconds_or_until_it_answers() {
         let endpoints = endpoints(2);
         let now = Instant::now();
-        endpoints[0].connect_failed(now);
+        endpoints[0].health.refused(now);
         assert_eq!(port(least_loaded(&endpoints, &[], 0, now)), Some(2));
         assert_eq!(port(least_loaded(&endpoints, &[], 0, now + Duration::from_millis(2_001))), Some(1));
-        endpoints[0].answered();
+        endpoints[0].health.succeeded();
         assert_eq!(port(least_loaded(&endpoints, &[], 0, now)), Some(1));
     }
 

@@ -11,14 +11,17 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
+use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::{
-    balance::InFlight,
-    counting::{Outcome, Ticket},
+    counting::Outcome,
+    forward::{Arriving, Source},
+    ticket::Ticket,
+    traffic::InHand,
+    upstream::Broken,
 };
 
-/// Body of a request to a server.
-pub type UpstreamBody = Either<Full<Bytes>, Lent>;
 /// Body of an answer to a client.
 pub type AnswerBody = Either<Full<Bytes>, Streamed>;
 
@@ -79,29 +82,58 @@ impl Body for Lent {
 /// An answer's body on its way from a server to a client. Its request is in flight and undecided until it ends.
 #[derive(Debug)]
 pub struct Streamed {
-    body: Incoming,
+    arriving: Arriving,
     ticket: Ticket,
     /// What the head said; a body that breaks, or a gRPC status at its end, overrules it.
     outcome: Outcome,
-    _in_flight: InFlight,
+    _in_hand: InHand,
 }
 
 impl Streamed {
     /// An answer whose head is judged already.
-    pub fn new(body: Incoming, outcome: Outcome, ticket: Ticket, in_flight: InFlight) -> Self {
-        Self { body, ticket, outcome, _in_flight: in_flight }
+    pub fn new(arriving: Arriving, outcome: Outcome, ticket: Ticket, in_hand: InHand) -> Self {
+        Self { arriving, ticket, outcome, _in_hand: in_hand }
     }
+
+    /// The body was read to its end: its connection is free.
+    fn release(&mut self) {
+        let source = std::mem::replace(&mut self.arriving.source, Source::Ended);
+        if let Source::Connection(connection) = source
+            && connection.is_reusable()
+        {
+            self.arriving.in_flight.endpoint().pool().put(connection, Instant::now());
+        }
+    }
+}
+
+/// Why an answer's body broke off.
+#[derive(Debug, Error)]
+pub enum BodyError {
+    /// HTTP/1.1.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// HTTP/2.
+    #[error(transparent)]
+    Stream(#[from] hyper::Error),
 }
 
 impl Body for Streamed {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let polled = match &mut self.arriving.source {
+            Source::Connection(connection) => {
+                connection.poll_body(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece?))))
+            }
+            Source::Stream(body, _) => {
+                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
+            }
+            Source::Ended => Poll::Ready(None),
+        };
         match &polled {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(frame))) => {
@@ -113,24 +145,36 @@ impl Body for Streamed {
             Poll::Ready(None) => {
                 let outcome = self.outcome;
                 self.ticket.settle(outcome);
+                self.release();
             }
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.arriving.source {
+            Source::Connection(connection) => connection.is_complete(),
+            Source::Stream(body, _) => body.is_end_stream(),
+            Source::Ended => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.arriving.source {
+            Source::Connection(connection) => {
+                connection.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            Source::Stream(body, _) => body.size_hint(),
+            Source::Ended => SizeHint::with_exact(0),
+        }
     }
 }
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        if self.body.is_end_stream() {
+        if self.is_end_stream() {
             self.ticket.settle(self.outcome);
+            self.release();
         }
     }
 }

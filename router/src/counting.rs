@@ -10,7 +10,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use millrace_contract::routing::{
@@ -96,48 +95,6 @@ impl RevisionCounters {
     }
 }
 
-/// One request's claim on a revision's counters: counted exactly once, as [`Outcome::Cancelled`] when it is dropped unsettled.
-#[derive(Debug)]
-pub struct Ticket {
-    counters: Option<Arc<RevisionCounters>>,
-    started: Instant,
-    head_after: Option<u64>,
-}
-
-impl Ticket {
-    /// The request was decided to go there, at this moment.
-    pub fn open(counters: Arc<RevisionCounters>) -> Self {
-        Self { counters: Some(counters), started: Instant::now(), head_after: None }
-    }
-
-    /// A request that counts for no revision.
-    pub fn uncounted() -> Self {
-        Self { counters: None, started: Instant::now(), head_after: None }
-    }
-
-    /// The answer's head is there: the latency ends here, whatever the body takes.
-    pub fn head_arrived(&mut self) {
-        self.head_after = Some(self.elapsed());
-    }
-
-    /// The request has ended; later calls do nothing.
-    pub fn settle(&mut self, outcome: Outcome) {
-        if let Some(counters) = self.counters.take() {
-            counters.ended(outcome, self.head_after.unwrap_or_else(|| self.elapsed()));
-        }
-    }
-
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.settle(Outcome::Cancelled);
-    }
-}
-
 #[derive(Debug, Default)]
 struct ServiceCounters {
     uid: String,
@@ -155,6 +112,11 @@ impl Counters {
     /// No counts yet.
     pub fn new(boot_id: String) -> Self {
         Self { boot_id, services: Mutex::default() }
+    }
+
+    /// Changes whenever the process starts.
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
     }
 
     /// The counters of a plan's targets, in their order; generations that are no longer kept are dropped, and so is everything of
@@ -216,6 +178,7 @@ mod tests {
             shield: None,
             timeout_milliseconds: 1_000,
             max_body_bytes: 1_000,
+            ..RoutingPlan::default()
         }
     }
 
@@ -237,19 +200,6 @@ mod tests {
             let expected = RevisionStats { requests, errors, shielded: 0, client_errors, as_shield: 0, latency };
             assert_eq!(counters.stats(), expected, "{outcome:?}");
         }
-    }
-
-    #[test]
-    fn a_ticket_counts_once_and_a_dropped_one_counts_as_cancelled() {
-        let counters = Arc::new(RevisionCounters::default());
-        let mut settled = Ticket::open(counters.clone());
-        settled.settle(Outcome::Error);
-        settled.settle(Outcome::Answered);
-        drop(settled);
-        drop(Ticket::open(counters.clone()));
-        drop(Ticket::uncounted());
-        let stats = counters.stats();
-        assert_eq!((stats.requests, stats.errors, stats.client_errors), (2, 1, 1));
     }
 
     #[test]

@@ -1,31 +1,24 @@
-//! One attempt at one endpoint, over pooled connections: HTTP/1.1, or HTTP/2 without TLS for gRPC.
+//! One attempt at one endpoint, over kept connections: HTTP/1.1, or HTTP/2 without TLS for gRPC.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, Uri, Version, response,
+    HeaderMap, Method, Request, Response, Uri, Version, response,
     uri::{PathAndQuery, Scheme},
 };
-use http_body::Body;
-use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     balance::{Endpoint, InFlight},
-    body::{Lender, UpstreamBody},
+    body::{Lender, Lent},
+    pool::Place,
+    upstream::{Connection, Unanswered},
 };
 
 /// Greatest answer that is read to its end before the client gets its first byte, so that one that breaks off can be replaced.
 const HELD_ANSWER: u64 = 1024 * 1024;
-/// Idle connections to a server are closed before servers close theirs.
-const POOL_IDLE: Duration = Duration::from_secs(15);
-const POOL_IDLE_PER_ENDPOINT: usize = 512;
 
 /// A request as it is sent to a server, perhaps several times.
 #[derive(Debug)]
@@ -74,7 +67,27 @@ pub enum Received {
     /// Complete.
     Held(Bytes),
     /// Still coming.
-    Streaming(Incoming, InFlight),
+    Streaming(Arriving),
+}
+
+/// A body that is still coming, and its request.
+#[derive(Debug)]
+pub struct Arriving {
+    /// Where it comes from.
+    pub source: Source,
+    /// Its request.
+    pub in_flight: InFlight,
+}
+
+/// What a body comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// A connection of its own, until the body has ended.
+    Connection(Box<Connection>),
+    /// A stream among others.
+    Stream(Incoming, Place),
+    /// It has ended.
+    Ended,
 }
 
 /// Why there is no answer.
@@ -88,71 +101,80 @@ pub enum Failure {
     TimedOut,
 }
 
-/// The pools.
-#[derive(Clone, Debug)]
-pub struct Clients {
-    http1: Client<HttpConnector, UpstreamBody>,
-    http2: Client<HttpConnector, UpstreamBody>,
-}
-
-impl Clients {
-    /// Empty pools; a connection that takes longer than `connect_timeout` counts as refused.
-    pub fn new(connect_timeout: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(connect_timeout));
-        let pool = |http2_only| {
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .timer(TokioTimer::new())
-                .pool_idle_timeout(POOL_IDLE)
-                .pool_max_idle_per_host(POOL_IDLE_PER_ENDPOINT)
-                .http2_only(http2_only)
-                .http2_adaptive_window(true)
-                .build(connector.clone())
-        };
-        Self { http1: pool(false), http2: pool(true) }
-    }
-
-    /// Send the call to this endpoint and wait for the answer's head, and for its body where that is short, until `deadline`.
-    pub async fn attempt(&self, call: &Call, endpoint: &Arc<Endpoint>, deadline: Instant) -> Result<Answered, Failure> {
-        let in_flight = InFlight::at(endpoint.clone());
-        match timeout_at(deadline, self.exchange(call, in_flight)).await {
-            Ok(Err(Failure::Refused)) => {
-                endpoint.connect_failed(std::time::Instant::now());
-                Err(Failure::Refused)
-            }
-            Ok(result) => {
-                endpoint.answered();
-                result
-            }
-            Err(_) => Err(Failure::TimedOut),
+/// Send the call to this endpoint and wait for the answer's head, and for its body where that is short, until `deadline`. A
+/// connection that takes longer than `connect_within` counts as refused. `now` is this moment: clocks cost time too.
+pub async fn attempt(
+    call: &Call,
+    endpoint: &Arc<Endpoint>,
+    deadline: Instant,
+    connect_within: Duration,
+    now: std::time::Instant,
+) -> Result<Answered, Failure> {
+    let in_flight = InFlight::at(endpoint.clone());
+    match &call.payload {
+        Payload::Held(body) => held(call, body, in_flight, deadline, connect_within, Instant::from_std(now)).await,
+        Payload::Streamed(lender) => {
+            let exchange = Box::pin(streamed(call, lender.lend(), in_flight, connect_within));
+            timeout_at(deadline, exchange).await.unwrap_or(Err(Failure::TimedOut))
         }
     }
-
-    async fn exchange(&self, call: &Call, in_flight: InFlight) -> Result<Answered, Failure> {
-        let (client, body) = match &call.payload {
-            Payload::Held(bytes) => (&self.http1, Either::Left(Full::new(bytes.clone()))),
-            Payload::Streamed(lender) => (&self.http2, Either::Right(lender.lend())),
-        };
-        let request = request(call, in_flight.endpoint(), body);
-        let answer = client
-            .request(request)
-            .await
-            .map_err(|error| if error.is_connect() { Failure::Refused } else { Failure::Broken })?;
-        let (head, body) = answer.into_parts();
-        let is_short = body.size_hint().exact().is_some_and(|length| length <= HELD_ANSWER);
-        let may_be_held = matches!(call.payload, Payload::Held(_)) && is_short;
-        let body = if may_be_held {
-            Received::Held(body.collect().await.map_err(|_| Failure::Broken)?.to_bytes())
-        } else {
-            Received::Streaming(body, in_flight)
-        };
-        Ok(Answered { head, body })
-    }
 }
 
-fn request(call: &Call, endpoint: &Endpoint, body: UpstreamBody) -> Request<UpstreamBody> {
+async fn held(
+    call: &Call,
+    body: &Bytes,
+    in_flight: InFlight,
+    deadline: Instant,
+    connect_within: Duration,
+    now: Instant,
+) -> Result<Answered, Failure> {
+    let endpoint = in_flight.endpoint();
+    let host = endpoint.authority().as_str();
+    let (mut connection, head) = loop {
+        let kept = endpoint.pool().take(now);
+        let is_new = kept.is_none();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            // Boxed, as everything is that few requests need: what a request may await is moved about with it.
+            None => Box::pin(Connection::open(endpoint.address(), connect_within)).await?,
+        };
+        match connection.send(call, host, body, deadline).await {
+            Ok(head) => break (connection, head),
+            // The server closed it while it was idle.
+            Err(Unanswered::Unsent) if !is_new => {}
+            Err(Unanswered::Unsent) => return Err(Failure::Refused),
+            Err(Unanswered::Failed(failure)) => return Err(failure),
+        }
+    };
+    let short = connection.remaining().filter(|length| *length <= HELD_ANSWER);
+    let short = short.and_then(|length| usize::try_from(length).ok());
+    let body = match short {
+        Some(length) => {
+            let bytes = if length == 0 { Bytes::new() } else { connection.collect(length, deadline).await? };
+            if connection.is_reusable() {
+                endpoint.pool().put(connection, now);
+            }
+            Received::Held(bytes)
+        }
+        None => Received::Streaming(Arriving { source: Source::Connection(connection), in_flight }),
+    };
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = head.status;
+    parts.headers = head.headers;
+    Ok(Answered { head: parts, body })
+}
+
+async fn streamed(call: &Call, body: Lent, in_flight: InFlight, connect_within: Duration) -> Result<Answered, Failure> {
+    let endpoint = in_flight.endpoint();
+    let mut stream = endpoint.pool().stream(endpoint, connect_within).await?;
+    let answer: Response<Incoming> =
+        stream.sender.send_request(http2_request(call, endpoint, body)).await.map_err(|_| Failure::Broken)?;
+    let (head, body) = answer.into_parts();
+    let source = Source::Stream(body, stream.place);
+    Ok(Answered { head, body: Received::Streaming(Arriving { source, in_flight }) })
+}
+
+fn http2_request(call: &Call, endpoint: &Endpoint, body: Lent) -> Request<Lent> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(endpoint.authority().clone());
@@ -161,9 +183,6 @@ fn request(call: &Call, endpoint: &Endpoint, body: UpstreamBody) -> Request<Upst
     *request.method_mut() = call.method.clone();
     *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are all there");
     *request.headers_mut() = call.headers.clone();
-    *request.version_mut() = match &call.payload {
-        Payload::Held(_) => Version::HTTP_11,
-        Payload::Streamed(_) => Version::HTTP_2,
-    };
+    *request.version_mut() = Version::HTTP_2;
     request
 }

@@ -14,8 +14,9 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+const HOPS: usize = 9;
 /// Headers that are between two neighbours, whatever `connection` lists.
-const HOP_BY_HOP: [HeaderName; 9] = [
+const HOP_BY_HOP: [HeaderName; HOPS] = [
     CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -33,13 +34,13 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Make a client's headers fit to be sent on: neighbours' headers and inbound `x-millrace-*` go, the client's address is added.
-pub fn prepare_request(headers: &mut HeaderMap, client: &HeaderValue, grpc: bool) {
+pub fn prepare_request(headers: &mut HeaderMap, client: &HeaderValue, tls: bool, grpc: bool) {
     remove_hop_by_hop(headers);
     headers.remove(EXPECT);
     remove_own(headers);
     append_forwarded_for(headers, client);
     if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
     }
     if grpc {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -53,14 +54,28 @@ pub fn prepare_answer(headers: &mut HeaderMap) {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .collect();
-    for name in listed.iter().chain(&HOP_BY_HOP) {
+    // Most messages have none of them or only `connection`: one pass that compares is cheaper than nine that hash.
+    let mut found = [false; HOPS];
+    for name in headers.keys() {
+        if let Some(index) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            found[index] = true;
+        }
+    }
+    if found[0] {
+        let listed: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .filter(|name| !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close"))
+            .filter_map(|name| HeaderName::try_from(name).ok())
+            .collect();
+        for name in &listed {
+            headers.remove(name);
+        }
+    }
+    for (name, _) in HOP_BY_HOP.iter().zip(found).filter(|(_, found)| *found) {
         headers.remove(name);
     }
 }
@@ -108,7 +123,7 @@ mod tests {
             ("expect", "100-continue"),
             ("content-type", "application/json"),
         ]);
-        prepare_request(&mut given, &client(), false);
+        prepare_request(&mut given, &client(), false, false);
         let expected = headers(&[
             ("content-type", "application/json"),
             ("x-forwarded-for", "192.0.2.7"),
@@ -120,7 +135,7 @@ mod tests {
     #[test]
     fn nobody_outside_may_speak_for_millrace() {
         let mut given = headers(&[("x-millrace-revision", "abc"), ("X-Millrace-Anything", "1"), ("x-mill", "2")]);
-        prepare_request(&mut given, &client(), false);
+        prepare_request(&mut given, &client(), false, false);
         assert!(given.keys().all(|name| !name.as_str().starts_with("x-millrace-")), "{given:?}");
         assert_eq!(given["x-mill"], "2");
     }
@@ -132,7 +147,7 @@ mod tests {
             ("x-forwarded-for", "203.0.113.9"),
             ("x-forwarded-proto", "https"),
         ]);
-        prepare_request(&mut given, &client(), false);
+        prepare_request(&mut given, &client(), false, false);
         assert_eq!(given["traceparent"], "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         assert_eq!(given["x-forwarded-for"], "203.0.113.9, 192.0.2.7");
         assert_eq!(given["x-forwarded-proto"], "https");
@@ -142,7 +157,7 @@ mod tests {
     fn grpc_keeps_its_te_header() {
         let mut given = headers(&[("content-type", "application/grpc+proto"), ("te", "trailers")]);
         assert!(is_grpc(&given));
-        prepare_request(&mut given, &client(), true);
+        prepare_request(&mut given, &client(), false, true);
         assert_eq!(given["te"], "trailers");
         assert!(!is_grpc(&headers(&[("content-type", "application/json")])));
     }

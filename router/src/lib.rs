@@ -1,22 +1,35 @@
 //! The traffic router of a namespace: it shares the requests of each InferenceService among its revisions as the plan says, and
 //! counts how each revision did.
 //!
-//! A request goes through [`server`] (accept), [`proxy`] (the whole way), [`route`] (match), [`limits`], [`shield`] (choose,
-//! answer for a failing revision), [`attempts`] (endpoints of one revision) and [`forward`] (one endpoint). It sees one
-//! [`snapshot`], made from [`inputs`] by [`router::Router::apply`]; [`watch`] feeds that from the API server.
+//! A request goes through [`server`] (accept), [`proxy`] (the whole way), [`route`] (match), [`auth`] (admit), [`limits`], [`pick`]
+//! (choose), [`shield`] (answer for a failing revision), [`attempts`] (endpoints of one revision), [`forward`] (one endpoint) and
+//! [`upstream`] (one connection). It sees one [`snapshot`], made from [`inputs`] by [`router::Router::apply`]; [`watch`] feeds that
+//! from the API server. [`workers`] are the threads all of it runs on.
 
+pub mod access_log;
 pub mod admin;
 pub mod attempts;
+pub mod auth;
 pub mod balance;
 pub mod body;
+pub mod budget;
+pub mod caller;
 pub mod choose;
+pub mod compare;
 pub mod counting;
 pub mod endpoint_slices;
 pub mod forward;
 pub mod headers;
+pub mod health;
 pub mod inputs;
 pub mod limits;
+pub mod matching;
 pub mod metrics;
+pub mod mirror;
+pub mod patience;
+pub mod pick;
+pub mod policy;
+pub mod pool;
 pub mod proxy;
 pub mod refusal;
 pub mod route;
@@ -25,4 +38,12 @@ pub mod server;
 pub mod shield;
 pub mod snapshot;
 pub mod state_file;
+pub mod sticky;
+pub mod ticket;
+pub mod tls;
+pub mod trace;
+pub mod traffic;
+pub mod upstream;
 pub mod watch;
+pub mod wire;
+pub mod workers;

@@ -5,17 +5,23 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 use anyhow::Context;
 use clap::Parser;
 use millrace_router::{
-    admin,
+    access_log::AccessLog,
+    admin, auth,
     inputs::Inputs,
     router::{Router, Settings},
-    server::{self, FrontDoor},
-    watch,
+    server::FrontDoor,
+    tls::Certificate,
+    workers::{self, Doors, Workers},
 };
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use tracing::info;
+
+/// A node's cores are not the router's alone, and each thread keeps connections of its own.
+const MOST_THREADS: usize = 8;
 
 /// Shares the requests of a namespace's InferenceServices among their revisions.
 #[derive(Parser)]
@@ -60,12 +66,37 @@ struct Flags {
     /// Requests in hand.
     #[arg(long, default_value_t = 16_384)]
     max_requests: usize,
+    /// Where requests are accepted with TLS, when there is a certificate.
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    tls_listen: SocketAddr,
+    /// Certificate chain in PEM; read again when it changes.
+    #[arg(long, requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key in PEM.
+    #[arg(long, requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+    /// Folder of mounted Secrets with API keys and of key sets, by the names that plans have for them.
+    #[arg(long)]
+    keys_dir: Option<PathBuf>,
+    /// File for a line of JSON a request; `-` is the standard output.
+    #[arg(long)]
+    access_log: Option<PathBuf>,
+    /// How many of ten thousand requests get a line.
+    #[arg(long, default_value_t = 10_000)]
+    access_log_per_ten_thousand: u32,
+    /// Threads that serve, at most one a core; if absent, one a core up to eight.
+    #[arg(long)]
+    threads: Option<usize>,
     /// Memory for request bodies, all together, in MiB.
     #[arg(long, default_value_t = 256)]
     body_budget_mebibytes: usize,
 }
 
-#[tokio::main]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+// This thread has the admin port and the watches; requests have threads of their own.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().json().with_env_filter(filter).init();
@@ -79,11 +110,16 @@ async fn main() -> ExitCode {
 }
 
 async fn run(flags: Flags) -> anyhow::Result<()> {
-    let router = Router::new(settings(&flags));
+    let router = Router::logging(settings(&flags), access_log(&flags)?);
     let admin =
         TcpListener::bind(flags.admin_listen).await.with_context(|| format!("listen on {}", flags.admin_listen))?;
-    let front = TcpListener::bind(flags.listen).await.with_context(|| format!("listen on {}", flags.listen))?;
     tokio::spawn(admin::serve(admin, router.clone()));
+    tokio::spawn(workers::sweep(router.clone()));
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let stop = watch::Sender::new(false);
+    let doors = Doors { plain: flags.listen, tls: tls(&flags, &router)?, front: front_door(&flags) };
+    tokio::spawn(auth::refresh::follow(router.clone()));
     match &flags.inputs_file {
         Some(file) => {
             let text = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
@@ -92,26 +128,42 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         }
         None => follow(&flags, &router).await?,
     }
-    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-    info!(namespace = flags.namespace, listen = %flags.listen, "serving");
-    let shutdown = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    server::serve(front, router, front_door(&flags), shutdown).await;
+    let workers = Workers::start(flags.threads.unwrap_or(MOST_THREADS), &doors, &router, &stop.subscribe())?;
+    info!(namespace = flags.namespace, listen = %flags.listen, threads = workers.count(), "serving");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.send_replace(true);
+    workers.ended().await;
     Ok(())
 }
 
 async fn follow(flags: &Flags, router: &Arc<Router>) -> anyhow::Result<()> {
     if let Some(folder) = &flags.state_dir {
-        watch::restore(router, folder);
+        millrace_router::watch::restore(router, folder);
     }
     let client = kube::Client::try_default().await.context("configure the API server's client")?;
-    tokio::spawn(watch::follow(client, router.clone(), flags.state_dir.clone()));
+    tokio::spawn(millrace_router::watch::follow(client, router.clone(), flags.state_dir.clone()));
     Ok(())
+}
+
+fn access_log(flags: &Flags) -> anyhow::Result<Option<AccessLog>> {
+    let Some(path) = &flags.access_log else { return Ok(None) };
+    let sink: Box<dyn std::io::Write + Send> = if path.as_os_str() == "-" {
+        Box::new(std::io::stdout())
+    } else {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        Box::new(file.with_context(|| format!("open {}", path.display()))?)
+    };
+    Ok(Some(AccessLog::new(flags.access_log_per_ten_thousand, sink).context("start the access log")?))
+}
+
+fn tls(flags: &Flags, router: &Arc<Router>) -> anyhow::Result<Option<(SocketAddr, Arc<rustls::ServerConfig>)>> {
+    let (Some(chain), Some(key)) = (&flags.tls_certificate, &flags.tls_key) else { return Ok(None) };
+    let certificate = Certificate::new(chain.clone(), key.clone()).context("read the certificate")?;
+    tokio::spawn(certificate.clone().follow(router.clone()));
+    Ok(Some((flags.tls_listen, certificate.config())))
 }
 
 fn settings(flags: &Flags) -> Settings {
@@ -121,6 +173,7 @@ fn settings(flags: &Flags) -> Settings {
         body_timeout: Duration::from_secs(flags.body_timeout_seconds),
         body_budget: flags.body_budget_mebibytes.saturating_mul(1024 * 1024),
         max_requests: flags.max_requests,
+        keys_dir: flags.keys_dir.clone(),
     }
 }
 
@@ -131,5 +184,6 @@ fn front_door(flags: &Flags) -> FrontDoor {
         max_connections: flags.max_connections,
         drain: Duration::from_secs(flags.drain_seconds),
         finish: Duration::from_secs(flags.finish_seconds),
+        tls: None,
     }
 }

@@ -1,5 +1,6 @@
-//! Every metric of the router. Labels have closed sets of values; counts by service and revision are in `/v1/stats`.
+//! Every metric of the router. Labels have closed sets of values, but for the names of the services and revisions of the plans.
 
+use millrace_contract::traffic::RouterTraffic;
 use prometheus_client::{
     encoding::{EncodeLabelValue, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -17,6 +18,8 @@ pub enum Ending {
     ClientError,
     /// The shield answered.
     Shielded,
+    /// The fallback answered.
+    Fallback,
     /// Nobody answered, or with 5xx.
     Error,
 }
@@ -41,12 +44,15 @@ pub enum Problem {
     Plan,
     /// The state file could not be written.
     StateFile,
+    /// API keys, a key set or a certificate could not be read; the former one is used.
+    Keys,
 }
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
 enum Reason {
     Unmatched,
     NotForwarded,
+    Unauthenticated,
     BodyTooLarge,
     BodyTimeout,
     BodyBroken,
@@ -74,6 +80,7 @@ pub struct Metrics {
     answered: Counter,
     client_error: Counter,
     shielded: Counter,
+    fallback: Counter,
     error: Counter,
     refusals: Family<Label<Reason>, Counter>,
     retries: Family<Label<Retry>, Counter>,
@@ -82,6 +89,7 @@ pub struct Metrics {
     endpoints: Gauge,
     /// Open connections of clients.
     pub connections: Gauge,
+    handshakes: Counter,
 }
 
 impl Default for Metrics {
@@ -93,6 +101,7 @@ impl Default for Metrics {
             answered: of(Ending::Answered),
             client_error: of(Ending::ClientError),
             shielded: of(Ending::Shielded),
+            fallback: of(Ending::Fallback),
             error: of(Ending::Error),
             refusals: Family::default(),
             retries: Family::default(),
@@ -100,6 +109,7 @@ impl Default for Metrics {
             services: Gauge::default(),
             endpoints: Gauge::default(),
             connections: Gauge::default(),
+            handshakes: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "Forwarded requests by how they ended for the client", requests);
@@ -109,6 +119,7 @@ impl Default for Metrics {
         registry.register("services", "InferenceServices with a plan", metrics.services.clone());
         registry.register("endpoints", "Ready endpoints", metrics.endpoints.clone());
         registry.register("connections", "Open connections of clients", metrics.connections.clone());
+        registry.register("failed_handshakes", "TLS handshakes that failed", metrics.handshakes.clone());
         Self { registry, ..metrics }
     }
 }
@@ -120,6 +131,7 @@ impl Metrics {
             Ending::Answered => self.answered.inc(),
             Ending::ClientError => self.client_error.inc(),
             Ending::Shielded => self.shielded.inc(),
+            Ending::Fallback => self.fallback.inc(),
             Ending::Error => self.error.inc(),
         };
     }
@@ -129,6 +141,7 @@ impl Metrics {
         let kind = match refusal {
             Refusal::Unmatched { .. } => Reason::Unmatched,
             Refusal::NotForwarded => Reason::NotForwarded,
+            Refusal::Unauthenticated(_) => Reason::Unauthenticated,
             Refusal::BodyTooLarge { .. } => Reason::BodyTooLarge,
             Refusal::BodyTimeout { .. } => Reason::BodyTimeout,
             Refusal::BodyBroken => Reason::BodyBroken,
@@ -155,16 +168,50 @@ impl Metrics {
         self.problems.get_or_create(&label(kind)).inc();
     }
 
+    /// A client and the router agreed on no TLS.
+    pub fn handshake_failed(&self) {
+        self.handshakes.inc();
+    }
+
     /// New inputs are followed.
     pub fn followed(&self, services: usize, endpoints: usize) {
         self.services.set(i64::try_from(services).unwrap_or(i64::MAX));
         self.endpoints.set(i64::try_from(endpoints).unwrap_or(i64::MAX));
     }
 
-    /// The exposition text.
-    pub fn text(&self) -> String {
+    /// The exposition text, with the counters by service and revision.
+    pub fn text(&self, traffic: &RouterTraffic) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        // Made when it is asked for: as families, thousands of services would cost every request a look-up.
+        let own = text.trim_end().strip_suffix("# EOF").map_or(text.len(), str::len);
+        text.truncate(own);
+        by_revision(&mut text, traffic);
+        text.push_str("# EOF\n");
         text
+    }
+}
+
+fn by_revision(text: &mut String, traffic: &RouterTraffic) {
+    const NAME: &str = "millrace_router_revision_requests";
+    text.push_str(&format!("# HELP {NAME} Requests that ended at a revision.\n# TYPE {NAME} counter\n"));
+    for (service, stats) in &traffic.services {
+        for (revision, counted) in &stats.revisions {
+            let fallback = counted.fallback_overload + counted.fallback_absence + counted.fallback_outage;
+            for (outcome, count) in [
+                ("Answered", counted.answered),
+                ("ClientError", counted.client_errors),
+                ("Error", counted.errors),
+                ("Fallback", fallback),
+            ] {
+                let labels = format!("service=\"{service}\",revision=\"{revision}\",outcome=\"{outcome}\"");
+                text.push_str(&format!("{NAME}_total{{{labels}}} {count}\n"));
+            }
+        }
+    }
+    const IN_FLIGHT: &str = "millrace_router_service_in_flight";
+    text.push_str(&format!("# HELP {IN_FLIGHT} Requests in hand.\n# TYPE {IN_FLIGHT} gauge\n"));
+    for (service, stats) in &traffic.services {
+        text.push_str(&format!("{IN_FLIGHT}{{service=\"{service}\"}} {}\n", stats.in_flight));
     }
 }

@@ -1,30 +1,40 @@
-//! A request's way through the router, top down: match, limits, choose, forward, shield, answer.
+//! A request's way through the router, top down: match, admit, limits, choose, forward, shield, answer.
+
+use std::sync::Arc;
 
 use http::{
-    HeaderValue, Method, Request, Response, Version,
-    header::{CONNECTION, EXPECT, HOST},
+    HeaderValue, Method, Request, Response, Uri, Version,
+    header::{CONNECTION, EXPECT, HOST, SET_COOKIE},
     request,
+    uri::PathAndQuery,
 };
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 
 use crate::{
+    access_log::Record,
+    auth::refresh::unix_now,
     body::{AnswerBody, Lender},
     forward::{Call, Payload},
     headers::{is_grpc, prepare_request},
     limits,
+    pick::{Wish, new_cookie},
     refusal::Refusal,
-    route::{service_in_host, service_in_path},
+    route::{service_in_host, service_in_path, version_in_path, without_version},
     router::{Peer, Router},
-    shield,
+    shield::{self, Asked},
     snapshot::{Service, Snapshot},
+    trace,
 };
 
 /// Answer one request, whatever happens.
-pub async fn handle(router: &Router, request: Request<Incoming>, peer: &Peer) -> Response<AnswerBody> {
+pub async fn handle(router: &Arc<Router>, request: Request<Incoming>, peer: &Peer) -> Response<AnswerBody> {
     let is_http1 = request.version() < Version::HTTP_2;
     let grpc = !is_http1 && is_grpc(request.headers());
-    let mut answer = respond(router, request, peer, grpc).await.unwrap_or_else(|refusal| {
+    let mut record = router.access_log.as_ref().and_then(|log| log.begin(&request, &peer.forwarded_for));
+    // Boxed once: what a request awaits is large, and would be moved from call to call.
+    let answered = Box::pin(respond(router, request, peer, grpc, record.as_mut())).await;
+    let mut answer = answered.unwrap_or_else(|refusal| {
         router.metrics.refused(&refusal);
         let answer = if grpc { refusal.into_grpc() } else { refusal.into_http() };
         answer.map(|body| Either::Left(Full::new(body)))
@@ -32,45 +42,123 @@ pub async fn handle(router: &Router, request: Request<Incoming>, peer: &Peer) ->
     if is_http1 && router.is_draining() {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    if let (Some(record), Some(log)) = (record, &router.access_log) {
+        log.end(record, &answer);
+    }
     answer
 }
 
 async fn respond(
-    router: &Router,
+    router: &Arc<Router>,
     request: Request<Incoming>,
     peer: &Peer,
     grpc: bool,
+    mut record: Option<&mut Record>,
 ) -> Result<Response<AnswerBody>, Refusal> {
-    let _in_hand = router.requests.try_acquire().map_err(|_| Refusal::Overloaded)?;
+    let _in_hand = router.requests.reserve(1).ok_or(Refusal::Overloaded)?;
     let (mut head, body) = request.into_parts();
-    let snapshot = router.snapshot();
-    let Some(service) = find(&snapshot, &head, &router.settings.namespace) else {
-        return Err(unmatched(&head, &router.settings.namespace));
-    };
-    let path = head.uri.path_and_query().filter(|_| head.method != Method::CONNECT).cloned();
+    let version = router.version();
+    let found = find(&router.look(), &head, &router.settings.namespace);
+    let Found { service, name, path } = found.ok_or_else(|| unmatched(&head, &router.settings.namespace))?;
+    if let Some(record) = &mut record {
+        record.service = Some(service.clone());
+    }
+    let in_hand = service.traffic.begin();
+    let path = path.or_else(|| head.uri.path_and_query().cloned()).filter(|_| head.method != Method::CONNECT);
     let path = path.ok_or(Refusal::NotForwarded)?;
+    let caller = match &service.policy.gate {
+        Some(gate) => {
+            let admitted = gate.admit(&mut head.headers, unix_now());
+            Some(admitted.inspect_err(|_| service.traffic.refused_caller())?)
+        }
+        None => None,
+    };
     let waits = head.headers.contains_key(EXPECT);
-    prepare_request(&mut head.headers, &peer.forwarded_for, grpc);
-    let (method, headers) = (head.method.clone(), with_host(head));
+    prepare_request(&mut head.headers, &peer.forwarded_for, peer.tls, grpc);
+    trace::ensure(&mut head.headers, &mut rand::rng());
+    if let Some(record) = &mut record {
+        record.caller = caller.as_ref().map(|caller| caller.name.clone());
+        record.trace = trace::of(&head.headers).map(str::to_owned);
+    }
+    let method = head.method.clone();
+    let headers = with_host(head);
+    let cookie = new_cookie(service.policy.sticky.as_ref(), &headers, &mut rand::rng());
+    let set_cookie = cookie.as_ref().and_then(|(name, value, seconds)| {
+        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax");
+        HeaderValue::try_from(text).ok()
+    });
+    let new_key = cookie.map(|(_, value, _)| value);
     if grpc {
         let call = Call { method, path, headers, payload: Payload::Streamed(Lender::new(body)) };
-        return shield::answer(router, service, &call).await;
+        let wish = Wish::of(&service, name, &call.headers, caller.as_ref(), new_key.as_deref());
+        let asked = Asked { service: &service, call: &call, wish: &wish };
+        return Ok(with_cookie(Box::pin(shield::answer(router, asked, in_hand)).await?, set_cookie));
     }
-    let settings = &router.settings;
-    let held = limits::read(body, service.max_body, settings.body_timeout, &router.body_budget, waits).await?;
+    let mut patience = peer.take_patience();
+    let within = router.settings.body_timeout;
+    let held = limits::read(body, service.max_body, within, &mut patience, &router.body_budget, waits).await;
+    peer.give_back(patience);
+    let held = held?;
+    if let Some(record) = &mut record {
+        record.request_bytes = held.bytes.len();
+    }
     let call = Call { method, path, headers, payload: Payload::Held(held.bytes.clone()) };
     // A body may have taken its time: choose by what is true now.
-    let latest = router.snapshot();
-    shield::answer(router, latest.service(&service.name).map_or(service, AsRef::as_ref), &call).await
+    let service = if router.version() == version {
+        service
+    } else {
+        router.look().service(&service.name).cloned().unwrap_or(service)
+    };
+    let wish = Wish::of(&service, name, &call.headers, caller.as_ref(), new_key.as_deref());
+    let asked = Asked { service: &service, call: &call, wish: &wish };
+    Ok(with_cookie(shield::answer(router, asked, in_hand).await?, set_cookie))
 }
 
-fn find<'a>(snapshot: &'a Snapshot, head: &request::Parts, namespace: &str) -> Option<&'a Service> {
+fn with_cookie(mut answer: Response<AnswerBody>, set_cookie: Option<HeaderValue>) -> Response<AnswerBody> {
+    if let Some(set_cookie) = set_cookie {
+        answer.headers_mut().append(SET_COOKIE, set_cookie);
+    }
+    answer
+}
+
+/// What a request is for.
+struct Found {
+    service: Arc<Service>,
+    /// The name of a revision it asks for.
+    name: Option<String>,
+    /// The path as servers know it, where it is another.
+    path: Option<PathAndQuery>,
+}
+
+fn find(snapshot: &Snapshot, head: &request::Parts, namespace: &str) -> Option<Found> {
     let by_name = |name: &str| {
         let exact = snapshot.service(name);
-        exact.or_else(|| snapshot.service(&name.to_ascii_lowercase())).map(AsRef::as_ref)
+        exact.or_else(|| snapshot.service(&name.to_ascii_lowercase())).cloned()
     };
-    let by_host = host(head).and_then(|host| service_in_host(host, namespace)).and_then(by_name);
-    by_host.or_else(|| service_in_path(head.uri.path()).and_then(by_name))
+    let in_host = host(head).and_then(|host| service_in_host(host, namespace));
+    if let Some(named) = in_host {
+        if let Some(service) = by_name(named) {
+            return Some(versioned(service, head));
+        }
+        let lower = named.to_ascii_lowercase();
+        if let Some((service, _)) = snapshot.named(&lower) {
+            return Some(Found { service: service.clone(), name: Some(lower), path: None });
+        }
+    }
+    let service = service_in_path(head.uri.path()).and_then(by_name)?;
+    Some(versioned(service, head))
+}
+
+/// A version in the path that is the name of a revision is taken as such; servers have one version each and need not know it.
+fn versioned(service: Arc<Service>, head: &request::Parts) -> Found {
+    let asked = (!service.policy.names.is_empty()).then(|| version_in_path(head.uri.path())).flatten();
+    let name = asked.filter(|asked| service.policy.names.iter().any(|(known, _)| known == asked)).map(str::to_owned);
+    let path = name.as_ref().and_then(|name| path_without(&head.uri, name));
+    Found { service, name, path }
+}
+
+fn path_without(uri: &Uri, version: &str) -> Option<PathAndQuery> {
+    PathAndQuery::try_from(without_version(uri.path_and_query()?.as_str(), version)).ok()
 }
 
 fn host(head: &request::Parts) -> Option<&str> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use thiserror::Error;
 
@@ -30,6 +30,9 @@ pub enum Refusal {
     /// CONNECT, or a request without a path.
     #[error("the router forwards requests to models; it is no tunnel")]
     NotForwarded,
+    /// No credentials, or none that are valid.
+    #[error("valid credentials are needed: {0}")]
+    Unauthenticated(String),
     /// The body is greater than the plan allows.
     #[error("request body is larger than the {limit} bytes that this service accepts")]
     BodyTooLarge {
@@ -85,6 +88,7 @@ impl Refusal {
         match self {
             Self::Unmatched { .. } => (StatusCode::NOT_FOUND, 5),
             Self::NotForwarded => (StatusCode::METHOD_NOT_ALLOWED, 12),
+            Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, 16),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, 8),
             Self::BodyTimeout { .. } => (StatusCode::REQUEST_TIMEOUT, 4),
             Self::BodyBroken => (StatusCode::BAD_REQUEST, 3),
@@ -102,6 +106,9 @@ impl Refusal {
         let mut answer = Response::new(Bytes::from(text));
         *answer.status_mut() = status;
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if status == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }

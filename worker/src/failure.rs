@@ -77,7 +77,7 @@ impl From<millrace_store::Error> for Problem {
         use millrace_store::Error;
         let reason = match &error {
             Error::NotFound { .. } | Error::InvalidUri { .. } => FailureReason::SourceNotFound,
-            Error::AccessDenied { .. } => FailureReason::AccessDenied,
+            Error::AccessDenied { .. } | Error::Refused { .. } => FailureReason::AccessDenied,
             Error::NotConfigured { .. } | Error::Unavailable { .. } => FailureReason::StoreUnavailable,
             Error::DigestMismatch { .. } => FailureReason::DigestMismatch,
             Error::TooLarge { .. } => FailureReason::MalformedSource,

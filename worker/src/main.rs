@@ -1,5 +1,5 @@
 //! The `worker` program: reads its task from the environment, does it, reports, and ends with 0 (reported, whatever the
-//! verdict), 2 (try again) or 1 (called wrongly).
+//! verdict), 1 (called wrongly), 2 (try again) or 3 (`fetch` can't ever lay out the inputs: the trainer must not start).
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -12,7 +12,7 @@ use millrace_store::{Location, Options, Store};
 use millrace_worker::{
     evaluate,
     failure::Problem,
-    guard, prepare,
+    guard, patience, prepare,
     report::{ReportError, Reporter},
     train::{CHECKPOINT_LIMITS, Layout, fetch, publish},
 };
@@ -104,7 +104,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         }
     };
     let run = run_of(&task).to_owned();
-    match work(&arguments, task, &reporter).await {
+    match patiently(&arguments, task, &reporter).await {
         Ok(Some(outcome)) => finish(&reporter, run, outcome).await,
         Ok(None) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -127,6 +127,20 @@ fn run_of(task: &WorkerTask) -> &str {
 fn parse_task(arguments: &Arguments) -> Result<WorkerTask, String> {
     let text = arguments.task.as_deref().ok_or_else(|| format!("there is no task; set {TASK_ENV}"))?;
     serde_json::from_str(text).map_err(|e| format!("{TASK_ENV} is no task: {e}"))
+}
+
+/// Does the task. `fetch` tries again where it is, for a while: a pod of a training that failed is another matter than a store that
+/// does not answer just now.
+async fn patiently(arguments: &Arguments, task: WorkerTask, reporter: &Reporter) -> Result<Option<Outcome>, Problem> {
+    if !matches!(arguments.command, Command::Fetch { .. }) {
+        return work(arguments, task, reporter).await;
+    }
+    let progress = ProgressReports { reporter, run: run_of(&task) };
+    let attempt = async || work(arguments, task.clone(), reporter).await;
+    patience::keep_trying(patience::Pauses::default(), attempt, async |problem: &Problem| {
+        publish::Progress::report(&progress, problem.outcome()).await;
+    })
+    .await
 }
 
 /// Does the task. `fetch` has nothing to report when all went well.

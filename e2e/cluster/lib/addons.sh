@@ -46,6 +46,11 @@ start_kwok() {
         --server-address 127.0.0.1:10247
 }
 
+# Its server starts after its controllers.
+kwok_is_ready() {
+    answers http://127.0.0.1:10247/readyz
+}
+
 dns_is_ready() {
     [[ $(kubectl_here -n kube-system get deployment coredns -o 'jsonpath={.status.readyReplicas}') == 1 ]]
 }

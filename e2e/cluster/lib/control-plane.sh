@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# etcd, kube-apiserver, kube-controller-manager and kube-scheduler: how each is started.
+# etcd, kube-apiserver, kube-controller-manager and kube-scheduler: how each is started, and when it is ready.
 
 start_etcd() {
     # Without fsync a power cut may lose the data; nobody keeps anything here, and it saves seconds on slow disks.
@@ -54,8 +54,21 @@ start_kube-scheduler() {
         --leader-elect=false --bind-address 127.0.0.1 --kube-api-qps 500 --kube-api-burst 1000
 }
 
-api_is_ready() {
-    kubectl_here get --raw /readyz
+etcd_is_ready() {
+    answers http://127.0.0.1:2379/health
+}
+
+kube-apiserver_is_ready() {
+    kubectl_here get --raw /readyz --request-timeout=5s
+}
+
+kube-controller-manager_is_ready() {
+    answers https://127.0.0.1:10257/healthz
+}
+
+# Ready once it has read what is to be scheduled.
+kube-scheduler_is_ready() {
+    answers https://127.0.0.1:10259/readyz
 }
 
 # The cluster's built-in ClusterRoles are written by a hook after the start; until then components are refused.

@@ -108,6 +108,11 @@ EOF
         --node-labels millrace.dev/node=real --v 1
 }
 
+# By itself, and by way of kube-apiserver, as exec and logs reach it.
+kubelet_is_ready() {
+    answers http://127.0.0.1:10248/healthz && kubectl_here get --raw "/api/v1/nodes/$NODE_NAME/proxy/healthz" --request-timeout=5s
+}
+
 start_kube-proxy() {
     cat >"$STATE/kube-proxy.yaml" <<EOF
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -126,8 +131,18 @@ EOF
     launch_mounting kube-proxy "$BIN/kube-proxy" --config "$STATE/kube-proxy.yaml"
 }
 
+# It calls itself healthy before it has written any rule, so its count of that is asked too.
+kube-proxy_is_ready() {
+    answers http://127.0.0.1:10256/healthz &&
+        answers http://127.0.0.1:10249/metrics | grep '^kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} [1-9]'
+}
+
 start_network-policies() {
-    launch network-policies "$BIN/network-policies" --kubeconfig "$KUBECONFIG_FILE"
+    launch network-policies "$BIN/network-policies" --kubeconfig "$KUBECONFIG_FILE" --health 127.0.0.1:10246
+}
+
+network-policies_is_ready() {
+    answers http://127.0.0.1:10246/healthz
 }
 
 node_is_ready() {

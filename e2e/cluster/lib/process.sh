@@ -27,6 +27,24 @@ start() {
     running "$1" || "start_$1"
 }
 
+# await NAME: until the component is ready, by its own NAME_is_ready. Some end when what they need does not answer at their start, and
+# nothing starts them again: that is told at once.
+await() {
+    local name=$1 deadline=$((SECONDS + 60))
+    while running "$name"; do
+        if "${name}_is_ready" >/dev/null 2>&1; then return; fi
+        ((SECONDS < deadline)) || die "gave up waiting for $name; its log is $LOGS/$name.log"
+        sleep 0.1
+    done
+    die "$name has ended before it was ready; its log is $LOGS/$name.log"
+}
+
+# answers URL: prints what it answers in the cluster's network namespace, and fails unless that is a success. Certificates that the
+# components make for themselves are not checked.
+answers() {
+    in_netns curl --silent --fail --insecure --noproxy '*' --max-time 5 "$1"
+}
+
 # launch NAME COMMAND...: a background process in the cluster's network namespace, logging to logs/NAME.log.
 launch() {
     local name=$1 pid

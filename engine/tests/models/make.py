@@ -66,19 +66,62 @@ def text():
     save("text", nodes, inputs, [value("label", T.STRING, [None, 1]), value("variable", T.FLOAT, [None, 1])])
 
 
+def maps(key):
+    return h.make_sequence_type_proto(h.make_map_type_proto(key, h.make_tensor_type_proto(T.FLOAT, [])))
+
+
 def zipmap():
-    """What scikit-learn's converter writes by default: probabilities as a sequence of maps."""
+    """What scikit-learn's converter writes by default: probabilities as a sequence of maps. Once more with classes that are texts."""
     nodes = [
         h.make_node("Softmax", ["X"], ["p"], axis=1),
-        h.make_node("ZipMap", ["p"], ["output_probability"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+        h.make_node("ZipMap", ["p"], ["output_probability"], domain="ai.onnx.ml", classlabels_int64s=[3, 7]),
     ]
-    output = h.make_value_info("output_probability", h.make_sequence_type_proto(h.make_map_type_proto(T.INT64, h.make_tensor_type_proto(T.FLOAT, []))))
-    save("zipmap", nodes, [value("X", T.FLOAT, [None, 2])], [output])
+    inputs = [value("X", T.FLOAT, [None, 2])]
+    save("zipmap", nodes, inputs, [h.make_value_info("output_probability", maps(T.INT64))])
+    nodes = [h.make_node("ZipMap", ["X"], ["output_probability"], domain="ai.onnx.ml", classlabels_strings=["no", "yes"])]
+    save("zipmap_texts", nodes, inputs, [h.make_value_info("output_probability", maps(T.STRING))])
+
+
+def sequence():
+    """An output that is a list of tensors."""
+    nodes = [h.make_node("SequenceConstruct", ["X", "X"], ["Y"])]
+    output = h.make_value_info("Y", h.make_sequence_type_proto(h.make_tensor_type_proto(T.FLOAT, [None])))
+    save("sequence", nodes, [value("X", T.FLOAT, [None])], [output])
+
+
+def shapes():
+    """A scalar, a tensor of any rank and shape, and one without elements; the last input has a value of its own: Y = X + b."""
+    nodes = [
+        h.make_node("Identity", ["scalar"], ["scalar_out"]),
+        h.make_node("Identity", ["any"], ["any_out"]),
+        h.make_node("Add", ["X", "b"], ["Y"]),
+    ]
+    inputs = [value("scalar", T.FLOAT, []), value("any", T.INT64, [None, None]), value("X", T.FLOAT, [None]), value("b", T.FLOAT, [1])]
+    outputs = [value("scalar_out", T.FLOAT, []), value("any_out", T.INT64, [None, None]), value("Y", T.FLOAT, [None])]
+    save("shapes", nodes, inputs, outputs, {"b": np.array([10.0], np.float32)})
+
+
+def present():
+    """The places of the elements that are not zero: how many there are, only the run can tell."""
+    save("present", [h.make_node("NonZero", ["X"], ["Y"])], [value("X", T.FLOAT, [4])], [value("Y", T.INT64, [1, None])])
+
+
+def outside():
+    """A model that keeps a tensor in another file, in the folder `outside`."""
+    folder = HERE / "outside"
+    folder.mkdir(exist_ok=True)
+    (folder / "weights.bin").write_bytes(b"unused__" + np.array([2.0, 3.0], np.float32).tobytes())
+    weight = T(name="w", data_type=T.FLOAT, dims=[2], data_location=T.EXTERNAL)
+    for key, text in [("location", "weights.bin"), ("offset", "8"), ("length", "8")]:
+        weight.external_data.add(key=key, value=text)
+    graph = h.make_graph([h.make_node("Mul", ["X", "w"], ["Y"])], "outside", [value("X", T.FLOAT, [None, 2])], [value("Y", T.FLOAT, [None, 2])], [weight])
+    model = h.make_model(graph, opset_imports=OPSET, ir_version=10, producer_name="millrace-tests")
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
 
 
 KINDS = {
     "bool": T.BOOL, "uint8": T.UINT8, "uint16": T.UINT16, "uint32": T.UINT32, "uint64": T.UINT64, "int8": T.INT8,
-    "int16": T.INT16, "int32": T.INT32, "int64": T.INT64, "fp32": T.FLOAT, "fp64": T.DOUBLE, "bytes": T.STRING,
+    "int16": T.INT16, "int32": T.INT32, "int64": T.INT64, "fp16": T.FLOAT16, "bf16": T.BFLOAT16, "fp32": T.FLOAT, "fp64": T.DOUBLE, "bytes": T.STRING,
 }
 
 
@@ -87,10 +130,6 @@ def identity():
     nodes = [h.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in KINDS]
     inputs = [value(f"in_{name}", kind, [None]) for name, kind in KINDS.items()]
     save("identity", nodes, inputs, [value(f"out_{name}", kind, [None]) for name, kind in KINDS.items()])
-
-
-def half():
-    save("half", [h.make_node("Identity", ["X"], ["Y"])], [value("X", T.FLOAT16, [None])], [value("Y", T.FLOAT16, [None])])
 
 
 def fails():
@@ -171,6 +210,6 @@ def damaged(model):
 
 if __name__ == "__main__":
     model = classifier()
-    for make in (regressor, text, zipmap, identity, half, fails, mean, fixed, slow, mlp):
+    for make in (regressor, text, zipmap, sequence, shapes, present, outside, identity, fails, mean, fixed, slow, mlp):
         make()
     damaged(model)

@@ -1,277 +1,347 @@
-//! A JSON `data` array, flat or nested, turned into elements of the datatype that stands beside it.
+//! The `data` of a JSON tensor, flat or nested as its shape, read straight into a vector of its element type. Every value is checked.
 //!
-//! `data` may come before `datatype`, so elements are first read as what JSON knows and then narrowed, with every value checked.
-//! `null` is NaN in floating-point tensors, as it is in answers; JSON has no other way to write it.
+//! `null` is NaN in floating-point tensors, as it is in answers. `NaN`, `Infinity` and `-Infinity` are no JSON, but some clients write
+//! them, and they can mean nothing else. Pure.
 
-use std::fmt;
+use half::f16;
+use millrace_engine::{Data, Datatype, element_count};
 
-use millrace_engine::{Data, Datatype};
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeSeed, Error, SeqAccess, Visitor},
+use super::{
+    message::Limits,
+    numbers,
+    scan::{Cursor, Fault},
 };
 
-/// Elements as JSON has them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Elements {
-    values: Values,
-    /// Length of each level of nesting.
-    dims: Vec<usize>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-enum Values {
-    #[default]
-    Empty,
-    Integers(Vec<i64>),
-    /// Integers of which one is above `i64::MAX`.
-    Wide(Vec<i128>),
-    Floats(Vec<f64>),
-    Booleans(Vec<bool>),
-    Texts(Vec<String>),
-}
-
-impl Values {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Empty => "nothing",
-            Self::Integers(_) | Self::Wide(_) => "integers",
-            Self::Floats(_) => "numbers",
-            Self::Booleans(_) => "booleans",
-            Self::Texts(_) => "strings",
-        }
-    }
-
-    fn push_float(&mut self, value: f64) -> Result<(), &'static str> {
-        match self {
-            Self::Empty => *self = Self::Floats(vec![value]),
-            Self::Floats(values) => values.push(value),
-            Self::Integers(values) => {
-                let mut floats: Vec<f64> = values.iter().map(|&v| v as f64).collect();
-                floats.push(value);
-                *self = Self::Floats(floats);
-            }
-            Self::Wide(values) => {
-                let mut floats: Vec<f64> = values.iter().map(|&v| v as f64).collect();
-                floats.push(value);
-                *self = Self::Floats(floats);
-            }
-            Self::Booleans(_) | Self::Texts(_) => return Err(self.kind()),
-        }
-        Ok(())
-    }
-
-    fn push_integer(&mut self, value: i128) -> Result<(), &'static str> {
-        match (&mut *self, i64::try_from(value)) {
-            (Self::Empty, Ok(small)) => *self = Self::Integers(vec![small]),
-            (Self::Empty, Err(_)) => *self = Self::Wide(vec![value]),
-            (Self::Integers(values), Ok(small)) => values.push(small),
-            (Self::Integers(values), Err(_)) => {
-                let mut wide: Vec<i128> = values.iter().map(|&v| i128::from(v)).collect();
-                wide.push(value);
-                *self = Self::Wide(wide);
-            }
-            (Self::Wide(values), _) => values.push(value),
-            (Self::Floats(values), _) => values.push(value as f64),
-            (Self::Booleans(_) | Self::Texts(_), _) => return Err(self.kind()),
-        }
-        Ok(())
-    }
-
-    fn push_boolean(&mut self, value: bool) -> Result<(), &'static str> {
-        match self {
-            Self::Empty => *self = Self::Booleans(vec![value]),
-            Self::Booleans(values) => values.push(value),
-            Self::Integers(_) | Self::Wide(_) | Self::Floats(_) | Self::Texts(_) => return Err(self.kind()),
-        }
-        Ok(())
-    }
-
-    fn push_text(&mut self, value: &str) -> Result<(), &'static str> {
-        match self {
-            Self::Empty => *self = Self::Texts(vec![value.to_owned()]),
-            Self::Texts(values) => values.push(value.to_owned()),
-            Self::Integers(_) | Self::Wide(_) | Self::Floats(_) | Self::Booleans(_) => return Err(self.kind()),
-        }
-        Ok(())
-    }
-}
-
-impl Elements {
-    /// The elements as the datatype; the shape is only used to check how the data are nested.
-    ///
-    /// # Errors
+/// Why data could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The text is no JSON.
+    Text(Fault),
     /// A sentence that says which value does not fit.
-    pub fn into_data(self, datatype: Datatype, shape: &[i64]) -> Result<Data, String> {
-        let nested_as_shape = self.dims.len() <= 1
-            || (self.dims.len() == shape.len()
-                && self.dims.iter().zip(shape).all(|(&dim, &declared)| i64::try_from(dim) == Ok(declared)));
-        if !nested_as_shape {
-            return Err(format!("shape {shape:?} is given, the data are nested as {:?}", self.dims));
-        }
-        let kind = self.values.kind();
-        match (self.values, datatype) {
-            (Values::Empty, _) => Ok(Data::with_capacity(datatype, 0)),
-            (Values::Texts(texts), Datatype::Bytes) => Ok(Data::Bytes(texts)),
-            (Values::Booleans(values), Datatype::Bool) => Ok(Data::Bool(values)),
-            (Values::Integers(values), _) => {
-                from_integers(values, datatype).map_err(|why| why.unwrap_or_else(|| wrong_kind(kind, datatype)))
-            }
-            (Values::Wide(values), Datatype::Uint64) => {
-                narrow(values, datatype, |v| u64::try_from(v).ok()).map(Data::Uint64)
-            }
-            (Values::Wide(values), Datatype::Fp32) => Ok(Data::Fp32(values.into_iter().map(|v| v as f32).collect())),
-            (Values::Wide(values), Datatype::Fp64) => Ok(Data::Fp64(values.into_iter().map(|v| v as f64).collect())),
-            (Values::Wide(values), _) => Err(out_of_range(&values.iter().max().copied().unwrap_or_default(), datatype)),
-            (Values::Floats(values), Datatype::Fp64) => Ok(Data::Fp64(values)),
-            (Values::Floats(values), Datatype::Fp32) => Ok(Data::Fp32(values.into_iter().map(|v| v as f32).collect())),
-            (Values::Floats(_) | Values::Booleans(_) | Values::Texts(_), _) => Err(wrong_kind(kind, datatype)),
-        }
+    Value(String),
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self::Text(fault)
     }
 }
 
-fn wrong_kind(kind: &str, datatype: Datatype) -> String {
-    format!("expected {datatype}, the data hold {kind}")
+fn value<T>(sentence: impl Into<String>) -> Result<T, Trouble> {
+    Err(Trouble::Value(sentence.into()))
 }
 
-fn out_of_range(value: &dyn fmt::Display, datatype: Datatype) -> String {
-    format!("value {value} is out of range for {datatype}")
-}
-
-fn narrow<T: Copy + fmt::Display, U>(
-    values: Vec<T>,
-    datatype: Datatype,
-    fit: impl Fn(T) -> Option<U>,
-) -> Result<Vec<U>, String> {
-    let mut narrowed = Vec::with_capacity(values.len());
-    for value in values {
-        narrowed.push(fit(value).ok_or_else(|| out_of_range(&value, datatype))?);
+/// How many elements a shape has, checked against the limits before anything is allocated.
+///
+/// # Errors
+/// A sentence that says why it cannot be so many.
+pub fn count(datatype: Datatype, shape: &[i64], limits: &Limits) -> Result<usize, String> {
+    if shape.len() > limits.rank {
+        return Err(format!("the shape has {} dimensions, the limit is {}", shape.len(), limits.rank));
     }
-    Ok(narrowed)
+    if shape.iter().any(|&dimension| dimension < 0) {
+        return Err(format!("expected a shape of no negative dimension, given {shape:?}"));
+    }
+    let limit = if datatype == Datatype::Bytes { limits.texts } else { limits.elements };
+    match element_count(shape) {
+        None => Err(format!("shape {shape:?} has more elements than can be counted")),
+        Some(count) if count > limit => Err(format!("shape {shape:?} has {count} elements, the limit is {limit}")),
+        Some(count) if count.saturating_mul(width(datatype)) > limits.tensor_bytes => {
+            Err(format!("shape {shape:?} of {datatype} needs more than {} bytes, the limit", limits.tensor_bytes))
+        }
+        Some(count) => Ok(count),
+    }
 }
 
-/// `Err(None)` when integers are no such elements at all.
-fn from_integers(values: Vec<i64>, datatype: Datatype) -> Result<Data, Option<String>> {
-    macro_rules! fit {
-        ($variant:ident, $integer:ty) => {
-            narrow(values, datatype, |v| <$integer>::try_from(v).ok()).map(Data::$variant).map_err(Some)
-        };
+/// What an element takes in memory; a text without its characters.
+fn width(datatype: Datatype) -> usize {
+    if datatype == Datatype::Bytes { size_of::<String>() } else { datatype.bytes() }
+}
+
+/// Reads the array at the cursor.
+///
+/// # Errors
+/// [`Trouble`].
+pub fn read(cursor: &mut Cursor<'_>, datatype: Datatype, shape: &[i64], limits: &Limits) -> Result<Data, Trouble> {
+    let count = count(datatype, shape, limits).map_err(Trouble::Value)?;
+    if brackets(cursor.clone()) > limits.json_depth {
+        return value(format!("data are nested deeper than {} levels, the limit", limits.json_depth));
+    }
+    macro_rules! integers {
+        ($variant:ident, $integer:ty) => {{
+            let fits = |wide: i128| <$integer>::try_from(wide).ok();
+            let usual = |bytes: &[u8], at| {
+                let (wide, end) = usual_integer(bytes, at)?;
+                Some((fits(wide)?, end))
+            };
+            fill(cursor, shape, count, usual, |cursor| integer(cursor, datatype, fits)).map(Data::$variant)
+        }};
     }
     match datatype {
-        Datatype::Int64 => Ok(Data::Int64(values)),
-        Datatype::Int32 => fit!(Int32, i32),
-        Datatype::Int16 => fit!(Int16, i16),
-        Datatype::Int8 => fit!(Int8, i8),
-        Datatype::Uint64 => fit!(Uint64, u64),
-        Datatype::Uint32 => fit!(Uint32, u32),
-        Datatype::Uint16 => fit!(Uint16, u16),
-        Datatype::Uint8 => fit!(Uint8, u8),
-        Datatype::Fp32 => Ok(Data::Fp32(values.into_iter().map(|v| v as f32).collect())),
-        Datatype::Fp64 => Ok(Data::Fp64(values.into_iter().map(|v| v as f64).collect())),
-        Datatype::Bool => {
-            narrow(values, datatype, |v| (v == 0 || v == 1).then_some(v == 1)).map(Data::Bool).map_err(Some)
-        }
-        Datatype::Bytes => Err(None),
+        Datatype::Fp32 => fill(cursor, shape, count, numbers::float32, fp32).map(Data::Fp32),
+        Datatype::Fp64 => fill(cursor, shape, count, numbers::float64, |cursor| fp64(cursor, datatype)).map(Data::Fp64),
+        Datatype::Fp16 => fill(cursor, shape, count, |_, _| None, fp16).map(Data::Fp16),
+        Datatype::Bf16 => value("BF16 has no JSON form: send it as binary (parameter binary_data_size), or over gRPC"),
+        Datatype::Bool => fill(cursor, shape, count, |_, _| None, boolean).map(Data::Bool),
+        Datatype::Bytes => fill(cursor, shape, count, |_, _| None, text).map(Data::Bytes),
+        Datatype::Uint8 => integers!(Uint8, u8),
+        Datatype::Uint16 => integers!(Uint16, u16),
+        Datatype::Uint32 => integers!(Uint32, u32),
+        Datatype::Uint64 => integers!(Uint64, u64),
+        Datatype::Int8 => integers!(Int8, i8),
+        Datatype::Int16 => integers!(Int16, i16),
+        Datatype::Int32 => integers!(Int32, i32),
+        Datatype::Int64 => integers!(Int64, i64),
     }
 }
 
-impl<'de> Deserialize<'de> for Elements {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut elements = Self::default();
-        Level { elements: &mut elements, depth: 0, top: true }.deserialize(deserializer)?;
+/// The elements of a flat or nested array: read by `usual` as long as that will do, else by `element`. One takes two bytes at least, so no
+/// more room is made than the text can fill.
+fn fill<T>(
+    cursor: &mut Cursor<'_>,
+    shape: &[i64],
+    count: usize,
+    usual: impl Fn(&[u8], usize) -> Option<(T, usize)> + Copy,
+    element: impl Fn(&mut Cursor<'_>) -> Result<T, Trouble> + Copy,
+) -> Result<Vec<T>, Trouble> {
+    let mut elements = Vec::with_capacity(count.min(cursor.left() / 2));
+    let depth = brackets(cursor.clone());
+    if depth == 0 {
+        return value("data must be an array");
+    }
+    if depth > 1 && depth > shape.len() || depth > 1 && depth < shape.len() && count > 0 {
+        return value(format!("shape {shape:?} is given, the data are nested {depth} deep"));
+    }
+    if depth == 1 {
+        flat(cursor, count, &mut elements, usual, element)?;
+    } else {
+        nested(cursor, &shape[..depth], count, &mut elements, usual, element)?;
+    }
+    if elements.len() == count {
         Ok(elements)
+    } else {
+        value(format!("shape {shape:?} needs {count} elements, given {}", elements.len()))
     }
 }
 
-/// One level of nesting, pushing into the shared list.
-struct Level<'e> {
-    elements: &'e mut Elements,
-    depth: usize,
-    top: bool,
+/// Brackets that the value begins with.
+fn brackets(mut cursor: Cursor<'_>) -> usize {
+    let mut depth = 0;
+    while depth <= super::scan::MAX_DEPTH && cursor.eat(b'[') {
+        depth += 1;
+    }
+    depth
 }
 
-impl Level<'_> {
-    fn leaf<E: Error>(&self) -> Result<(), E> {
-        if self.top {
-            return Err(E::custom("data must be an array"));
-        }
-        if self.depth < self.elements.dims.len() {
-            return Err(E::custom("data are nested unevenly"));
-        }
-        Ok(())
+fn flat<T>(
+    cursor: &mut Cursor<'_>,
+    count: usize,
+    elements: &mut Vec<T>,
+    usual: impl Fn(&[u8], usize) -> Option<(T, usize)> + Copy,
+    element: impl Fn(&mut Cursor<'_>) -> Result<T, Trouble>,
+) -> Result<(), Trouble> {
+    cursor.eat(b'[');
+    if cursor.eat(b']') {
+        return Ok(());
     }
-
-    fn mixed<E: Error>(given: &str) -> impl FnOnce(&'static str) -> E {
-        move |others| E::custom(format!("data mix {others} with {given}"))
+    loop {
+        cursor.peek();
+        let at = run(cursor.bytes(), cursor.at(), count, elements, usual);
+        cursor.seek(at);
+        if elements.len() >= count {
+            return value(format!("the shape needs {count} elements, given more"));
+        }
+        elements.push(element(cursor)?);
+        if cursor.eat(b',') {
+            continue;
+        }
+        if cursor.eat(b']') {
+            return Ok(());
+        }
+        return Err(cursor.fault("',' or ']'").into());
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Level<'_> {
-    type Value = ();
+/// Reads elements, each with a comma behind it, as far as they are usual; the offset where that ends. A loop of its own, so that the offset
+/// stays in a register.
+#[inline]
+fn run<T>(
+    bytes: &[u8],
+    mut at: usize,
+    count: usize,
+    elements: &mut Vec<T>,
+    usual: impl Fn(&[u8], usize) -> Option<(T, usize)>,
+) -> usize {
+    while elements.len() < count {
+        let Some((element, end)) = usual(bytes, at) else { break };
+        if bytes.get(end) != Some(&b',') {
+            break;
+        }
+        elements.push(element);
+        at = end + 1;
+        while bytes.get(at) == Some(&b' ') {
+            at += 1;
+        }
+    }
+    at
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+/// One level: as many inner ones as the shape says.
+fn nested<T>(
+    cursor: &mut Cursor<'_>,
+    shape: &[i64],
+    count: usize,
+    elements: &mut Vec<T>,
+    usual: impl Fn(&[u8], usize) -> Option<(T, usize)> + Copy,
+    element: impl Fn(&mut Cursor<'_>) -> Result<T, Trouble> + Copy,
+) -> Result<(), Trouble> {
+    let Some((&expected, inner)) = shape.split_first() else { return Ok(()) };
+    let uneven =
+        |found: usize| value(format!("data are nested unevenly: {found} elements where the shape has {expected}"));
+    let before = elements.len();
+    let mut found = 0;
+    if inner.is_empty() {
+        if cursor.peek() != Some(b'[') {
+            return value("data are nested unevenly: an element where the shape has an array");
+        }
+        flat(cursor, count, elements, usual, element)?;
+        found = elements.len() - before;
+    } else {
+        cursor.array("an array", |cursor| {
+            found += 1;
+            nested(cursor, inner, count, elements, usual, element)
+        })?;
+    }
+    if i64::try_from(found) == Ok(expected) { Ok(()) } else { uneven(found) }
+}
+
+fn fp32(cursor: &mut Cursor<'_>) -> Result<f32, Trouble> {
+    cursor.peek();
+    if let Some((number, end)) = numbers::float32(cursor.bytes(), cursor.at()) {
+        cursor.seek(end);
+        return Ok(number);
+    }
+    if let Some(special) = special(cursor) {
+        return Ok(special as f32);
+    }
+    let written = number(cursor, Datatype::Fp32)?;
+    match written.parse::<f32>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        Ok(_) | Err(_) => out_of_range(written, Datatype::Fp32),
     }
 }
 
-impl<'de> Visitor<'de> for Level<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of numbers, booleans or strings")
+fn fp64(cursor: &mut Cursor<'_>, datatype: Datatype) -> Result<f64, Trouble> {
+    cursor.peek();
+    if let Some((number, end)) = numbers::float64(cursor.bytes(), cursor.at()) {
+        cursor.seek(end);
+        return Ok(number);
     }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        self.leaf()?;
-        self.elements.values.push_integer(i128::from(value)).map_err(Self::mixed("an integer"))
+    if let Some(special) = special(cursor) {
+        return Ok(special);
     }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
-        self.leaf()?;
-        self.elements.values.push_integer(i128::from(value)).map_err(Self::mixed("an integer"))
+    let written = number(cursor, datatype)?;
+    match written.parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        Ok(_) | Err(_) => out_of_range(written, datatype),
     }
+}
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
-        self.leaf()?;
-        self.elements.values.push_float(value).map_err(Self::mixed("a number"))
+fn fp16(cursor: &mut Cursor<'_>) -> Result<f16, Trouble> {
+    let wide = fp64(cursor, Datatype::Fp16)?;
+    let narrow = f16::from_f64(wide);
+    if narrow.is_infinite() && wide.is_finite() {
+        return out_of_range(&wide.to_string(), Datatype::Fp16);
     }
+    Ok(narrow)
+}
 
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.leaf()?;
-        self.elements.values.push_float(f64::NAN).map_err(Self::mixed("null"))
-    }
+#[inline(always)]
+fn usual_integer(bytes: &[u8], at: usize) -> Option<(i128, usize)> {
+    let (negative, magnitude, end) = numbers::integer(bytes, at)?;
+    Some((if negative { -i128::from(magnitude) } else { i128::from(magnitude) }, end))
+}
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
-        self.leaf()?;
-        self.elements.values.push_boolean(value).map_err(Self::mixed("a boolean"))
-    }
-
-    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        self.leaf()?;
-        self.elements.values.push_text(value).map_err(Self::mixed("a string"))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let (depth, started) = (self.depth, !matches!(self.elements.values, Values::Empty));
-        let known = self.elements.dims.get(depth).copied();
-        if known.is_none() {
-            if started {
-                return Err(A::Error::custom("data are nested unevenly"));
-            }
-            self.elements.dims.push(usize::MAX);
+fn integer<T>(cursor: &mut Cursor<'_>, datatype: Datatype, fits: impl Fn(i128) -> Option<T>) -> Result<T, Trouble> {
+    cursor.peek();
+    let wide = match usual_integer(cursor.bytes(), cursor.at()) {
+        Some((wide, end)) => {
+            cursor.seek(end);
+            wide
         }
-        let mut length = 0;
-        while seq.next_element_seed(Level { elements: &mut *self.elements, depth: depth + 1, top: false })?.is_some() {
-            length += 1;
-        }
-        match known {
-            Some(first) if first != usize::MAX && first != length => Err(A::Error::custom("data are nested unevenly")),
-            _ => {
-                self.elements.dims[depth] = length;
-                Ok(())
-            }
-        }
+        None => other_integer(cursor, datatype)?,
+    };
+    match fits(wide) {
+        Some(number) => Ok(number),
+        None => out_of_range(&wide.to_string(), datatype),
     }
+}
+
+fn other_integer(cursor: &mut Cursor<'_>, datatype: Datatype) -> Result<i128, Trouble> {
+    let written = number(cursor, datatype)?;
+    if written.contains(['.', 'e', 'E']) {
+        return value(format!("expected {datatype}, given the number {}", shortened(written)));
+    }
+    written.parse().or_else(|_| out_of_range(written, datatype))
+}
+
+fn boolean(cursor: &mut Cursor<'_>) -> Result<bool, Trouble> {
+    match cursor.peek() {
+        Some(b't' | b'f') => Ok(cursor.boolean()?),
+        _ => integer(cursor, Datatype::Bool, |wide| match wide {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }),
+    }
+}
+
+fn text(cursor: &mut Cursor<'_>) -> Result<String, Trouble> {
+    match cursor.peek() {
+        Some(b'"') => Ok(cursor.string("a string")?.into_owned()),
+        _ => wrong_kind(cursor, Datatype::Bytes),
+    }
+}
+
+/// What numbers cannot say.
+fn special(cursor: &mut Cursor<'_>) -> Option<f64> {
+    match cursor.peek()? {
+        b'n' | b'N' => (cursor.word("null") || cursor.word("NaN")).then_some(f64::NAN),
+        b'I' => cursor.word("Infinity").then_some(f64::INFINITY),
+        b'-' => cursor.word("-Infinity").then_some(f64::NEG_INFINITY),
+        _ => None,
+    }
+}
+
+/// The next number as it is written; another kind of value is told.
+fn number<'a>(cursor: &mut Cursor<'a>, datatype: Datatype) -> Result<&'a str, Trouble> {
+    match cursor.peek() {
+        Some(b'-' | b'0'..=b'9') => Ok(cursor.number()?),
+        _ => wrong_kind(cursor, datatype),
+    }
+}
+
+fn wrong_kind<T>(cursor: &mut Cursor<'_>, datatype: Datatype) -> Result<T, Trouble> {
+    let kind = match cursor.peek() {
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        Some(b'[') => {
+            return value(format!("data are nested unevenly: an array where an element of {datatype} is expected"));
+        }
+        Some(b'{') => "an object",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        Some(_) | None => return Err(cursor.fault("a value").into()),
+    };
+    value(format!("expected {datatype}, the data hold {kind}"))
+}
+
+fn out_of_range<T>(written: &str, datatype: Datatype) -> Result<T, Trouble> {
+    value(format!("value {} is out of range for {datatype}", shortened(written)))
+}
+
+fn shortened(written: &str) -> &str {
+    &written[..written.len().min(40)]
 }
 
 #[cfg(test)]
@@ -279,37 +349,76 @@ mod tests {
     use super::*;
 
     fn parse(json: &str, datatype: Datatype, shape: &[i64]) -> Result<Data, String> {
-        serde_json::from_str::<Elements>(json).map_err(|e| e.to_string())?.into_data(datatype, shape)
+        let mut cursor = Cursor::new(json.as_bytes());
+        let read = read(&mut cursor, datatype, shape, &Limits::default());
+        read.map_err(|trouble| match trouble {
+            Trouble::Text(fault) => fault.describe(json.as_bytes()),
+            Trouble::Value(sentence) => sentence,
+        })
     }
 
     #[test]
     fn flat_and_nested_data_give_the_same_elements() {
         let expected = Ok(Data::Fp32(vec![1.0, 2.5, 3.0, 4.0]));
         assert_eq!(parse("[1, 2.5, 3, 4]", Datatype::Fp32, &[2, 2]), expected);
-        assert_eq!(parse("[[1, 2.5], [3, 4]]", Datatype::Fp32, &[2, 2]), expected);
-        assert_eq!(parse("[[], []]", Datatype::Fp32, &[2, 0]), Ok(Data::Fp32(vec![])));
+        assert_eq!(parse(" [[1,2.5], [ 3 , 4]]", Datatype::Fp32, &[2, 2]), expected);
+        assert_eq!(parse("[[[1], [2.5]], [[3], [4]]]", Datatype::Fp32, &[2, 2, 1]), expected);
     }
 
     #[test]
-    fn every_datatype_is_read_and_its_range_is_checked() {
-        assert_eq!(
-            parse("[-1, 9007199254740993]", Datatype::Int64, &[2]),
-            Ok(Data::Int64(vec![-1, 9_007_199_254_740_993]))
-        );
-        assert_eq!(parse("[1, 18446744073709551615]", Datatype::Uint64, &[2]), Ok(Data::Uint64(vec![1, u64::MAX])));
-        assert_eq!(parse("[true, false]", Datatype::Bool, &[2]), Ok(Data::Bool(vec![true, false])));
-        assert_eq!(parse("[1, 0]", Datatype::Bool, &[2]), Ok(Data::Bool(vec![true, false])));
-        assert_eq!(parse(r#"["a", "é"]"#, Datatype::Bytes, &[2]), Ok(Data::Bytes(vec!["a".into(), "é".into()])));
-        assert_eq!(parse("[1, 0.1]", Datatype::Fp64, &[2]), Ok(Data::Fp64(vec![1.0, 0.1])));
+    fn no_elements_can_be_nested_as_far_as_there_is_something_to_nest() {
+        for (json, shape) in [("[]", &[0, 4][..]), ("[[], []]", &[2, 0]), ("[[], []]", &[2, 0, 3]), ("[]", &[2, 0])] {
+            assert_eq!(parse(json, Datatype::Fp32, shape), Ok(Data::Fp32(vec![])), "{json} {shape:?}");
+        }
+        assert_eq!(parse("[7]", Datatype::Int64, &[]), Ok(Data::Int64(vec![7])));
+    }
+
+    #[test]
+    fn every_datatype_is_read_to_the_ends_of_its_range() {
+        let table = [
+            ("[true, false, 1, 0]", Datatype::Bool, Data::Bool(vec![true, false, true, false])),
+            ("[0, 255]", Datatype::Uint8, Data::Uint8(vec![0, 255])),
+            ("[0, 65535]", Datatype::Uint16, Data::Uint16(vec![0, 65535])),
+            ("[0, 4294967295]", Datatype::Uint32, Data::Uint32(vec![0, u32::MAX])),
+            ("[0, 18446744073709551615]", Datatype::Uint64, Data::Uint64(vec![0, u64::MAX])),
+            ("[-128, 127]", Datatype::Int8, Data::Int8(vec![-128, 127])),
+            ("[-32768, 32767]", Datatype::Int16, Data::Int16(vec![-32768, 32767])),
+            ("[-2147483648, 2147483647]", Datatype::Int32, Data::Int32(vec![i32::MIN, i32::MAX])),
+            ("[-9223372036854775808, 9223372036854775807]", Datatype::Int64, Data::Int64(vec![i64::MIN, i64::MAX])),
+            ("[65504, -0.5]", Datatype::Fp16, Data::Fp16(vec![f16::MAX, f16::from_f32(-0.5)])),
+            ("[3.4028235e38, 0.1, 1E-3]", Datatype::Fp32, Data::Fp32(vec![f32::MAX, 0.1, 0.001])),
+            ("[1.7976931348623157e308, 0.1]", Datatype::Fp64, Data::Fp64(vec![f64::MAX, 0.1])),
+            (r#"["a", "\u00e9", ""]"#, Datatype::Bytes, Data::Bytes(vec!["a".into(), "é".into(), String::new()])),
+        ];
+        for (json, datatype, expected) in table {
+            let shape = [expected.len() as i64];
+            assert_eq!(parse(json, datatype, &shape), Ok(expected), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_named() {
         for (json, datatype, word) in [
-            ("[128]", Datatype::Int8, "128 is out of range for INT8"),
-            ("[-1]", Datatype::Uint8, "-1 is out of range for UINT8"),
-            ("[1.5]", Datatype::Int32, "expected INT32, the data hold numbers"),
-            ("[\"1\"]", Datatype::Fp32, "expected FP32, the data hold strings"),
-            ("[1]", Datatype::Bytes, "expected BYTES, the data hold integers"),
-            ("[1, true]", Datatype::Fp32, "mix integers with a boolean"),
+            ("[128]", Datatype::Int8, "value 128 is out of range for INT8"),
+            ("[-1]", Datatype::Uint8, "value -1 is out of range for UINT8"),
+            ("[2]", Datatype::Bool, "value 2 is out of range for BOOL"),
             ("[18446744073709551615]", Datatype::Int64, "out of range for INT64"),
+            ("[1e39]", Datatype::Fp32, "value 1e39 is out of range for FP32"),
+            ("[1e400]", Datatype::Fp64, "out of range for FP64"),
+            ("[65536]", Datatype::Fp16, "out of range for FP16"),
+            ("[1.5]", Datatype::Int32, "expected INT32, given the number 1.5"),
+            ("[1.0]", Datatype::Int64, "expected INT64, given the number 1.0"),
+            ("[\"1\"]", Datatype::Fp32, "expected FP32, the data hold a string"),
+            ("[1]", Datatype::Bytes, "expected BYTES, the data hold a number"),
+            ("[true]", Datatype::Fp32, "expected FP32, the data hold a boolean"),
+            ("[null]", Datatype::Int64, "expected INT64, the data hold null"),
+            ("[1]", Datatype::Bf16, "BF16 has no JSON form"),
             ("3", Datatype::Fp32, "must be an array"),
+            ("[1, 2]", Datatype::Fp32, "needs 1 elements, given more"),
+            ("[]", Datatype::Fp32, "needs 1 elements, given 0"),
+            ("[1", Datatype::Fp32, "expected ',' or ']' at line 1 column 3"),
+            ("[1 2]", Datatype::Fp32, "expected ',' or ']' at line 1 column 4"),
+            ("[01]", Datatype::Fp32, "expected a number"),
         ] {
             let error = parse(json, datatype, &[1]).unwrap_err();
             assert!(error.contains(word), "{json}: {error}");
@@ -317,16 +426,35 @@ mod tests {
     }
 
     #[test]
-    fn null_is_not_a_number_and_nothing_else() {
-        assert!(matches!(parse("[1, null]", Datatype::Fp32, &[2]), Ok(Data::Fp32(v)) if v[1].is_nan()));
-        assert!(parse("[1, null]", Datatype::Int64, &[2]).is_err());
+    fn what_is_no_number_is_read_in_floating_point_tensors_only() {
+        let read = parse("[null, NaN, Infinity, -Infinity]", Datatype::Fp32, &[4]);
+        assert!(
+            matches!(read, Ok(Data::Fp32(v)) if v[0].is_nan() && v[1].is_nan() && v[2] == f32::INFINITY && v[3] == f32::NEG_INFINITY)
+        );
+        assert!(parse("[NaN]", Datatype::Int64, &[1]).is_err());
     }
 
     #[test]
     fn uneven_or_otherwise_nested_data_are_refused() {
-        for json in ["[[1, 2], [3]]", "[[1], 2]", "[1, [2]]", "[[[1], [2]], [3, 4]]"] {
-            assert!(parse(json, Datatype::Fp32, &[2, 2]).unwrap_err().contains("unevenly"), "{json}");
+        for json in ["[[1, 2], [3]]", "[[1, 2], 3]", "[1, [2]]", "[[1], [2]]", "[[1, 2]]", "[[1, 2], [3, 4], [5, 6]]"] {
+            let error = parse(json, Datatype::Fp32, &[2, 2]).unwrap_err();
+            assert!(error.contains("unevenly") || error.contains("given more"), "{json}: {error}");
         }
-        assert!(parse("[[1, 2]]", Datatype::Fp32, &[2, 1]).unwrap_err().contains("nested as [1, 2]"));
+        assert!(parse("[[1, 2]]", Datatype::Fp32, &[2]).unwrap_err().contains("nested 2 deep"));
+        assert!(parse("[[1, 2]]", Datatype::Fp32, &[1, 1, 2]).unwrap_err().contains("nested 2 deep"));
+        assert!(parse(&"[".repeat(100_000), Datatype::Fp32, &[2]).unwrap_err().contains("nested deeper than"));
+    }
+
+    #[test]
+    fn shapes_are_checked_before_anything_is_allocated() {
+        for (shape, word) in [
+            (vec![-1, 4], "given [-1, 4]"),
+            (vec![i64::MAX, 4], "more elements than can be counted"),
+            (vec![1 << 40], "the limit is"),
+            (vec![1; 65], "the shape has 65 dimensions, the limit is 64"),
+        ] {
+            assert!(parse("[1]", Datatype::Fp32, &shape).unwrap_err().contains(word), "{shape:?}");
+        }
+        assert!(parse("[\"a\"]", Datatype::Bytes, &[1 << 24]).unwrap_err().contains("the limit is"));
     }
 }

@@ -14,31 +14,38 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use millrace_engine::NamedTensor;
+use http_body_util::{LengthLimitError, Limited};
 use serde::Serialize;
 
-use super::message::{ErrorBody, InferRequest, InferResponse, ModelMetadata, ServerMetadata};
-use crate::{
-    errors::{Reason, Refusal},
-    metrics::Metrics,
-    status::{Serving, Status},
+use super::{
+    answer, config, json,
+    message::{ErrorBody, Limits, ModelMetadata, ServerMetadata},
+    openapi,
+    pieces::Pieces,
+    repository, statistics,
 };
-
-/// Header of the binary tensor data extension.
-const BINARY_HEADER: &str = "inference-header-content-length";
+use crate::{
+    beside::Beside,
+    errors::{Reason, Refusal},
+    front::Reply,
+    limits::{Patience, SlowBody, TooSlow},
+    metrics::Metrics,
+    runtime::Serving,
+    status::Status,
+    telemetry::{Begun, Ended, Protocol},
+};
 
 /// What the handlers share.
 #[derive(Debug)]
 pub struct Api {
-    /// Name of the model.
-    pub model: String,
-    /// Its version, if it has one.
-    pub version: Option<String>,
     /// Largest body, bytes.
     pub max_body_bytes: usize,
     /// Longest a client may take to send a body.
     pub body_timeout: Duration,
+    /// What stands beside the hot path.
+    pub beside: Arc<Beside>,
+    /// What the tensors of a request may be.
+    pub codec: Limits,
     /// The model, once it is loaded.
     pub status: Arc<Status>,
     /// Counters.
@@ -58,6 +65,14 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v2/models/{model}/versions/{version}/ready", get(model_ready))
         .route("/v2/models/{model}/infer", post(infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer))
+        .route("/v2/models/stats", get(statistics::get))
+        .route("/v2/models/{model}/stats", get(statistics::get))
+        .route("/v2/models/{model}/versions/{version}/stats", get(statistics::get))
+        .route("/v2/models/{model}/config", get(config::get))
+        .route("/v2/models/{model}/versions/{version}/config", get(config::get))
+        .route("/v2/openapi.json", get(openapi::serve))
+        .route("/openapi.json", get(openapi::serve))
+        .merge(repository::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(api)
@@ -73,101 +88,165 @@ struct Named {
 impl Api {
     /// The model of a path, loaded.
     fn serving(&self, named: &Named) -> Result<Arc<Serving>, Refusal> {
-        if named.model != self.model {
-            let message = format!("model {:?} is unknown; this server serves {:?}", named.model, self.model);
-            return Err(Refusal::new(Reason::UnknownModel, message));
-        }
-        if named.version.is_some() && named.version != self.version {
-            let asked = named.version.as_deref().unwrap_or_default();
-            let message = format!(
-                "model {:?} has no version {asked:?}; it has {:?}",
-                self.model,
-                self.version.as_deref().unwrap_or("none")
-            );
-            return Err(Refusal::new(Reason::UnknownModel, message));
-        }
-        self.status.serving().map_err(|trouble| {
-            Refusal::new(Reason::NotReady, format!("model {:?} is not loaded: {trouble}", self.model))
-        })
+        self.status.models().find(&named.model, named.version.as_deref())
     }
 
-    async fn infer(&self, named: &Named, request: Request) -> Result<Response, Refusal> {
-        let serving = self.serving(named)?;
-        if request.headers().contains_key(BINARY_HEADER) {
-            let message = format!(
-                "header {BINARY_HEADER}: this server has no binary tensor data extension, send tensors as JSON"
-            );
-            return Err(Refusal::new(Reason::Unsupported, message));
+    /// Answers an inference request, whatever comes of it.
+    pub async fn infer<B>(
+        &self,
+        model: &str,
+        version: Option<&str>,
+        headers: &HeaderMap,
+        body: B,
+    ) -> http::Response<Reply>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let started = Instant::now();
+        let begun = self.beside.telemetry.begin(headers);
+        let mut seen = Seen { id: None, request_bytes: 0 };
+        let answered = self.answer(model, version, headers, body, started, &mut seen).await;
+        if let Some(begun) = begun {
+            self.tell(begun, (model, version), &seen, started.elapsed(), &answered);
         }
-        let body = self.body(request).await?;
-        let parsed = InferRequest::parse(&body)?;
-        drop(body);
-        check_outputs(&serving, parsed.outputs.as_deref())?;
-        let outputs = serving.door.admit(parsed.inputs, Instant::now())?.answer().await?;
-        let response = InferResponse {
-            model_name: &self.model,
-            model_version: self.version.as_deref(),
-            id: parsed.id.as_deref(),
-            outputs: chosen(&outputs, parsed.outputs.as_deref()).map(Into::into).collect(),
+        answered.unwrap_or_else(|refusal| refused(&refusal).map(Reply::Boxed))
+    }
+
+    /// The answer, counted.
+    async fn answer<B>(
+        &self,
+        model: &str,
+        version: Option<&str>,
+        headers: &HeaderMap,
+        body: B,
+        started: Instant,
+        seen: &mut Seen,
+    ) -> Result<http::Response<Reply>, Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let without_model = |refusal: Refusal| {
+            self.metrics.refused(&refusal);
+            refusal
         };
-        Ok(json(StatusCode::OK, &response))
+        let _counted = self.beside.request().map_err(without_model)?;
+        let body = self.body(headers, body).await.map_err(without_model)?;
+        seen.request_bytes = body.span().len();
+        let serving = self.status.models().find(model, version).map_err(without_model)?;
+        match run(&serving, headers, body, &self.codec, seen).await {
+            Ok(response) => {
+                serving.metrics.answered(started.elapsed());
+                Ok(response)
+            }
+            Err(refusal) => {
+                serving.metrics.refused(&refusal);
+                Err(refusal)
+            }
+        }
     }
 
-    async fn body(&self, request: Request) -> Result<Bytes, Refusal> {
+    fn tell(
+        &self,
+        begun: Begun,
+        (model, version): (&str, Option<&str>),
+        seen: &Seen,
+        duration: Duration,
+        answered: &Result<http::Response<Reply>, Refusal>,
+    ) {
+        let (status, outcome, response_bytes) = match answered {
+            Ok(response) => {
+                let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or_default();
+                (response.status(), "ok", usize::try_from(bytes).unwrap_or(usize::MAX))
+            }
+            Err(refusal) => (refusal.reason.facts().status, refusal.reason.facts().word, 0),
+        };
+        let ended = Ended {
+            protocol: Protocol::Http,
+            model,
+            version: version.unwrap_or_default(),
+            id: seen.id.as_deref(),
+            status: status.as_u16(),
+            outcome,
+            duration,
+            request_bytes: seen.request_bytes,
+            response_bytes,
+        };
+        self.beside.telemetry.end(begun, &ended);
+    }
+
+    async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Pieces, Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let limit = self.max_body_bytes;
         let too_large =
             || Refusal::new(Reason::BodyTooLarge, format!("the body is larger than the limit of {limit} bytes"));
-        let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
-        let reading = Limited::new(request.into_body(), limit).collect();
-        match tokio::time::timeout(self.body_timeout, reading).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(error)) => Err(Refusal::new(Reason::InvalidRequest, format!("the body could not be read: {error}"))),
-            Err(_) => Err(Refusal::new(
-                Reason::SlowBody,
-                format!("the body did not arrive within {} s", self.body_timeout.as_secs()),
-            )),
+        let body = SlowBody::new(body, self.body_timeout, Patience::Whole);
+        match Pieces::collect(Limited::new(body, limit)).await {
+            Ok(body) => Ok(body),
+            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+            Err(error) if error.is::<TooSlow>() => Err(Refusal::new(Reason::SlowBody, error.to_string())),
+            Err(error) => Err(Refusal::new(Reason::InvalidRequest, format!("the body could not be read: {error}"))),
         }
     }
 }
 
-fn check_outputs(serving: &Serving, wanted: Option<&[String]>) -> Result<(), Refusal> {
-    let outputs = &serving.door.tensors().outputs;
-    for name in wanted.unwrap_or_default() {
-        if !outputs.iter().any(|spec| spec.name == *name) {
-            let has: Vec<&str> = outputs.iter().map(|spec| spec.name.as_str()).collect();
-            let message = format!("output {name:?} is unknown; the model has {}", has.join(", "));
-            return Err(Refusal::new(Reason::InvalidTensor, message));
-        }
-    }
-    Ok(())
+/// What is known of a request before its answer.
+struct Seen {
+    id: Option<String>,
+    request_bytes: usize,
 }
 
-/// The outputs asked for; an empty list asks for all, as none does.
-fn chosen<'a>(outputs: &'a [NamedTensor], wanted: Option<&'a [String]>) -> impl Iterator<Item = &'a NamedTensor> {
-    let wanted = wanted.unwrap_or_default();
-    outputs.iter().filter(move |output| wanted.is_empty() || wanted.contains(&output.name))
+/// Bytes to tensors, through the model, and back.
+async fn run(
+    serving: &Serving,
+    headers: &HeaderMap,
+    body: Pieces,
+    limits: &Limits,
+    seen: &mut Seen,
+) -> Result<http::Response<Reply>, Refusal> {
+    let infer = json::read(body.span(), json_length(headers)?, limits)?;
+    drop(body);
+    let (wanted, options) = (infer.wanted.clone(), infer.options);
+    seen.id.clone_from(&infer.id);
+    let answer = serving.door.infer(infer, Instant::now()).await?;
+    let ran = Instant::now();
+    let written = answer::write(&answer, &wanted, &options)?;
+    serving.metrics.responded(ran.elapsed());
+    let content_type = HeaderValue::from_static(written.content_type());
+    let json_length = written.json_length;
+    let mut response = http::Response::new(Reply::Chunks(written.body));
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    if let Some(length) = json_length {
+        response.headers_mut().insert(json::BINARY_HEADER, HeaderValue::from(length));
+    }
+    Ok(response)
+}
+
+/// Where the JSON of a binary request ends.
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
+    let Some(value) = headers.get(json::BINARY_HEADER) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    length.map(Some).ok_or_else(|| {
+        let message = format!("header Inference-Header-Content-Length is {value:?}, it must be a number of bytes");
+        Refusal::new(Reason::InvalidRequest, message)
+    })
 }
 
 async fn infer(State(api): State<Arc<Api>>, Path(named): Path<Named>, request: Request) -> Response {
-    let started = Instant::now();
-    match api.infer(&named, request).await {
-        Ok(response) => {
-            api.metrics.answered(started.elapsed());
-            response
-        }
-        Err(refusal) => {
-            api.metrics.refused(&refusal);
-            refused(&refusal)
-        }
-    }
+    let (head, body) = request.into_parts();
+    api.infer(&named.model, named.version.as_deref(), &head.headers, body).await.map(Body::new)
 }
 
 async fn server_metadata() -> Response {
-    json(StatusCode::OK, &ServerMetadata::OURS)
+    document(StatusCode::OK, &ServerMetadata::OURS)
 }
 
 #[derive(Serialize)]
@@ -183,29 +262,32 @@ struct Ready<'a> {
 }
 
 async fn live() -> Response {
-    json(StatusCode::OK, &Live { live: true })
+    document(StatusCode::OK, &Live { live: true })
 }
 
-fn readiness(api: &Api, name: Option<&str>) -> Response {
-    let ready = api.status.is_ready();
-    json(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &Ready { name, ready })
+fn readiness(ready: bool, name: Option<&str>) -> Response {
+    document(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &Ready { name, ready })
 }
 
 async fn ready(State(api): State<Arc<Api>>) -> Response {
-    readiness(&api, None)
+    readiness(api.status.is_ready(), None)
 }
 
 async fn model_ready(State(api): State<Arc<Api>>, Path(named): Path<Named>) -> Response {
     match api.serving(&named) {
         Err(refusal) if refusal.reason == Reason::UnknownModel => refused(&refusal),
-        Ok(_) | Err(_) => readiness(&api, Some(&named.model)),
+        found => {
+            let ready = found.is_ok() && !api.status.is_stopping();
+            readiness(ready, Some(&named.model))
+        }
     }
 }
 
 async fn metadata(State(api): State<Arc<Api>>, Path(named): Path<Named>) -> Response {
     match api.serving(&named) {
         Ok(serving) => {
-            json(StatusCode::OK, &ModelMetadata::new(&api.model, api.version.as_deref(), serving.door.tensors()))
+            let (versions, door) = (api.status.models().versions(&serving.name), &serving.door);
+            document(StatusCode::OK, &ModelMetadata::new(&serving.name, &versions, door.tensors(), door.classes()))
         }
         Err(refusal) => refused(&refusal),
     }
@@ -225,14 +307,15 @@ async fn wrong_method(request: Request) -> Response {
 /// A refusal as the protocol writes it.
 pub fn refused(refusal: &Refusal) -> Response {
     let facts = refusal.reason.facts();
-    let mut response = json(facts.status, &ErrorBody { error: refusal.message.clone() });
+    let mut response = document(facts.status, &ErrorBody { error: refusal.message.clone() });
     if let Some(seconds) = facts.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
+/// A JSON document as an answer.
+pub fn document(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(bytes) => {
             let mut headers = HeaderMap::with_capacity(1);

@@ -1,166 +1,72 @@
-//! The JSON documents of the Open Inference Protocol, version 2. Pure.
+//! The smaller JSON documents of the Open Inference Protocol, version 2, and what bounds its requests. Pure.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use millrace_contract::model::{TensorSpec, Tensors};
-use millrace_engine::{Data, Datatype, NamedTensor, Tensor, for_each_type};
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
+use millrace_engine::OutputClasses;
+use serde::{Deserialize, Serialize};
 
-use super::elements::Elements;
-use crate::errors::{Reason, Refusal};
-
-/// Parameters of a request, an input or an output; those that are not known are ignored, as the protocol says.
-type Parameters = BTreeMap<String, Value>;
-
-/// `POST /v2/models/<name>/infer`.
-#[derive(Debug, Deserialize)]
-pub struct InferRequest {
-    /// Repeated in the answer.
-    #[serde(default)]
-    pub id: Option<String>,
-    #[serde(default)]
-    parameters: Parameters,
-    inputs: Vec<RequestInput>,
-    #[serde(default)]
-    outputs: Option<Vec<RequestOutput>>,
+/// What a request may hold, whatever the size of its body. Checked before anything is allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most elements of a tensor.
+    pub elements: usize,
+    /// Most elements of a tensor of BYTES: in memory each takes more than it may take on the wire.
+    pub texts: usize,
+    /// Most inputs, and most outputs asked for.
+    pub inputs: usize,
+    /// Most dimensions of a shape.
+    pub rank: usize,
+    /// Most bytes of JSON.
+    pub json_bytes: usize,
+    /// Deepest nesting of JSON.
+    pub json_depth: usize,
+    /// Most bytes of a tensor.
+    pub tensor_bytes: usize,
 }
 
-#[derive(Debug, Deserialize)]
-struct RequestInput {
-    name: String,
-    shape: Vec<i64>,
-    datatype: String,
-    #[serde(default)]
-    parameters: Parameters,
-    #[serde(default)]
-    data: Option<Elements>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RequestOutput {
-    name: String,
-    #[serde(default)]
-    parameters: Parameters,
-}
-
-/// A request whose tensors have been read.
-#[derive(Debug)]
-pub struct Parsed {
-    /// Repeated in the answer.
-    pub id: Option<String>,
-    /// The inputs, as given.
-    pub inputs: Vec<NamedTensor>,
-    /// The outputs that are asked for; all when absent.
-    pub outputs: Option<Vec<String>>,
-}
-
-impl InferRequest {
-    /// Reads a body.
-    ///
-    /// # Errors
-    /// [`Reason::InvalidRequest`], [`Reason::InvalidTensor`], [`Reason::Unsupported`].
-    pub fn parse(body: &[u8]) -> Result<Parsed, Refusal> {
-        let request: Self = serde_json::from_slice(body)
-            .map_err(|e| Refusal::new(Reason::InvalidRequest, format!("the body is no inference request: {e}")))?;
-        supported("the request", &request.parameters)?;
-        let mut inputs = Vec::with_capacity(request.inputs.len());
-        for input in request.inputs {
-            inputs.push(input.read()?);
-        }
-        let outputs = match request.outputs {
-            None => None,
-            Some(chosen) => Some(chosen.into_iter().map(RequestOutput::read).collect::<Result<_, _>>()?),
-        };
-        Ok(Parsed { id: request.id, inputs, outputs })
+impl Default for Limits {
+    fn default() -> Self {
+        Self::from(&crate::limits::Limits::default())
     }
 }
 
-impl RequestInput {
-    fn read(self) -> Result<NamedTensor, Refusal> {
-        let Self { name, shape, datatype, parameters, data } = self;
-        supported(&format!("input {name:?}"), &parameters)?;
-        let invalid = |why: String| Refusal::new(Reason::InvalidTensor, format!("input {name:?}: {why}"));
-        let datatype: Datatype = datatype.parse().map_err(|e| invalid(format!("{e}")))?;
-        let data =
-            data.ok_or_else(|| invalid("it has no data".to_owned()))?.into_data(datatype, &shape).map_err(invalid)?;
-        Ok(NamedTensor { name, tensor: Tensor { shape, data } })
-    }
-}
-
-impl RequestOutput {
-    fn read(self) -> Result<String, Refusal> {
-        supported(&format!("output {:?}", self.name), &self.parameters)?;
-        Ok(self.name)
-    }
-}
-
-/// Refuses parameters that would change how tensors are encoded: to ignore those would be to answer wrongly.
-fn supported(whose: &str, parameters: &Parameters) -> Result<(), Refusal> {
-    for (name, value) in parameters {
-        let asks = !matches!(value, Value::Bool(false) | Value::Null) && value.as_u64() != Some(0);
-        let encodes =
-            matches!(name.as_str(), "binary_data" | "binary_data_size" | "binary_data_output" | "classification")
-                || name.starts_with("shared_memory_");
-        if asks && encodes {
-            let message = format!(
-                "{whose} has parameter {name:?}: this server has no such extension, send and ask for tensors as JSON"
-            );
-            return Err(Refusal::new(Reason::Unsupported, message));
+impl From<&crate::limits::Limits> for Limits {
+    fn from(limits: &crate::limits::Limits) -> Self {
+        Self {
+            elements: limits.tensor_elements,
+            texts: limits.tensor_elements.min(1 << 20),
+            inputs: 1024,
+            rank: 64,
+            json_bytes: limits.json_bytes,
+            json_depth: limits.json_depth,
+            tensor_bytes: limits.tensor_bytes,
         }
     }
-    Ok(())
 }
 
-/// The answer to an inference request.
-#[derive(Debug, Serialize)]
-pub struct InferResponse<'a> {
-    /// The model that answered.
-    pub model_name: &'a str,
-    /// Its version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model_version: Option<&'a str>,
-    /// From the request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<&'a str>,
-    /// The outputs.
-    pub outputs: Vec<ResponseOutput<'a>>,
-}
+/// Extensions of the protocol that this server has, in its words.
+pub const EXTENSIONS: [&str; 5] =
+    ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"];
 
-/// One output tensor.
-#[derive(Debug, Serialize)]
-pub struct ResponseOutput<'a> {
-    name: &'a str,
-    datatype: &'static str,
-    shape: &'a [i64],
-    #[serde(serialize_with = "flat")]
-    data: &'a Data,
-}
-
-/// NaN and infinite numbers become null: JSON has no word for them.
-fn flat<S: Serializer>(data: &&Data, serializer: S) -> Result<S::Ok, S::Error> {
-    for_each_type!(data, values => serializer.collect_seq(values))
-}
-
-impl<'a> From<&'a NamedTensor> for ResponseOutput<'a> {
-    fn from(output: &'a NamedTensor) -> Self {
-        let Tensor { shape, data } = &output.tensor;
-        Self { name: &output.name, datatype: data.datatype().as_str(), shape, data }
-    }
-}
+/// Name of this server.
+pub const SERVER_NAME: &str = "millrace-inference-server";
+/// Its version.
+pub const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What runs the models, in Triton's word for it.
+pub const PLATFORM: &str = "onnxruntime_onnx";
 
 /// `GET /v2`.
 #[derive(Debug, Serialize)]
 pub struct ServerMetadata {
     name: &'static str,
     version: &'static str,
-    extensions: [&'static str; 0],
+    extensions: [&'static str; EXTENSIONS.len()],
 }
 
 impl ServerMetadata {
     /// This server's.
-    pub const OURS: Self =
-        Self { name: "millrace-inference-server", version: env!("CARGO_PKG_VERSION"), extensions: [] };
+    pub const OURS: Self = Self { name: SERVER_NAME, version: SERVER_VERSION, extensions: EXTENSIONS };
 }
 
 /// `GET /v2/models/<name>`.
@@ -178,23 +84,34 @@ struct TensorMetadata<'a> {
     name: &'a str,
     datatype: &'a str,
     shape: &'a [i64],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<TensorParameters<'a>>,
 }
 
-impl<'a> From<&'a TensorSpec> for TensorMetadata<'a> {
-    fn from(spec: &'a TensorSpec) -> Self {
-        Self { name: &spec.name, datatype: &spec.datatype, shape: &spec.shape }
+/// What the protocol has no word for.
+#[derive(Debug, Serialize)]
+struct TensorParameters<'a> {
+    /// The classes of the columns.
+    classes: &'a [String],
+}
+
+impl<'a> TensorMetadata<'a> {
+    fn new(spec: &'a TensorSpec, classes: &'a [OutputClasses]) -> Self {
+        let named = classes.iter().find(|named| named.output == spec.name);
+        let parameters = named.map(|named| TensorParameters { classes: &named.classes });
+        Self { name: &spec.name, datatype: &spec.datatype, shape: &spec.shape, parameters }
     }
 }
 
 impl<'a> ModelMetadata<'a> {
-    /// Of a loaded model.
-    pub fn new(name: &'a str, version: Option<&'a str>, tensors: &'a Tensors) -> Self {
+    /// Of a loaded model and all its versions that answer.
+    pub fn new(name: &'a str, versions: &'a [Arc<str>], tensors: &'a Tensors, classes: &'a [OutputClasses]) -> Self {
         Self {
             name,
-            versions: version.into_iter().collect(),
-            platform: "onnxruntime_onnx",
-            inputs: tensors.inputs.iter().map(Into::into).collect(),
-            outputs: tensors.outputs.iter().map(Into::into).collect(),
+            versions: versions.iter().map(AsRef::as_ref).collect(),
+            platform: PLATFORM,
+            inputs: tensors.inputs.iter().map(|spec| TensorMetadata::new(spec, &[])).collect(),
+            outputs: tensors.outputs.iter().map(|spec| TensorMetadata::new(spec, classes)).collect(),
         }
     }
 }

@@ -19,7 +19,7 @@ use hyper_util::{
 use millrace_contract::{
     Digest,
     model::{Artifact, ModelFormat},
-    server::{Batching, Queue, ServedModel, ServerConfig},
+    server::{ServedModel, ServerConfig},
 };
 use millrace_inference_server::{
     config::Settings,
@@ -42,21 +42,13 @@ pub fn config(name: &str) -> ServerConfig {
     let file = model_file(name);
     let digest = Digest::of(std::fs::read(&file).expect("readable"));
     let artifact = Artifact { uri: format!("file://{}", file.display()), digest, format: ModelFormat::Onnx };
-    ServerConfig {
-        model: ServedModel {
-            name: "m".into(),
-            version: Some("3".into()),
-            revision: "abc".into(),
-            artifact,
-            signature: None,
-            task: None,
-            profile: None,
-        },
-        batching: Batching::default(),
-        queue: Queue::default(),
-        concurrency: 1,
-        drain_seconds: 10,
-    }
+    let model = ServedModel { version: Some("3".into()), revision: "abc".into(), ..ServedModel::new("m", artifact) };
+    ServerConfig { model: Some(model), drain_seconds: 10, ..ServerConfig::default() }
+}
+
+/// The model of a configuration that has one.
+pub fn model(config: &mut ServerConfig) -> &mut ServedModel {
+    config.model.as_mut().expect("a model")
 }
 
 /// A running server.
@@ -83,6 +75,12 @@ impl Answer {
 
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The JSON, and the tensors behind it.
+    pub fn parts(&self) -> (Value, Bytes) {
+        let length = self.headers["inference-header-content-length"].to_str().expect("text").parse().expect("a number");
+        (serde_json::from_slice(&self.body[..length]).unwrap_or(Value::Null), self.body.slice(length..))
     }
 
     pub fn error(&self) -> String {
@@ -154,6 +152,15 @@ impl Server {
 
     pub async fn infer(&self, body: impl Into<Bytes>) -> Answer {
         self.call(Method::POST, "/v2/models/m/infer", body).await
+    }
+
+    /// A request with tensors behind its JSON.
+    pub async fn infer_binary(&self, json: &Value, tensors: &[u8]) -> Answer {
+        let uri = format!("http://{}/v2/models/m/infer", self.http);
+        let text = json.to_string();
+        let request = Request::post(uri).header("inference-header-content-length", text.len());
+        let body = Bytes::from([text.as_bytes(), tensors].concat());
+        self.send(request.body(Full::new(body)).expect("a request")).await.expect("an answer")
     }
 
     pub async fn admin(&self, path: &str) -> Answer {

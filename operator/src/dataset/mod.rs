@@ -20,7 +20,10 @@ use k8s_openapi::api::{
 };
 use millrace_crds::{Dataset, labels::DATASET};
 
-use crate::{Context, controller, watch::named_by_label};
+use crate::{
+    Context, controller,
+    watch::{Wakes, named_by_label},
+};
 
 mod desired;
 mod observe;
@@ -35,6 +38,7 @@ pub use reconcile::reconcile;
 pub async fn controller(ctx: Arc<Context>) {
     controller::run::<Dataset, _>(
         ctx,
+        Wakes::EveryChange,
         |scope, controller| {
             controller
                 .owns_stream(scope.labelled::<Job>(DATASET))

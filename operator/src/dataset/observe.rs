@@ -63,11 +63,12 @@ impl Observed {
 pub async fn observe(cluster: &Cluster, dataset: &Dataset, plan: &Plan, owner: &Owner) -> Result<Observed, Error> {
     let namespace = dataset.namespace().unwrap_or_default();
     let reader = Reader { cluster, namespace: &namespace, dataset: &dataset.name_any(), run: &plan.name, owner };
-    let (service_account, old_accounts) = reader.read::<ServiceAccount>().await?;
+    // A worker reports and then ends: a report that is read after the Job can't be older than the end that the Job tells of.
+    let (job, old_jobs) = reader.read::<Job>().await?;
     let (report, old_reports) = reader.read::<ConfigMap>().await?;
+    let (service_account, old_accounts) = reader.read::<ServiceAccount>().await?;
     let (role, old_roles) = reader.read::<Role>().await?;
     let (role_binding, old_bindings) = reader.read::<RoleBinding>().await?;
-    let (job, old_jobs) = reader.read::<Job>().await?;
     let pods = match &job {
         Some(_) => cluster.list::<Pod>(&namespace, &format!("batch.kubernetes.io/job-name={}", plan.name)).await?,
         None => Vec::new(),

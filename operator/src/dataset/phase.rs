@@ -17,7 +17,7 @@
 use millrace_contract::worker::{Outcome, PreparedDataset, WorkerReport};
 
 use super::{desired::Plan, observe::Observed};
-use crate::run_state::{Problem, Reported, RunState};
+use crate::run_state::{Reported, RunState, Trouble};
 
 /// How far the planned run is.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,15 +44,6 @@ pub enum Ending {
     Failed(Trouble),
 }
 
-/// What is wrong, as a condition says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Reason of the condition.
-    pub reason: &'static str,
-    /// Message of the condition.
-    pub message: String,
-}
-
 /// Reason: the worker ended well and said nothing.
 const NO_REPORT: &str = "NoReport";
 /// Reason: the worker's report is none.
@@ -70,7 +61,7 @@ pub fn phase(plan: &Plan, observed: &Observed) -> Phase {
 fn phase_of(state: &RunState, reported: &Reported) -> Phase {
     match (state, ending(reported)) {
         (RunState::Running { problem }, _) => {
-            Phase::Running { problem: problem.as_ref().map(trouble).or_else(|| retrying(reported)) }
+            Phase::Running { problem: problem.clone().map(Trouble::from).or_else(|| retrying(reported)) }
         }
         // The Job's exit is what makes a report final; a Job that is gone (its time to live is over) has ended.
         (RunState::Succeeded | RunState::Absent | RunState::Failed(_), Some(ending)) => Phase::Ended(ending),
@@ -80,7 +71,7 @@ fn phase_of(state: &RunState, reported: &Reported) -> Phase {
             message: "the worker ended without a report; it is run again".to_owned(),
         })),
         (RunState::Failed(problem), None) => {
-            Phase::Ended(Ending::Failed(retrying(reported).unwrap_or_else(|| trouble(problem))))
+            Phase::Ended(Ending::Failed(retrying(reported).unwrap_or_else(|| problem.clone().into())))
         }
     }
 }
@@ -94,9 +85,7 @@ fn ending(reported: &Reported) -> Option<Ending> {
         }
         Reported::Report(report) => match &report.outcome {
             Outcome::Prepared(prepared) => Some(Ending::Prepared(Box::new(prepared.clone()))),
-            Outcome::Failed(failure) => {
-                Some(Ending::Failed(Trouble { reason: failure.reason.as_str(), message: failure.message.clone() }))
-            }
+            Outcome::Failed(failure) => Some(Ending::Failed(failure.into())),
             Outcome::Retrying(_) => None,
             Outcome::Training(_) | Outcome::Trained(_) | Outcome::Evaluated(_) => Some(Ending::Failed(Trouble {
                 reason: INVALID_REPORT,
@@ -113,16 +102,10 @@ fn retrying(reported: &Reported) -> Option<Trouble> {
     match reported {
         Reported::Nothing | Reported::Unreadable(_) => None,
         Reported::Report(report) => match report.as_ref() {
-            WorkerReport { outcome: Outcome::Retrying(failure), .. } => {
-                Some(Trouble { reason: failure.reason.as_str(), message: failure.message.clone() })
-            }
+            WorkerReport { outcome: Outcome::Retrying(failure), .. } => Some(failure.into()),
             WorkerReport { .. } => None,
         },
     }
-}
-
-fn trouble(problem: &Problem) -> Trouble {
-    Trouble { reason: problem.reason.as_str(), message: problem.message.clone() }
 }
 
 #[cfg(test)]
@@ -130,7 +113,7 @@ mod tests {
     use millrace_contract::worker::{Failure, FailureReason};
 
     use super::*;
-    use crate::run_state::ProblemReason;
+    use crate::run_state::{Problem, ProblemReason};
 
     fn reported(outcome: Outcome) -> Reported {
         Reported::Report(Box::new(WorkerReport { run: "r".to_owned(), worker_version: "1".to_owned(), outcome }))

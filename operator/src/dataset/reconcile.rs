@@ -15,9 +15,6 @@ use super::{
 };
 use crate::{Context, Error, bug::SeededBug, owner::Owner};
 
-/// Longest time without a look, should an event of a watch be lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
-
 /// Brings a Dataset one step further, or finds that nothing is to be done.
 pub async fn reconcile(dataset: Arc<Dataset>, ctx: Arc<Context>) -> Result<Action, Error> {
     // Children go with their owner; there is nothing else to clean up.
@@ -47,7 +44,7 @@ pub async fn reconcile(dataset: Arc<Dataset>, ctx: Arc<Context>) -> Result<Actio
     if observed.has_leftovers() {
         prune(&ctx, &owner, &dataset, &observed, wrote).await?;
     }
-    Ok(next_look(&due, &plan, now))
+    Ok(next_look(&due, &plan, ctx.settings.look_again(), now))
 }
 
 fn due(dataset: &Dataset, now: Timestamp) -> Due {
@@ -137,10 +134,10 @@ async fn remove_own(ctx: &Context, owner: &Owner, observed: &Observed) -> Result
 }
 
 /// When to look again if nothing happens: at the next refresh or try, else after a long while.
-fn next_look(due: &Due, plan: &Plan, now: Timestamp) -> Action {
+fn next_look(due: &Due, plan: &Plan, look_again: Duration, now: Timestamp) -> Action {
     let moments = [due.next, plan.retry_at];
     let soonest = moments.into_iter().flatten().map(|at| at.duration_since(now)).min();
-    let wait = soonest.map_or(LOOK_AGAIN, |wait| Duration::try_from(wait).unwrap_or_default());
+    let Some(wait) = soonest else { return Action::await_change() };
     // A second more, so that the moment has surely come.
-    Action::requeue(wait.min(LOOK_AGAIN) + Duration::from_secs(1))
+    Action::requeue(Duration::try_from(wait).unwrap_or_default().min(look_again) + Duration::from_secs(1))
 }

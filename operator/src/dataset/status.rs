@@ -15,13 +15,14 @@ use millrace_crds::{
 
 use super::{
     desired::Plan,
-    phase::{Ending, Phase, Trouble},
+    phase::{Ending, Phase},
     refresh::Due,
 };
 use crate::{
     bug::{Bugs, SeededBug},
     conditions::{Conditions, Is, Summary, find, whole_seconds},
     events::{Kind, Reason, Told},
+    run_state::Trouble,
 };
 
 /// Earlier versions kept in status.

@@ -5,14 +5,19 @@ use millrace_profile::canary_evidence::Arm;
 use super::*;
 use crate::inference_service::fixtures::at;
 
-const STEP: Step = Step { weight: 50, hold_seconds: 60 };
+const STEP: Step =
+    Step { weight: 50, hold_seconds: 60, approval: millrace_crds::inference_service::StepApproval::Automatic };
 
 fn analysis() -> Analysis {
     Analysis { min_requests: 100, no_data_seconds: 600, checks: vec![AnalysisCheck::ErrorRate], ..Analysis::default() }
 }
 
+fn rollout(analysis: Analysis) -> Rollout {
+    Rollout { analysis, ..Rollout::default() }
+}
+
 fn counted(canary: Arm, stable: Arm) -> Evidence {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, ("canary", "stable"), None);
     evidence.counts.observe(0.5, &canary, &stable, &settings(&analysis())).unwrap();
     evidence
 }
@@ -43,30 +48,42 @@ fn a_step_passes_after_its_hold_with_enough_requests_and_no_failing_check() {
         (&few, 60, "open: the canary has had 99 of the 100 requests this step needs"),
     ];
     for (evidence, second, expected) in cases {
-        assert_eq!(word(&judge(&analysis(), evidence, at_second(second, false))), expected);
+        assert_eq!(word(&judge(&rollout(analysis()), evidence, at_second(second, false), false)), expected);
     }
+}
+
+#[test]
+fn what_was_counted_at_the_former_share_passes_no_step() {
+    let enough = counted(requests(100, 0), requests(100, 0));
+    let next = Step { weight: 60, hold_seconds: 0, ..STEP };
+    let stage = Stage { step: Some(&next), is_last: false, start: Some(at(0)), now: at(0) };
+    assert_eq!(
+        word(&judge(&rollout(analysis()), &enough, stage, false)),
+        "open: the canary has had 0 of the 100 requests this step needs"
+    );
 }
 
 #[test]
 fn promotion_needs_enough_requests_to_have_found_a_harm() {
     let few = counted(requests(100, 0), requests(100, 0));
     let many = counted(requests(50_000, 5), requests(50_000, 5));
-    let open = word(&judge(&analysis(), &few, at_second(60, true)));
+    let open = word(&judge(&rollout(analysis()), &few, at_second(60, true), false));
     assert!(open.starts_with("open: errorRate is still open"), "{open}");
-    assert_eq!(word(&judge(&analysis(), &many, at_second(60, true))), "good");
+    assert_eq!(word(&judge(&rollout(analysis()), &many, at_second(60, true), false)), "good");
 }
 
 #[test]
 fn a_canary_with_more_errors_than_stable_is_bad_at_once() {
     let evidence = counted(requests(50, 25), requests(50, 0));
-    let judgement = judge(&analysis(), &evidence, Stage { step: None, is_last: false, start: None, now: at(1) });
+    let judgement =
+        judge(&rollout(analysis()), &evidence, Stage { step: None, is_last: false, start: None, now: at(1) }, false);
     assert_eq!((word(&judgement).as_str(), judgement.verdict()), ("ErrorRate", Verdict::Fail));
 }
 
 #[test]
 fn errors_that_hit_both_alike_are_not_the_canarys() {
     let evidence = counted(requests(500, 100), requests(500, 100));
-    assert_eq!(word(&judge(&analysis(), &evidence, at_second(60, false))), "good");
+    assert_eq!(word(&judge(&rollout(analysis()), &evidence, at_second(60, false), false)), "good");
 }
 
 #[test]
@@ -74,30 +91,72 @@ fn without_requests_the_policy_decides() {
     let none = counted(Arm::default(), Arm::default());
     let fail = Analysis { on_no_data: OnNoData::Fail, ..analysis() };
     assert_eq!(
-        word(&judge(&analysis(), &none, at_second(600, false))),
+        word(&judge(&rollout(analysis()), &none, at_second(600, false), false)),
         "open: waits for requests, since 600 s: the canary has had 0 of the 100 requests this step needs"
     );
     assert_eq!(
-        word(&judge(&fail, &none, at_second(599, false))),
+        word(&judge(&rollout(fail.clone()), &none, at_second(599, false), false)),
         "open: the canary has had 0 of the 100 requests this step needs"
     );
-    assert_eq!(word(&judge(&fail, &none, at_second(600, false))), "NoData");
+    assert_eq!(word(&judge(&rollout(fail.clone()), &none, at_second(600, false), false)), "NoData");
 }
 
 #[test]
 fn a_canary_that_keeps_dying_or_stays_away_is_bad_whatever_its_share() {
-    let dying = counted(Arm { restarts: 3, ..requests(100, 0) }, requests(100, 0));
-    assert_eq!(word(&judge(&analysis(), &dying, at_second(60, false))), "CanaryCrashed");
+    let mut dying = counted(requests(100, 0), requests(100, 0));
+    dying.restarts_seen = 3;
+    assert_eq!(word(&judge(&rollout(analysis()), &dying, at_second(60, false), false)), "CanaryCrashed");
     let mut away = counted(requests(100, 0), requests(100, 0));
     away.unready_since = Some(at(31));
-    assert_eq!(word(&judge(&analysis(), &away, at_second(60, false))), "good");
+    assert_eq!(word(&judge(&rollout(analysis()), &away, at_second(60, false), false)), "good");
     away.unready_since = Some(at(30));
-    assert_eq!(word(&judge(&analysis(), &away, at_second(60, false))), "CanaryUnavailable");
+    assert_eq!(word(&judge(&rollout(analysis()), &away, at_second(60, false), false)), "CanaryUnavailable");
 }
 
 #[test]
 fn before_a_step_has_begun_nothing_passes() {
     let enough = counted(requests(100, 0), requests(100, 0));
-    let judgement = judge(&analysis(), &enough, Stage { step: Some(&STEP), is_last: false, start: None, now: at(60) });
+    let judgement = judge(
+        &rollout(analysis()),
+        &enough,
+        Stage { step: Some(&STEP), is_last: false, start: None, now: at(60) },
+        false,
+    );
     assert_eq!(word(&judgement), "open: the next step has not begun");
+}
+
+fn measured(rollout: &Rollout, weight: i32, answers: &[Result<f64, String>]) -> Evidence {
+    let mut evidence = counted(requests(100, 0), requests(100, 0));
+    for answer in answers {
+        let answers = [("recall".to_owned(), answer.clone())];
+        super::metric::count(&rollout.analysis.metrics, &mut evidence.metrics, weight, &answers, at(0));
+    }
+    evidence
+}
+
+#[test]
+fn nothing_goes_forward_without_the_users_own_checks() {
+    let metric = serde_json::json!({"name": "recall", "prometheus": {"address": "http://p", "query": "r"}, "min": 0.9});
+    let metric = serde_json::from_value(metric).unwrap();
+    let rollout = rollout(Analysis { metrics: vec![metric], ..analysis() });
+    let nothing = Err("the query returns nothing".to_owned());
+    let cases = [
+        (50, vec![], "open: recall is still open: was not measured yet; 0 good of 1 at this share, 0 bad in all"),
+        (50, vec![Ok(0.95)], "good"),
+        (
+            20,
+            vec![Ok(0.95)],
+            "open: recall is still open: 0.9500, at least 0.9 is good; 0 good of 1 at this share, 0 bad in all",
+        ),
+        (
+            50,
+            vec![Ok(0.95), nothing],
+            "open: recall is still open: no data: the query returns nothing; 1 good of 1 at this share, 0 bad in all",
+        ),
+        (50, vec![Ok(0.95), Ok(0.5)], "MetricFailed"),
+    ];
+    for (weight, answers, expected) in cases {
+        let evidence = measured(&rollout, weight, &answers);
+        assert_eq!(word(&judge(&rollout, &evidence, at_second(60, false), false)), expected);
+    }
 }

@@ -4,23 +4,43 @@
 //! refused with the reason, never kept for later.
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use millrace_contract::Digest;
-use millrace_crds::inference_service::InferenceServiceStatus;
+use millrace_crds::{
+    ModelVersion,
+    inference_service::{InferenceServiceStatus, ModelReference, OverrideVerb, RevisionStatus},
+};
 use serde::{Deserialize, Serialize};
+
+use super::{phase::Phase, target::is_approved};
 
 /// Longest nonce that fits into status.
 const MAX_NONCE: usize = 64;
+/// Copies a rehearsal compares where nobody says how many.
+pub const REHEARSED_REQUESTS: i64 = 500;
+/// The most copies a rehearsal may ask for.
+const MAX_REHEARSED: i64 = 1_000_000;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "camelCase")]
 pub enum Verb {
-    /// Give the canary all requests, whatever the evidence says.
+    /// Leave the step, the preparation or the gate now, whatever the evidence says.
     Promote,
-    /// Reject the canary.
+    /// Give the canary all requests, whatever the evidence says.
+    PromoteFull,
+    /// Let the rollout not go forward; bad evidence still rejects.
+    Pause,
+    /// Take back `pause`, or a `rollback`: the model is followed again.
+    Resume,
+    /// Reject the canary, or end the rehearsal.
     Abort,
     /// Forget that a revision was rejected.
     Retry,
+    /// Serve another version than the newest one.
+    Rollback,
+    /// Send copies of live requests to a version, before anybody is answered by it.
+    Rehearse,
 }
 
 /// The annotation's JSON.
@@ -29,8 +49,16 @@ pub enum Verb {
 pub struct Command {
     /// What is asked for.
     pub verb: Verb,
-    /// The revision it is about, as status names it.
+    /// The revision it is about, as status names it: the canary; for `retry` the rejected one, for `rollback` the stable one that is
+    /// left. Empty for `rehearse`.
+    #[serde(default)]
     pub revision: String,
+    /// The ModelVersion of `rehearse` and `rollback`; without it, `rollback` goes to the one that is still warm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_version: Option<String>,
+    /// Copies of `rehearse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<i64>,
     /// Tells one request from the next; at most 64 characters.
     pub nonce: String,
     /// From then on it is refused.
@@ -53,10 +81,21 @@ pub enum Request {
     },
 }
 
+/// The state a request meets.
+#[derive(Clone, Copy, Debug)]
+pub struct Met<'a> {
+    /// What was reached so far.
+    pub status: &'a InferenceServiceStatus,
+    /// What the spec follows.
+    pub model: &'a ModelReference,
+    /// Versions of the followed model, or the pinned one alone.
+    pub versions: &'a [ModelVersion],
+}
+
 /// Reads the annotation against the state it meets.
-pub fn request(annotation: Option<&str>, status: &InferenceServiceStatus, now: Timestamp) -> Request {
+pub fn request(annotation: Option<&str>, met: Met<'_>, now: Timestamp) -> Request {
     let Some(text) = annotation else { return Request::None };
-    let handled = |nonce: &str| status.handled_command.as_deref() == Some(nonce);
+    let handled = |nonce: &str| met.status.handled_command.as_deref() == Some(nonce);
     let command = match serde_json::from_str::<Command>(text) {
         Ok(command) if (1..=MAX_NONCE).contains(&command.nonce.len()) => command,
         Ok(_) => return unreadable(text, "its nonce must have 1 to 64 characters", handled),
@@ -65,7 +104,7 @@ pub fn request(annotation: Option<&str>, status: &InferenceServiceStatus, now: T
     if handled(&command.nonce) {
         return Request::None;
     }
-    match objection(&command, status, now) {
+    match objection(&command, met, now) {
         None => Request::Accepted(command),
         Some(message) => Request::Refused { nonce: command.nonce, message },
     }
@@ -77,39 +116,161 @@ fn unreadable(text: &str, why: &str, handled: impl Fn(&str) -> bool) -> Request 
         return Request::None;
     }
     let message = format!(
-        "annotation millrace.dev/command can't be read: {why}; it must be JSON with verb (promote, abort, retry), revision, nonce and expires"
+        "annotation millrace.dev/command can't be read: {why}; it must be JSON with verb (promote, promoteFull, pause, resume, abort, retry, rollback, rehearse), revision, nonce and expires"
     );
     Request::Refused { nonce, message }
 }
 
-fn objection(command: &Command, status: &InferenceServiceStatus, now: Timestamp) -> Option<String> {
-    let Command { verb, revision, nonce: _, expires } = command;
+fn objection(command: &Command, met: Met<'_>, now: Timestamp) -> Option<String> {
+    let Command { verb, revision, model_version, requests, nonce: _, expires } = command;
     if *expires <= now {
         return Some(format!("the request expired at {expires}: ask again"));
     }
-    let canary = status.canary.as_ref().map(|canary| canary.revision.as_str());
+    let status = met.status;
     match verb {
-        Verb::Promote | Verb::Abort => match canary {
-            None => Some(format!("revision {revision} is not being rolled out: nothing is")),
-            Some(current) if current != revision => {
-                Some(format!("revision {revision} is not being rolled out: {current} is"))
-            }
-            Some(_) if *verb == Verb::Abort && status.stable.is_none() => {
-                Some(format!("revision {revision} is the first one: there is nothing to go back to"))
-            }
-            Some(_) => None,
-        },
+        Verb::Promote => not_under_way(status, revision).or_else(|| no_step_to_leave(status)),
+        Verb::PromoteFull => not_under_way(status, revision).or_else(|| paused(status)).or_else(|| decided(status)),
+        Verb::Pause => not_under_way(status, revision).or_else(|| not_to_pause(status)),
+        Verb::Resume => not_to_resume(status),
+        Verb::Abort => not_to_abort(status, revision),
         Verb::Retry => {
             let known = status.rejected.iter().any(|rejected| rejected.revision == *revision);
             (!known).then(|| format!("revision {revision} was not rejected: there is nothing to retry"))
         }
+        Verb::Rollback => not_to_roll_back(revision, model_version.as_deref(), met),
+        Verb::Rehearse => not_to_rehearse(model_version.as_deref(), *requests, met),
     }
+}
+
+fn not_under_way(status: &InferenceServiceStatus, revision: &str) -> Option<String> {
+    match &status.canary {
+        None => Some(format!("revision {revision} is not being rolled out: nothing is")),
+        Some(canary) if canary.revision != revision => {
+            Some(format!("revision {revision} is not being rolled out: {} is", canary.revision))
+        }
+        Some(_) => None,
+    }
+}
+
+fn no_step_to_leave(status: &InferenceServiceStatus) -> Option<String> {
+    let version = status.canary.as_ref().map_or("it", |canary| canary.model_version.as_str());
+    paused(status).or_else(|| decided(status)).or_else(|| {
+        (Phase::of(status) == Phase::Starting).then(|| {
+            format!("the pods of {version} still start, so there is no step to leave: wait, or ask for promote --full")
+        })
+    })
+}
+
+fn paused(status: &InferenceServiceStatus) -> Option<String> {
+    let since = &status.rollout.as_ref()?.paused_since.as_ref()?.0;
+    Some(format!("the rollout is paused since {since}: resume it first"))
+}
+
+fn decided(status: &InferenceServiceStatus) -> Option<String> {
+    let canary = status.canary.as_ref().filter(|_| Phase::of(status) == Phase::Promoting)?;
+    Some(format!("{} gets all requests already", canary.model_version))
+}
+
+fn not_to_pause(status: &InferenceServiceStatus) -> Option<String> {
+    let since = status.rollout.as_ref().and_then(|rollout| rollout.paused_since.as_ref());
+    since.map(|since| format!("the rollout is paused already, since {}", since.0)).or_else(|| decided(status))
+}
+
+fn not_to_resume(status: &InferenceServiceStatus) -> Option<String> {
+    let is_paused = status.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some());
+    (!is_paused && !is_rolled_back(status))
+        .then(|| "nothing is paused, and no rollback holds a version: there is nothing to resume".to_owned())
+}
+
+fn is_rolled_back(status: &InferenceServiceStatus) -> bool {
+    status.overridden.as_ref().is_some_and(|overridden| overridden.verb == OverrideVerb::Rollback)
+}
+
+fn not_to_abort(status: &InferenceServiceStatus, revision: &str) -> Option<String> {
+    let rehearsed = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
+    if status.canary.is_none() && rehearsed.is_some_and(|rehearsal| rehearsal.revision.revision == revision) {
+        return None;
+    }
+    if let Some(objection) = not_under_way(status, revision) {
+        return Some(objection);
+    }
+    if status.stable.is_none() {
+        return Some(format!("revision {revision} is the first one: there is nothing to go back to"));
+    }
+    decided(status).map(|message| format!("{message}: ask for a rollback once every router follows"))
+}
+
+fn not_to_roll_back(revision: &str, to: Option<&str>, met: Met<'_>) -> Option<String> {
+    let status = met.status;
+    let Some(stable) = &status.stable else {
+        return Some("nothing serves yet: there is nothing to go back from".to_owned());
+    };
+    if stable.revision != revision {
+        return Some(format!("revision {revision} does not serve: {} does", stable.revision));
+    }
+    if let Some(canary) = &status.canary {
+        return Some(format!("{} is being rolled out: abort it first", canary.model_version));
+    }
+    let warm = status.previous.as_ref().map(|previous| previous.revision.model_version.as_str());
+    let Some(to) = to.or(warm) else {
+        return Some("no former revision is warm any more: say which version to go back to (--to)".to_owned());
+    };
+    if warm == Some(to) {
+        return None;
+    }
+    if to == stable.model_version {
+        return Some(format!("{to} serves all requests already"));
+    }
+    if let Some(pin) = &met.model.model_version {
+        return Some(format!("spec.model.modelVersion pins {pin}, which no command changes: pin {to} instead"));
+    }
+    match met.versions.iter().find(|version| version.name_any() == to) {
+        None => Some(format!("ModelVersion {to} is no version of the model that this service follows")),
+        Some(version) if !is_approved(version) => Some(format!("ModelVersion {to} is not approved: approve it first")),
+        Some(_) => None,
+    }
+}
+
+fn not_to_rehearse(version: Option<&str>, requests: Option<i64>, met: Met<'_>) -> Option<String> {
+    let status = met.status;
+    let Some(version) = version else {
+        return Some("modelVersion is missing: say which version to rehearse".to_owned());
+    };
+    let Some(stable) = &status.stable else {
+        return Some("nothing serves yet: there are no live requests to copy".to_owned());
+    };
+    if let Some(canary) = &status.canary {
+        return Some(format!("{} is being rolled out: wait for its end, or abort it first", canary.model_version));
+    }
+    if let Some(running) = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none()) {
+        let RevisionStatus { model_version, .. } = &running.revision;
+        return Some(format!("{model_version} is being rehearsed: wait for its end, or abort it first"));
+    }
+    if stable.model_version == version {
+        return Some(format!("{version} serves all requests already"));
+    }
+    if requests.is_some_and(|requests| !(10..=MAX_REHEARSED).contains(&requests)) {
+        return Some(format!("requests must be 10 to {MAX_REHEARSED}"));
+    }
+    let is_known = met.versions.iter().any(|known| known.name_any() == version);
+    (!is_known).then(|| format!("ModelVersion {version} is no version of the model that this service follows"))
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use millrace_crds::inference_service::{PreviousRevision, RehearsalStatus};
+
     use super::*;
-    use crate::inference_service::fixtures::{approved, at, rejected, rolling_out, serving};
+    use crate::inference_service::fixtures::{
+        approved, at, model_version, pinned_to, rejected, rolling_out, serving, spec,
+    };
+
+    fn meets(annotation: &str, status: &InferenceServiceStatus, seconds: i64) -> Request {
+        let versions = [approved("fraud", 1), approved("fraud", 2), model_version("fraud", 3)];
+        let met = Met { status, model: &spec("fraud").model, versions: &versions };
+        request(Some(annotation), met, at(seconds))
+    }
 
     fn asked(verb: &str, revision: &str, nonce: &str) -> String {
         format!(r#"{{"verb":"{verb}","revision":"{revision}","nonce":"{nonce}","expires":"2026-01-01T00:01:00Z"}}"#)
@@ -131,8 +292,41 @@ mod tests {
         let mut rolled_back = serving(&one);
         rolled_back.rejected = vec![rejected(&two)];
         let first = InferenceServiceStatus { stable: None, ..rolling.clone() };
+        let decided = rolling_out(&one, &two, 100);
+        let mut paused = rolling.clone();
+        paused.rollout.as_mut().unwrap().paused_since = Some(Time(at(9)));
         let cases = [
+            (
+                asked("promote", &canary, "n"),
+                &rolling_out(&one, &two, 0),
+                "the pods of fraud-2 still start, so there is no step to leave: wait, or ask for promote --full"
+                    .to_owned(),
+            ),
             (asked("promote", &canary, "n"), &rolling, "Promote".to_owned()),
+            (asked("promoteFull", &canary, "n"), &rolling_out(&one, &two, 0), "PromoteFull".to_owned()),
+            (asked("promoteFull", &canary, "n"), &decided, "fraud-2 gets all requests already".to_owned()),
+            (asked("pause", &canary, "n"), &rolling, "Pause".to_owned()),
+            (
+                asked("pause", &canary, "n"),
+                &paused,
+                "the rollout is paused already, since 2026-01-01T00:00:09Z".to_owned(),
+            ),
+            (
+                asked("promote", &canary, "n"),
+                &paused,
+                "the rollout is paused since 2026-01-01T00:00:09Z: resume it first".to_owned(),
+            ),
+            (asked("resume", &canary, "n"), &paused, "Resume".to_owned()),
+            (
+                asked("resume", &canary, "n"),
+                &rolling,
+                "nothing is paused, and no rollback holds a version: there is nothing to resume".to_owned(),
+            ),
+            (
+                asked("abort", &canary, "n"),
+                &decided,
+                "fraud-2 gets all requests already: ask for a rollback once every router follows".to_owned(),
+            ),
             (asked("abort", &canary, "n"), &rolling, "Abort".to_owned()),
             (asked("abort", "0000", "n"), &rolling, format!("revision 0000 is not being rolled out: {canary} is")),
             (
@@ -153,7 +347,7 @@ mod tests {
             ),
         ];
         for (annotation, status, expected) in cases {
-            assert_eq!(told(request(Some(&annotation), status, at(0))), expected, "{annotation}");
+            assert_eq!(told(meets(&annotation, status, 0)), expected, "{annotation}");
         }
     }
 
@@ -162,11 +356,8 @@ mod tests {
         let (one, two) = (approved("fraud", 1), approved("fraud", 2));
         let rolling = rolling_out(&one, &two, 5);
         let annotation = asked("promote", &rolling.canary.as_ref().unwrap().revision, "n");
-        assert_eq!(told(request(Some(&annotation), &rolling, at(59))), "Promote");
-        assert_eq!(
-            told(request(Some(&annotation), &rolling, at(60))),
-            "the request expired at 2026-01-01T00:01:00Z: ask again"
-        );
+        assert_eq!(told(meets(&annotation, &rolling, 59)), "Promote");
+        assert_eq!(told(meets(&annotation, &rolling, 60)), "the request expired at 2026-01-01T00:01:00Z: ask again");
     }
 
     #[test]
@@ -175,18 +366,89 @@ mod tests {
         let mut rolling = rolling_out(&one, &two, 5);
         rolling.handled_command = Some("n".to_owned());
         let annotation = asked("promote", &rolling.canary.as_ref().unwrap().revision, "n");
-        assert_eq!(request(Some(&annotation), &rolling, at(0)), Request::None);
-        assert_eq!(request(None, &rolling, at(0)), Request::None);
+        assert_eq!(meets(&annotation, &rolling, 0), Request::None);
     }
 
     #[test]
     fn nonsense_is_refused_once() {
         let mut status = serving(&approved("fraud", 1));
-        let Request::Refused { nonce, message } = request(Some("promote it!"), &status, at(0)) else {
-            panic!("refused")
-        };
+        let Request::Refused { nonce, message } = meets("promote it!", &status, 0) else { panic!("refused") };
         assert!(message.contains("must be JSON with verb"), "{message}");
         status.handled_command = Some(nonce);
-        assert_eq!(request(Some("promote it!"), &status, at(0)), Request::None);
+        assert_eq!(meets("promote it!", &status, 0), Request::None);
+    }
+
+    #[test]
+    fn a_rollback_goes_to_what_is_warm_or_to_an_approved_version() {
+        let (one, two) = (approved("fraud", 1), approved("fraud", 2));
+        let status = serving(&two);
+        let stable = status.stable.clone().unwrap().revision;
+        let mut baking = status.clone();
+        let revision = serving(&one).stable.unwrap();
+        baking.previous = Some(PreviousRevision { revision, rollout_start_time: None, until: Time(at(100)) });
+        let to = |version: Option<&str>, revision: &str| {
+            let version = version.map(|version| format!(r#""modelVersion":"{version}","#)).unwrap_or_default();
+            format!(
+                r#"{{"verb":"rollback","revision":"{revision}",{version}"nonce":"n","expires":"2026-01-01T00:01:00Z"}}"#
+            )
+        };
+        for (annotation, status, expected) in [
+            (to(None, &stable), &baking, "Rollback"),
+            (to(Some("fraud-1"), &stable), &status, "Rollback"),
+            (to(None, &stable), &status, "no former revision is warm any more: say which version to go back to (--to)"),
+            (to(Some("fraud-2"), &stable), &status, "fraud-2 serves all requests already"),
+            (to(Some("fraud-3"), &stable), &status, "ModelVersion fraud-3 is not approved: approve it first"),
+            (
+                to(Some("fraud-9"), &stable),
+                &status,
+                "ModelVersion fraud-9 is no version of the model that this service follows",
+            ),
+            (to(None, &stable), &rolling_out(&two, &one, 5), "fraud-1 is being rolled out: abort it first"),
+        ] {
+            assert_eq!(told(meets(&annotation, status, 0)), expected, "{annotation}");
+        }
+        let pinned = Met { status: &status, model: &pinned_to("fraud-2").model, versions: &[two] };
+        assert_eq!(
+            told(request(Some(&to(Some("fraud-1"), &stable)), pinned, at(0))),
+            "spec.model.modelVersion pins fraud-2, which no command changes: pin fraud-1 instead"
+        );
+    }
+
+    #[test]
+    fn one_version_is_rehearsed_at_a_time_while_nothing_is_rolled_out() {
+        let (one, two) = (approved("fraud", 1), approved("fraud", 2));
+        let status = serving(&one);
+        let mut busy = status.clone();
+        let revision = serving(&two).stable.unwrap();
+        let hash = revision.revision.clone();
+        busy.rehearsal = Some(RehearsalStatus {
+            revision,
+            start_time: Time(at(0)),
+            end_time: None,
+            wanted: 10,
+            compared: 0,
+            verdict: None,
+            checks: Vec::new(),
+            message: String::new(),
+        });
+        let of = |version: &str, requests: i64| {
+            format!(
+                r#"{{"verb":"rehearse","modelVersion":"{version}","requests":{requests},"nonce":"n","expires":"2026-01-01T00:01:00Z"}}"#
+            )
+        };
+        for (annotation, status, expected) in [
+            (of("fraud-3", 100), &status, "Rehearse"),
+            (of("fraud-3", 1), &status, "requests must be 10 to 1000000"),
+            (of("fraud-1", 100), &status, "fraud-1 serves all requests already"),
+            (of("fraud-3", 100), &busy, "fraud-2 is being rehearsed: wait for its end, or abort it first"),
+            (
+                of("fraud-3", 100),
+                &rolling_out(&one, &two, 5),
+                "fraud-2 is being rolled out: wait for its end, or abort it first",
+            ),
+            (asked("abort", &hash, "n"), &busy, "Abort"),
+        ] {
+            assert_eq!(told(meets(&annotation, status, 0)), expected, "{annotation}");
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! From what there is to what is written: (service, observed, settings, now) → `Decided`. Pure; it only calls the other pure files
 //! in order.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use kube::ResourceExt;
 use millrace_contract::{
-    decision::{DecidedBy, Decision, Question, Verdict},
+    decision::{Check, DecidedBy, Decision, Question, Verdict},
     routing::RoutingPlan,
 };
 use millrace_crds::{
@@ -13,19 +15,28 @@ use millrace_crds::{
     inference_service::{InferenceServiceStatus, RevisionStatus},
     labels::{COMMAND, REVISION},
 };
+use millrace_profile::agreement;
 
 use super::{
-    canary::{self, Judgement, SETTLE_SECONDS, Stage},
-    commands::{self, Command, Request},
+    canary::{self, Inputs, Judgement},
+    commands::{self, Command, Met, Request, Verb},
     drift::{MONITORING_KEY, Monitoring, drifted_features},
-    evidence::{EVIDENCE_KEY, Evidence, Look},
-    moves::{self, Moved},
+    evidence::{Evidence, Look},
+    gateway,
+    gateway_api::HTTPRoute,
+    metric,
+    moves::{self, Moved, Setting},
     observe::Observed,
-    phase::{self, Facts, Move, Phase, ascending},
+    overridden,
+    pair::{Pair, named_revisions},
+    phase::{self, Facts, Move, Phase},
     pods::Pods,
+    replay,
     retraining::{self, Answer},
-    revision, routing,
-    status::{self, Seen},
+    revision::{self, Revision},
+    routing,
+    standing::{self, Known},
+    status::{self, Said, Seen},
     target::{self, Target},
     told::{Happened, normal, warning},
 };
@@ -35,9 +46,6 @@ use crate::{
     events::Told,
     settings::Settings,
 };
-
-/// Decisions that the CRD keeps.
-const HISTORY: usize = 10;
 
 /// A revision whose children shall be there.
 #[derive(Clone, Debug)]
@@ -61,6 +69,10 @@ pub struct Decided {
     pub wanted: Vec<Wanted>,
     /// Revisions whose children may go now.
     pub obsolete: Vec<String>,
+    /// The HTTPRoute, where it is to be written.
+    pub route: Option<HTTPRoute>,
+    /// Whether the HTTPRoute may go now.
+    pub drops_route: bool,
     /// Revisions whose children shall go once every router follows a plan without them.
     pub leaving: bool,
     /// The plan, where it is to be written.
@@ -69,6 +81,8 @@ pub struct Decided {
     pub is_accepted: bool,
     /// The evidence, where it is to be written.
     pub evidence: Option<String>,
+    /// The inputs of decisions, where there are new ones.
+    pub records: Option<BTreeMap<String, String>>,
     /// The drift windows, where they are to be written.
     pub monitoring: Option<String>,
     /// A training to be started.
@@ -82,6 +96,25 @@ pub fn decide(service: &InferenceService, observed: &Observed, settings: &Settin
     Deciding::new(service, observed, settings, now).decide()
 }
 
+/// What the evidence says, and what it was computed from.
+#[derive(Default)]
+struct Judged {
+    judgement: Judgement,
+    /// Where it is to be written.
+    evidence: Option<Evidence>,
+    inputs: Option<Inputs>,
+    /// Copies of a rehearsal: how many were compared, and their checks.
+    copies: (i64, Vec<Check>),
+}
+
+/// What else the status tells.
+struct Filling<'b> {
+    plan: Option<&'b RoutingPlan>,
+    is_accepted: bool,
+    monitoring: Option<&'b Monitoring>,
+    gateway: Option<Said>,
+}
+
 struct Deciding<'a> {
     service: &'a InferenceService,
     observed: &'a Observed,
@@ -91,6 +124,8 @@ struct Deciding<'a> {
     former: InferenceServiceStatus,
     target: Target,
     canary_pods: Pods,
+    rehearsed_pods: Pods,
+    server_image: String,
     stored_plan: Option<RoutingPlan>,
     /// The stored plan is the one for `former`.
     is_current: bool,
@@ -108,24 +143,56 @@ impl<'a> Deciding<'a> {
         let is_accepted = is_current && observed.routers.accepted(&name, &uid, generation);
         let target = target::target(&service.spec, &former, &observed.versions, &settings.server_image);
         let canary_pods = former.canary.as_ref().map(|canary| Pods::of(canary, &observed.pods)).unwrap_or_default();
-        Self { service, observed, now, name, uid, former, target, canary_pods, stored_plan, is_current, is_accepted }
+        let rehearsal = former.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
+        let rehearsed_pods =
+            rehearsal.map(|rehearsal| Pods::of(&rehearsal.revision, &observed.pods)).unwrap_or_default();
+        let server_image = settings.server_image.clone();
+        Self {
+            service,
+            observed,
+            now,
+            name,
+            uid,
+            former,
+            target,
+            canary_pods,
+            rehearsed_pods,
+            server_image,
+            stored_plan,
+            is_current,
+            is_accepted,
+        }
     }
 
     fn decide(self) -> Decided {
         let annotation = self.service.annotations().get(COMMAND).map(String::as_str);
-        let request = commands::request(annotation, &self.former, self.now);
-        let (evidence, judgement) = self.judged();
-        let chosen = phase::next(&self.facts(&request, &judgement));
-        let generation = self.service.metadata.generation.unwrap_or_default();
-        let mut moved = moves::make(&self.former, generation, &chosen, self.now);
+        let met = Met { status: &self.former, model: &self.service.spec.model, versions: &self.observed.versions };
+        let request = commands::request(annotation, met, self.now);
+        let judged = self.judged();
+        let to_rehearse = self.to_rehearse(&request);
+        let chosen = phase::next(&self.facts(&request, &judged, to_rehearse.as_ref()));
+        let setting = Setting {
+            generation: self.service.metadata.generation.unwrap_or_default(),
+            now: self.now,
+            bake_seconds: self.service.spec.rollout.bake_seconds,
+        };
+        let mut moved = moves::make(&self.with_copies(&judged), setting, &chosen);
         handle(&request, &chosen, &self.former, &mut moved);
+        moved.status.overridden = overridden::after(&self.former, &self.service.spec.model, &chosen, self.now);
+        moved.status.standing =
+            standing::standing(&self.service.spec, &moved.status, &self.former, self.known(&self.versions()));
         let (monitoring, must_write) = self.monitored(&mut moved);
         let (job, wake) = self.retrained(monitoring.as_ref(), &mut moved);
         let plan = routing::plan((&self.name, &self.uid), &self.service.spec, &moved.status, self.stored_plan.as_ref());
         let is_accepted = self.is_accepted && plan == self.stored_plan;
-        self.fill(&mut moved.status, &judgement, plan.as_ref(), is_accepted, monitoring.as_ref());
+        let gateway =
+            gateway::decide(self.service, self.observed.gateway.as_ref(), self.observed.front_trouble.as_deref());
+        let found =
+            Filling { plan: plan.as_ref(), is_accepted, monitoring: monitoring.as_ref(), gateway: gateway.said };
+        self.fill(&mut moved.status, &judged, found);
         let (obsolete, leaving) = self.leftovers(&moved.status, plan.as_ref(), is_accepted);
         let decisions = record(&mut moved, self.now);
+        let records = self.records(&decisions, judged.inputs.as_ref());
         let is_new_plan = plan != self.stored_plan;
         Decided {
             wanted: self.wanted(&moved.status),
@@ -133,10 +200,13 @@ impl<'a> Deciding<'a> {
             decisions,
             told: moved.told,
             obsolete,
+            route: gateway.route,
+            drops_route: gateway.remove,
             leaving,
             plan: plan.filter(|_| is_new_plan),
             is_accepted,
-            evidence: evidence.and_then(|evidence| serde_json::to_string(&evidence).ok()),
+            evidence: judged.evidence.and_then(|evidence| serde_json::to_string(&evidence).ok()),
+            records,
             monitoring: monitoring
                 .filter(|_| must_write)
                 .and_then(|monitoring| serde_json::to_string(&monitoring).ok()),
@@ -145,7 +215,7 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    fn facts<'b>(&'b self, request: &'b Request, judgement: &'b Judgement) -> Facts<'b> {
+    fn facts<'b>(&'b self, request: &'b Request, judged: &'b Judged, to_rehearse: Option<&'b Revision>) -> Facts<'b> {
         Facts {
             now: self.now,
             status: &self.former,
@@ -158,50 +228,83 @@ impl<'a> Deciding<'a> {
             stable_is_lost: self.former.stable.as_ref().is_some_and(|stable| self.is_lost(stable)),
             stable_down_seconds: self.stable_down_seconds(),
             is_accepted: self.is_accepted,
-            judgement,
+            judgement: &judged.judgement,
+            rehearsed: &self.rehearsed_pods,
+            to_rehearse,
+            copies: (judged.copies.0, &judged.copies.1),
         }
     }
 
-    /// The evidence with what came since the last look (where something is measured), and what it says.
-    fn judged(&self) -> (Option<Evidence>, Judgement) {
-        let (Some(canary), Some(stable)) = (&self.former.canary, &self.former.stable) else {
-            return (None, Judgement::none());
-        };
-        if !(1..routing::ALL).contains(&canary.weight.intended) {
-            return (None, Judgement::none());
+    /// The revision that a request wants rehearsed; it need not be approved.
+    fn to_rehearse(&self, request: &Request) -> Option<Revision> {
+        let wanted = accepted(request).filter(|command| command.verb == Verb::Rehearse)?.model_version.as_ref()?;
+        let version = self.observed.versions.iter().find(|version| version.name_any() == *wanted)?;
+        Some(Revision::of(version, &self.service.spec.server, &self.former, &self.server_image))
+    }
+
+    /// The former status with what the copies of a rehearsal say by now, for its end to be recorded with.
+    fn with_copies(&self, judged: &Judged) -> InferenceServiceStatus {
+        let mut status = self.former.clone();
+        if let Some(rehearsal) = status.rehearsal.as_mut().filter(|rehearsal| rehearsal.end_time.is_none()) {
+            rehearsal.compared = judged.copies.0;
+            rehearsal.checks = judged.copies.1.clone();
         }
-        let analysis = &self.service.spec.rollout.analysis;
-        let stored = self.observed.evidence.as_ref().and_then(|map| map.data.as_ref()?.get(EVIDENCE_KEY));
-        let before = Evidence::of(stored.map(String::as_str), &canary.revision, &stable.revision);
+        status
+    }
+
+    /// What the new decisions rest on, beside what is kept of the former ones that are in the history still.
+    fn records(&self, decisions: &[Decision], inputs: Option<&Inputs>) -> Option<BTreeMap<String, String>> {
+        let inputs = inputs?;
+        let former = self.observed.records.as_ref().and_then(|map| map.data.as_ref());
+        replay::records(former, decisions, inputs)
+    }
+
+    /// The evidence with what came since the last look (where something is measured), and what it says.
+    fn judged(&self) -> Judged {
+        let Some(pair) = Pair::of(&self.former) else { return Judged::default() };
+        let rollout = &self.service.spec.rollout;
+        let before = Evidence::stored(self.observed.evidence.as_ref(), &pair);
         let mut evidence = before.clone();
-        let start =
-            self.former.rollout.as_ref().and_then(|rollout| rollout.step_start_time.as_ref()).map(|time| time.0);
-        let has_settled = start.is_some_and(|start| self.now.as_second() - start.as_second() >= SETTLE_SECONDS);
-        let is_measured = has_settled && self.is_current && Phase::of(&self.former) == Phase::Measuring;
+        let has_settled = pair.has_settled(self.now);
+        let is_measured = has_settled && self.is_current;
         if let Some(plan) = self.stored_plan.as_ref().filter(|_| is_measured) {
             let look = Look {
                 now: self.now,
                 service: (&self.name, &self.uid),
-                canary: &canary.revision,
-                stable: &stable.revision,
-                weight: canary.weight.intended,
+                canary: &pair.new.revision,
+                stable: &pair.old.revision,
+                kind: pair.kind,
+                weight: pair.new.weight.intended,
                 generation: plan.generation,
                 routers: &self.observed.routers,
                 pods: &self.observed.pods,
             };
-            evidence.absorb(&look, &canary::settings(analysis));
+            evidence.absorb(&look, &canary::settings(&rollout.analysis));
+            let (metrics, weight) = (&rollout.analysis.metrics, pair.new.weight.intended);
+            metric::count(metrics, &mut evidence.metrics, weight, &self.observed.measured, self.now);
         }
-        let steps = ascending(&self.service.spec.rollout.steps);
-        let index = steps.iter().position(|step| step.weight == canary.weight.intended);
-        let stage = Stage {
-            step: index.and_then(|index| steps.get(index)),
-            is_last: index.is_some_and(|index| index + 1 == steps.len()),
-            start,
-            now: self.now,
-        };
-        let judgement = canary::judge(analysis, &evidence, stage);
         let must_write = is_measured && evidence.differs(&before);
-        (must_write.then_some(evidence), judgement)
+        let inputs = Inputs {
+            rollout: rollout.clone(),
+            kind: pair.kind,
+            weight: pair.new.weight.intended,
+            start: pair.start,
+            is_paused: self.former.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some()),
+            is_sticky: self.service.spec.sticky.is_some(),
+            now: self.now,
+            evidence: evidence.as_input(),
+        };
+        let judgement = if pair.is_rehearsed { Judgement::none() } else { inputs.judge() };
+        let copies = pair.is_rehearsed.then(|| {
+            let compared = i64::try_from(evidence.copies.copies()).unwrap_or(i64::MAX);
+            (compared, agreement::checks(&evidence.copies, &canary::agreement_settings(rollout)))
+        });
+        Judged {
+            judgement,
+            evidence: must_write.then_some(evidence),
+            inputs: Some(inputs),
+            copies: copies.unwrap_or_default(),
+        }
     }
 
     /// Its Deployment is gone, and what it was made from is not there any more.
@@ -213,9 +316,23 @@ impl<'a> Deciding<'a> {
         !has_pods && self.made_from(revision).is_none()
     }
 
+    /// Those that are recorded or named, and those that may be served.
+    fn versions(&self) -> Vec<&'a ModelVersion> {
+        self.observed.recorded.iter().chain(&self.observed.versions).collect()
+    }
+
+    fn known<'b>(&'b self, versions: &'b [&'b ModelVersion]) -> Known<'b> {
+        Known {
+            versions,
+            pods: &self.observed.pods,
+            server: &self.service.spec.server,
+            server_image: &self.server_image,
+        }
+    }
+
     /// The ModelVersion from which, with the spec's server block, exactly this revision can be made.
     fn made_from(&self, recorded: &RevisionStatus) -> Option<ModelVersion> {
-        let version = self.observed.recorded.iter().chain(&self.observed.versions).find(|version| {
+        let version = self.versions().into_iter().find(|version| {
             version.name_any() == recorded.model_version
                 && revision::hash(&version.spec.artifact.digest, &self.service.spec.server, &recorded.image)
                     == recorded.revision
@@ -298,14 +415,8 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    fn fill(
-        &self,
-        status: &mut InferenceServiceStatus,
-        judgement: &Judgement,
-        plan: Option<&RoutingPlan>,
-        is_accepted: bool,
-        monitoring: Option<&Monitoring>,
-    ) {
+    fn fill(&self, status: &mut InferenceServiceStatus, judged: &Judged, filling: Filling<'_>) {
+        let Filling { plan, is_accepted, monitoring, gateway } = filling;
         let pods = |revision: Option<&RevisionStatus>| {
             revision.map(|revision| Pods::of(revision, &self.observed.pods)).unwrap_or_default()
         };
@@ -317,14 +428,20 @@ impl<'a> Deciding<'a> {
             generation: self.service.metadata.generation.unwrap_or_default(),
             now: self.now,
             replicas: self.service.spec.scaling.replicas,
+            is_holding: self.service.spec.scaling.cold_start.is_some(),
             target: &self.target,
             stable: pods(status.stable.as_ref()),
             canary: pods(status.canary.as_ref()),
             plan_generation: plan.map(|plan| plan.generation),
             is_accepted,
             counted: self.observed.routers.counted(&self.name, &self.uid, generation, canary),
-            judgement: status.canary.as_ref().map(|_| judgement),
+            judgement: status.canary.as_ref().map(|_| &judged.judgement),
+            rehearsed: pods(status.rehearsal.as_ref().map(|rehearsal| &rehearsal.revision)),
+            previous: pods(status.previous.as_ref().map(|previous| &previous.revision)),
+            copies: (judged.copies.0, &judged.copies.1),
             front_trouble: self.observed.front_trouble.as_deref(),
+            routes: standing::said(&self.service.spec, status, plan, self.known(&self.versions())),
+            gateway,
             progress_deadline_seconds: self.service.spec.rollout.progress_deadline_seconds,
             drift: monitoring
                 .zip(status.stable.as_ref())
@@ -334,9 +451,14 @@ impl<'a> Deciding<'a> {
     }
 
     fn wanted(&self, status: &InferenceServiceStatus) -> Vec<Wanted> {
-        let wanted =
-            |revision: &RevisionStatus| Wanted { revision: revision.clone(), version: self.made_from(revision) };
-        [&status.stable, &status.canary].into_iter().flatten().map(wanted).collect()
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for revision in named_revisions(status) {
+            match wanted.iter_mut().find(|known| known.revision.revision == revision.revision) {
+                Some(known) => known.revision.replicas = known.revision.replicas.max(revision.replicas),
+                None => wanted.push(Wanted { revision: revision.clone(), version: self.made_from(revision) }),
+            }
+        }
+        wanted
     }
 
     /// Revisions with children that status does not name: those that may go, and whether there are others that must wait. Weight
@@ -352,8 +474,7 @@ impl<'a> Deciding<'a> {
         let metas = metas
             .chain(observed.services.iter().map(|o| &o.metadata))
             .chain(observed.budgets.iter().map(|o| &o.metadata));
-        let named = [&status.stable, &status.canary];
-        let is_named = |label: &String| named.iter().copied().flatten().any(|revision| revision.revision == **label);
+        let is_named = |label: &String| named_revisions(status).any(|revision| revision.revision == **label);
         let mut left: Vec<String> = metas
             .filter(|meta| meta.deletion_timestamp.is_none())
             .filter_map(|meta| meta.labels.as_ref()?.get(REVISION).cloned())
@@ -386,9 +507,23 @@ fn handle(request: &Request, chosen: &Move, former: &InferenceServiceStatus, mov
         Request::Accepted(command) => {
             let is_done = match chosen {
                 Move::Stay(_) | Move::Scale(_) => Phase::of(former) == Phase::Promoting,
-                Move::Forget(_) | Move::Reject { .. } | Move::Withdraw { .. } | Move::Promote => true,
-                Move::Weigh { decided_by, .. } => *decided_by == DecidedBy::User,
-                Move::Begin(_) | Move::Measure | Move::Lose => false,
+                Move::Forget(_)
+                | Move::Reject { .. }
+                | Move::Withdraw { .. }
+                | Move::Promote
+                | Move::Pause
+                | Move::Resume
+                | Move::Hold(_)
+                | Move::Follow
+                | Move::Rehearse(..)
+                | Move::Rehearsed { .. } => true,
+                Move::Weigh { decided_by, .. } | Move::Return { decided_by, .. } => *decided_by == DecidedBy::User,
+                Move::Begin(_)
+                | Move::Prepare
+                | Move::Recreate { .. }
+                | Move::Measure
+                | Move::Baked { .. }
+                | Move::Lose => false,
             };
             if is_done {
                 moved.status.handled_command = Some(command.nonce.clone());
@@ -423,9 +558,7 @@ fn tell_retraining(answer: &Answer, stable: &RevisionStatus, moved: &mut Moved) 
 
 fn record(moved: &mut Moved, now: Timestamp) -> Vec<Decision> {
     let history = &mut moved.status.history;
-    let decisions = moved.made.drain(..).map(|made| decision::record(history, made, now)).collect();
-    history.truncate(HISTORY);
-    decisions
+    moved.made.drain(..).map(|made| decision::record(history, made, now)).collect()
 }
 
 #[cfg(test)]

@@ -34,10 +34,15 @@ fn observed(status: &InferenceServiceStatus) -> Observed {
             ..ConfigMap::default()
         }),
         evidence: None,
+        records: None,
+        measured: Vec::new(),
         monitoring: None,
         routers: following(generation),
         siblings: Vec::new(),
+        key_secrets: std::collections::BTreeSet::new(),
+        front: None,
         front_trouble: None,
+        gateway: None,
         sources: Sources::default(),
     }
 }
@@ -72,7 +77,7 @@ fn following(generation: i64) -> RouterAnswers {
     let stats =
         ServiceStats { service_uid: "u1".to_owned(), plan_generation: generation, generations: BTreeMap::new() };
     let stats = RouterStats { boot_id: "b".to_owned(), services: BTreeMap::from([("svc".to_owned(), stats)]) };
-    RouterAnswers { answers: vec![Some(stats)] }
+    RouterAnswers { answers: vec![Some(stats)], ..RouterAnswers::default() }
 }
 
 fn decided(status: InferenceServiceStatus, observed: &Observed) -> Decided {
@@ -166,4 +171,45 @@ fn a_refused_request_is_told_once() {
     assert_eq!(first.status.handled_command.as_deref(), Some("n"));
     service.status = Some(first.status);
     assert!(decide(&service, &observed, &settings(), at(100)).told.is_empty());
+}
+
+#[test]
+fn a_route_gets_pods_first_and_requests_once_they_have_loaded_the_model() {
+    let mut service = service("svc", spec("fraud"));
+    service.spec.routes = serde_json::from_value(json!([
+        {"name": "old", "match": [{"header": "x-old", "present": true}], "split": [{"modelVersion": "fraud-1", "weight": 1}]},
+    ]))
+    .unwrap();
+    let mut there = observed(&serving(&approved("fraud", 2)));
+    service.status = Some(serving(&approved("fraud", 2)));
+    let first = decide(&service, &there, &settings(), at(100));
+    let standing = first.status.standing[0].revision.clone();
+    let wanted: Vec<_> = first.wanted.iter().map(|one| (one.revision.replicas, one.version.is_some())).collect();
+    assert_eq!(wanted, [(1, true), (1, true)]);
+    assert_eq!(first.plan, None, "nobody can answer yet");
+    let ready = |decided: &Decided| {
+        let condition = find(&decided.status.conditions, millrace_crds::conditions::ROUTES_READY).unwrap();
+        (condition.status.clone(), condition.reason.clone())
+    };
+    assert_eq!(ready(&first), ("False".to_owned(), "Starting".to_owned()));
+    there.deployments.push(deployment(&standing.revision));
+    there.pods.push(pod(&standing));
+    service.status = Some(first.status);
+    let second = decide(&service, &there, &settings(), at(101));
+    assert_eq!(weights(&second), Some(vec![100, 0]));
+    assert_eq!(second.plan.as_ref().map(|plan| plan.policy.routes.len()), Some(1));
+    assert_eq!(ready(&second), ("True".to_owned(), "Routed".to_owned()));
+    service.spec.routes.clear();
+    service.status = Some(second.status.clone());
+    there.plan = second.plan.map(|plan| desired_plan(&plan));
+    let third = decide(&service, &there, &settings(), at(102));
+    assert_eq!((weights(&third), third.obsolete.len(), third.leaving), (Some(vec![100]), 0, true), "pods go last");
+    assert_eq!(third.status.standing, []);
+}
+
+fn desired_plan(plan: &RoutingPlan) -> ConfigMap {
+    ConfigMap {
+        data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), serde_json::to_string(plan).unwrap())])),
+        ..ConfigMap::default()
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        apps::v1::{Deployment, DeploymentSpec},
         core::v1::{ConfigMap, Container, PodSpec, PodTemplateSpec, Probe, Service, ServicePort, ServiceSpec},
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
@@ -33,14 +33,14 @@ use super::{
     evidence::EVIDENCE_KEY,
     pods::SERVER_CONTAINER,
     routing::{plan_name, revision_name},
-    shared::{port, probe},
+    shared::{another_first, port, probe},
 };
 use crate::{
     Error,
     names::lasting_child,
     settings::Settings,
     worker_run::{
-        empty_dir, env, mount, resource_requirements, restricted_container, restricted_pod, schedule, store_env,
+        empty_dir, literal_env, mount, resource_requirements, restricted_container, restricted_pod, schedule, store_env,
     },
 };
 
@@ -58,6 +58,11 @@ const MAX_BODY_BYTES: u32 = 268_435_456;
 /// Name of the ConfigMap with a rollout's evidence.
 pub fn evidence_name(service: &str) -> String {
     lasting_child(service, "evidence")
+}
+
+/// Name of the ConfigMap with what decisions rested on.
+pub fn records_name(service: &str) -> String {
+    lasting_child(service, "decisions")
 }
 
 /// Name of the ConfigMap with the drift windows.
@@ -85,19 +90,19 @@ pub fn server_config(service: &str, revision: &str, version: &ModelVersion, serv
     let status = version.status.as_ref();
     let signature = status.and_then(|status| status.signature.clone()).or_else(|| version.spec.signature.clone());
     ServerConfig {
-        model: ServedModel {
-            name: service.to_owned(),
+        model: Some(ServedModel {
             version: Some(version.spec.version.to_string()),
             revision: revision.to_owned(),
-            artifact: version.spec.artifact.clone(),
             signature,
             task: Some(version.spec.evaluation.task),
             profile: profile(version),
-        },
+            ..ServedModel::new(service, version.spec.artifact.clone())
+        }),
         batching: batching.clone(),
         queue: queue.clone(),
         concurrency: u32::try_from(*concurrency).unwrap_or(1),
         drain_seconds: DRAIN_SECONDS,
+        ..ServerConfig::default()
     }
 }
 
@@ -128,13 +133,7 @@ pub fn deployment(
         spec: Some(DeploymentSpec {
             replicas: Some(revision.replicas),
             selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_unavailable: Some(IntOrString::Int(0)),
-                    max_surge: Some(IntOrString::Int(1)),
-                }),
-            }),
+            strategy: Some(another_first()),
             revision_history_limit: Some(1),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(pod_labels), ..ObjectMeta::default() }),
@@ -161,7 +160,7 @@ fn pod(
         image: Some(revision.image.clone()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         args: Some(vec![format!("--max-body-bytes={MAX_BODY_BYTES}")]),
-        env: Some(vec![env(SERVER_CONFIG_ENV, &config)]),
+        env: Some(vec![literal_env(SERVER_CONFIG_ENV, &config)]),
         env_from: Some(store_env(None)),
         ports: Some(vec![port("http", SERVER_PORT), port("admin", ADMIN_PORT)]),
         resources: server.resources.as_ref().map(resource_requirements),
@@ -210,8 +209,9 @@ pub fn revision_service(service: &InferenceService, revision: &str) -> Service {
     }
 }
 
-/// A drained node takes one pod at a time.
-pub fn disruption_budget(service: &InferenceService, revision: &str) -> PodDisruptionBudget {
+/// A drained node takes one pod at a time; not the only one of a revision that serves alone (`is_alone`), as nobody would answer
+/// until another has loaded its model.
+pub fn disruption_budget(service: &InferenceService, revision: &str, is_alone: bool) -> PodDisruptionBudget {
     let name = service.name_any();
     PodDisruptionBudget {
         metadata: ObjectMeta {
@@ -219,7 +219,7 @@ pub fn disruption_budget(service: &InferenceService, revision: &str) -> PodDisru
             ..metadata(service, revision_name(&name, revision))
         },
         spec: Some(PodDisruptionBudgetSpec {
-            max_unavailable: Some(IntOrString::Int(1)),
+            max_unavailable: Some(IntOrString::Int(i32::from(!is_alone))),
             selector: Some(LabelSelector {
                 match_labels: Some(labels([(INFERENCE_SERVICE, &name), (REVISION, revision)])),
                 ..LabelSelector::default()
@@ -261,6 +261,12 @@ pub fn plan(service: &InferenceService, plan: &RoutingPlan) -> ConfigMap {
 /// A rollout's evidence.
 pub fn evidence(service: &InferenceService, text: String) -> ConfigMap {
     config_map(service, evidence_name(&service.name_any()), component::EVIDENCE, EVIDENCE_KEY, text)
+}
+
+/// What decisions rested on, by their ids.
+pub fn records(service: &InferenceService, data: BTreeMap<String, String>) -> ConfigMap {
+    let name = records_name(&service.name_any());
+    ConfigMap { data: Some(data), ..config_map(service, name, component::EVIDENCE, "", String::new()) }
 }
 
 /// The drift windows.

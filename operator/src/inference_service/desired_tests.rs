@@ -40,6 +40,14 @@ fn a_pod_that_ends_has_time_to_drain_and_another_takes_its_place_first() {
 }
 
 #[test]
+fn the_only_pod_that_serves_is_not_given_up_for_a_drained_node() {
+    let (service, revision, _) = made();
+    let budget = |is_alone| disruption_budget(&service, &revision.revision, is_alone).spec.unwrap().max_unavailable;
+    assert_eq!(budget(true), Some(IntOrString::Int(0)));
+    assert_eq!(budget(false), Some(IntOrString::Int(1)));
+}
+
+#[test]
 fn the_pinned_image_is_run_whatever_the_operator_would_take_now() {
     let (_, revision, deployment) = made();
     assert_eq!(revision.image, "server:1");
@@ -67,10 +75,11 @@ fn names_and_labels_say_service_and_revision_and_hold_no_digest() {
 fn the_server_is_told_the_model_its_digest_and_the_profile_of_its_training_data() {
     let version = approved("fraud", 1);
     let config = server_config("svc", "r1", &version, &Server::default());
-    assert_eq!((config.model.name.as_str(), config.model.revision.as_str()), ("svc", "r1"));
-    assert_eq!(config.model.version.as_deref(), Some("1"));
-    assert_eq!(config.model.artifact, version.spec.artifact);
-    assert_eq!(config.model.profile.unwrap().uri, "s3://b/tx/profile.json");
+    let model = config.model.unwrap();
+    assert_eq!((model.name.as_str(), model.revision.as_str()), ("svc", "r1"));
+    assert_eq!(model.version.as_deref(), Some("1"));
+    assert_eq!(model.artifact, version.spec.artifact);
+    assert_eq!(model.profile.unwrap().uri, "s3://b/tx/profile.json");
     assert_eq!((config.batching.max_size, config.queue.max_requests, config.concurrency), (32, 512, 1));
 }
 

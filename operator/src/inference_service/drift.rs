@@ -54,7 +54,7 @@ impl Monitoring {
 
     /// Whether this is worth a write. Counters of servers that were only looked at are not.
     pub fn differs(&self, stored: &Self) -> bool {
-        self.monitor != stored.monitor || self.newest != stored.newest || self.raised_at != stored.raised_at
+        self.monitor.has_news(&stored.monitor) || self.newest != stored.newest || self.raised_at != stored.raised_at
     }
 
     /// Adds what the servers have seen since the last look, and closes the window if its time has come. Returns the closed one.
@@ -240,6 +240,26 @@ mod tests {
         let drift = monitoring.newest.unwrap();
         assert_eq!((drift.verdict, drift.consecutive), (Verdict::Fail, 2));
         assert!(drifted_features(&drift).starts_with("amount (PSI "), "{drift:?}");
+    }
+
+    #[test]
+    fn without_requests_nothing_is_worth_a_write() {
+        let mut monitoring = Monitoring::default();
+        monitoring.step(&settings(), &stable(), &[pod("a", [0, 0])], at(0));
+        for (second, bins) in [(30, [0, 0]), (600, [40, 40])] {
+            monitoring.step(&settings(), &stable(), &[pod("a", bins)], at(second));
+            for later in [70, 140, 220] {
+                let before = monitoring.clone();
+                assert!(monitoring.step(&settings(), &stable(), &[pod("a", bins)], at(second + later)).is_none());
+                assert!(!monitoring.differs(&before), "{later} s after {second}");
+            }
+        }
+        let before = monitoring.clone();
+        assert!(
+            monitoring.step(&settings(), &stable(), &[pod("a", [40, 40])], at(900)).is_some(),
+            "too few rows for too long"
+        );
+        assert!(monitoring.differs(&before));
     }
 
     #[test]

@@ -1,21 +1,33 @@
 //! What was counted for and against a canary, kept in the ConfigMap `<service>-evidence` so that a restart forgets nothing. Pure.
 //!
 //! Counters of routers and servers only grow; what is added here is what came since the last look, by boot id. Only requests of
-//! the plan generation that is measured count: their share was random and known. Evidence belongs to one pair of revisions;
-//! another pair begins anew. It is written before the status or the plan that depends on it.
+//! the plan generation that is measured count: their share was random and known. Evidence belongs to one pair of revisions in one rollout;
+//! another begins anew. It is written before the status or the plan that depends on it.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use millrace_contract::routing::{RevisionStats, ServiceStats};
+use k8s_openapi::api::core::v1::ConfigMap;
+use millrace_contract::{
+    routing::{RevisionStats, ServiceStats},
+    routing_policy::STICKY_BUCKETS,
+    traffic::{BUCKETS_PER_CLUSTER, RouterTraffic},
+};
 use millrace_profile::{
+    agreement::Mirrored,
     bins,
     canary_evidence::{Arm, CanaryEvidence, EvidenceSettings},
-    cumulative::{Cumulative, FieldCounts, field_counts},
+    clusters::{self, StickyEvidence},
+    cumulative::{Cumulative, FieldCounts, StickyCounts, field_counts},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{pods::ServerPod, routing::RouterAnswers};
+use super::{
+    metric::Measurements,
+    pair::Pair,
+    pods::ServerPod,
+    routing::{ALL, RouterAnswers},
+};
 
 /// Key of the evidence in its ConfigMap.
 pub const EVIDENCE_KEY: &str = "evidence.json";
@@ -28,16 +40,49 @@ pub struct Evidence {
     pub canary: String,
     /// Revision it is compared with.
     pub stable: String,
+    /// When the rollout or the rehearsal began that it was counted in.
+    #[serde(default)]
+    pub began: Option<Timestamp>,
     /// Plan generation that is counted; 0 before the first.
     pub generation: i64,
     /// What speaks for and against the canary.
     pub counts: CanaryEvidence,
     /// Since when no pod of the canary has been ready.
     pub unready_since: Option<Timestamp>,
+    /// Restarts of its containers, in every phase.
+    #[serde(default)]
+    pub restarts_seen: u64,
+    /// Requests and errors since its promotion, while it bakes.
+    #[serde(default)]
+    pub baked: Arm,
+    /// What its answers to copies of live requests say.
+    #[serde(default)]
+    pub copies: Mirrored,
+    /// Errors by clusters of sticky keys.
+    #[serde(default)]
+    pub clusters: StickyEvidence,
+    /// What checks of the users' own were answered.
+    #[serde(default)]
+    pub metrics: Measurements,
+    #[serde(default)]
+    mirrors: Cumulative<Mirrored>,
+    #[serde(default)]
+    keys: Cumulative<StickyCounts>,
     routers: Cumulative<RevisionStats>,
     servers: Cumulative<FieldCounts>,
     /// Restarts last seen, by pod uid.
     restarts: BTreeMap<String, u64>,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// The canary gets a share of the requests, drawn at random.
+    Split,
+    /// It gets none of its own: it is previewed, or answers copies.
+    Preview,
+    /// It gets all of them, and the former revision is warm.
+    Bake,
 }
 
 /// What one look found.
@@ -51,6 +96,8 @@ pub struct Look<'a> {
     pub canary: &'a str,
     /// Revision it is compared with.
     pub stable: &'a str,
+    /// What is looked at.
+    pub kind: Kind,
     /// The canary's share, in percent.
     pub weight: i32,
     /// Generation of the plan that gives it this share.
@@ -62,14 +109,23 @@ pub struct Look<'a> {
 }
 
 impl Evidence {
-    /// What is stored, if it is about this pair of revisions; nothing counted, else.
-    pub fn of(stored: Option<&str>, canary: &str, stable: &str) -> Self {
+    /// What is stored, if it is about this pair of revisions in the rollout that began then; nothing counted, else. A revision that is
+    /// tried again is judged by what it does this time.
+    pub fn of(stored: Option<&str>, (canary, stable): (&str, &str), began: Option<Timestamp>) -> Self {
         let stored: Option<Self> = stored.and_then(|text| serde_json::from_str(text).ok());
-        stored.filter(|known| known.canary == canary && known.stable == stable).unwrap_or_else(|| Self {
+        let is_meant = |known: &Self| known.canary == canary && known.stable == stable && known.began == began;
+        stored.filter(is_meant).unwrap_or_else(|| Self {
             canary: canary.to_owned(),
             stable: stable.to_owned(),
+            began,
             ..Self::default()
         })
+    }
+
+    /// As `of`, from the ConfigMap.
+    pub fn stored(map: Option<&ConfigMap>, pair: &Pair<'_>) -> Self {
+        let text = map.and_then(|map| map.data.as_ref()?.get(EVIDENCE_KEY));
+        Self::of(text.map(String::as_str), (&pair.new.revision, &pair.old.revision), pair.began)
     }
 
     /// Whether this is worth a write. Counters that were only looked at are not.
@@ -77,12 +133,24 @@ impl Evidence {
         self.generation != stored.generation
             || self.counts != stored.counts
             || self.unready_since != stored.unready_since
+            || self.restarts_seen != stored.restarts_seen
+            || self.baked != stored.baked
+            || self.copies != stored.copies
+            || self.clusters != stored.clusters
+            || self.metrics != stored.metrics
             || self.restarts != stored.restarts
     }
 
-    /// Restarts of the canary's containers in the whole rollout.
-    pub fn canary_restarts(&self) -> u64 {
-        self.counts.totals().0.restarts
+    /// What a verdict can be computed from again: without what is only needed to count on.
+    pub fn as_input(&self) -> Self {
+        Self {
+            routers: Cumulative::default(),
+            servers: Cumulative::default(),
+            mirrors: Cumulative::default(),
+            keys: Cumulative::default(),
+            restarts: BTreeMap::new(),
+            ..self.clone()
+        }
     }
 
     /// Adds what came since the last look. The first look at a plan generation only takes down where the counters stand.
@@ -92,9 +160,18 @@ impl Evidence {
         let (mut canary, mut stable) = (Arm::default(), Arm::default());
         self.absorb_routers(look, is_new, &mut canary, &mut stable);
         self.absorb_pods(look, is_new, &mut canary, &mut stable);
-        // Refused is a share outside 1..=99 % or a 33rd one, neither of which a rollout has; nothing is counted then, and
-        // without counts no canary goes forward.
-        let _ = self.counts.observe(f64::from(look.weight) / 100.0, &canary, &stable, settings);
+        self.absorb_copies(look);
+        self.restarts_seen += canary.restarts;
+        match look.kind {
+            // Refused is a share outside 1..=99 % or a 33rd one, neither of which a rollout has; nothing is counted then, and
+            // without counts no canary goes forward.
+            Kind::Split => {
+                let _ = self.counts.observe(f64::from(look.weight) / 100.0, &canary, &stable, settings);
+                self.absorb_clusters(look, is_new, settings);
+            }
+            Kind::Preview => {}
+            Kind::Bake => self.baked.add(&canary),
+        }
         let is_up = look.pods.iter().any(|pod| pod.revision == look.canary && pod.is_ready);
         self.unready_since = if is_up { None } else { self.unready_since.or(Some(look.now)) };
     }
@@ -115,6 +192,51 @@ impl Evidence {
                 {
                     arm.add(&Arm::from_stats(&added));
                 }
+            }
+        }
+    }
+
+    fn absorb_clusters(&mut self, look: &Look<'_>, is_new: bool, settings: &EvidenceSettings) {
+        let generation = format!("/{}/", look.generation);
+        self.keys.retain(|key| key.contains(&generation));
+        let mut added = [StickyCounts::new(), StickyCounts::new()];
+        let (name, uid) = look.service;
+        let routers: Vec<&RouterTraffic> = look.routers.traffic.iter().flatten().collect();
+        for router in routers {
+            let service = router.services.get(name).filter(|known| known.service_uid == uid);
+            let Some(clusters) = service.and_then(|known| known.clusters.get(&look.generation)) else { continue };
+            for (revision, sum) in [look.canary, look.stable].into_iter().zip(&mut added) {
+                let key = format!("{}{generation}{revision}", router.boot_id);
+                let counted = clusters.get(revision).cloned().unwrap_or_default();
+                if is_new {
+                    self.keys.baseline(&key, &counted);
+                } else if let Some(more) = self.keys.delta(&key, &counted) {
+                    clusters::add(sum, &more);
+                }
+            }
+        }
+        // The plan names the stable revision first, so the last clusters are the canary's. While one of both has no endpoint the
+        // other answers for its clusters, which then stand for nobody's draw.
+        let first = first_cluster(look.weight);
+        added[0].retain(|cluster, _| *cluster >= first);
+        added[1].retain(|cluster, _| *cluster < first);
+        let alpha = settings.alpha / settings.checks.len().max(1) as f64;
+        self.clusters.absorb(look.weight, (&added[0], &added[1]), alpha, settings.error_harm);
+    }
+
+    /// Copies are for the newest plan's mirror; a router that is heard for the first time may have counted before.
+    fn absorb_copies(&mut self, look: &Look<'_>) {
+        let (name, uid) = look.service;
+        let routers: Vec<&RouterTraffic> = look.routers.traffic.iter().flatten().collect();
+        for router in routers {
+            let service = router.services.get(name).filter(|known| known.service_uid == uid);
+            let mirror = service.and_then(|known| known.mirror.as_ref()).filter(|known| known.revision == look.canary);
+            let Some(counted) = mirror.map(Mirrored::of) else { continue };
+            let key = format!("{}/{}", router.boot_id, look.canary);
+            if !self.mirrors.knows(&key) {
+                self.mirrors.baseline(&key, &counted);
+            } else if let Some(added) = self.mirrors.delta(&key, &counted) {
+                self.copies.add(&added);
             }
         }
     }
@@ -142,6 +264,12 @@ impl Evidence {
             }
         }
     }
+}
+
+/// First cluster of sticky keys that belongs to a canary with this share in percent.
+fn first_cluster(weight: i32) -> u32 {
+    let stable = u32::try_from(ALL - weight).unwrap_or_default();
+    stable * STICKY_BUCKETS / ALL.unsigned_abs() / BUCKETS_PER_CLUSTER
 }
 
 fn counted(service: &ServiceStats, generation: i64, revision: &str) -> RevisionStats {

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use millrace_contract::{
     routing::RouterStats,
     sketch::{Bins, Counts, FieldSketch, ServerSketches},
+    traffic::{Ended, ServiceTraffic},
 };
 
 use super::*;
 use crate::inference_service::fixtures::at;
+
+const PAIR: (&str, &str) = ("canary", "stable");
 
 fn router(boot: &str, generation: i64, canary: (u64, u64), stable: (u64, u64)) -> Option<RouterStats> {
     let stats = |(requests, errors)| RevisionStats {
@@ -74,15 +77,16 @@ fn looked_at(
     pods: &[ServerPod],
 ) {
     let text = serde_json::to_string(evidence).unwrap();
-    *evidence = Evidence::of(Some(&text), "canary", "stable");
+    *evidence = Evidence::of(Some(&text), PAIR, None);
     let look = Look {
         now: at(second),
         service: ("fraud", "u1"),
         canary: "canary",
         stable: "stable",
+        kind: Kind::Split,
         weight,
         generation,
-        routers: &RouterAnswers { answers },
+        routers: &RouterAnswers { answers, ..RouterAnswers::default() },
         pods,
     };
     evidence.absorb(&look, &EvidenceSettings::default());
@@ -95,7 +99,7 @@ fn totals(evidence: &Evidence) -> ((u64, u64), (u64, u64)) {
 
 #[test]
 fn only_what_comes_after_the_first_look_at_a_generation_counts() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     looked(&mut evidence, 2, 5, vec![router("a", 2, (10, 9), (90, 0))], &[]);
     assert_eq!(totals(&evidence), ((0, 0), (0, 0)));
     looked(&mut evidence, 2, 5, vec![router("a", 2, (15, 10), (185, 1))], &[]);
@@ -107,7 +111,7 @@ fn only_what_comes_after_the_first_look_at_a_generation_counts() {
 
 #[test]
 fn a_router_that_starts_anew_is_counted_from_zero() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     looked(&mut evidence, 2, 5, vec![router("a", 2, (10, 0), (90, 0)), router("b", 2, (10, 0), (90, 0))], &[]);
     looked(&mut evidence, 2, 5, vec![router("a2", 2, (3, 1), (40, 0)), router("b", 2, (11, 0), (99, 0))], &[]);
     assert_eq!(totals(&evidence), ((4, 1), (49, 0)));
@@ -115,7 +119,7 @@ fn a_router_that_starts_anew_is_counted_from_zero() {
 
 #[test]
 fn another_plan_adds_to_what_was_counted_before() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     looked(&mut evidence, 2, 5, vec![router("a", 2, (0, 0), (0, 0))], &[]);
     looked(&mut evidence, 2, 5, vec![router("a", 2, (5, 0), (95, 0))], &[]);
     looked(&mut evidence, 3, 50, vec![router("a", 3, (7, 0), (7, 0))], &[]);
@@ -126,18 +130,20 @@ fn another_plan_adds_to_what_was_counted_before() {
 
 #[test]
 fn another_pair_of_revisions_begins_anew() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     looked(&mut evidence, 2, 5, vec![router("a", 2, (0, 0), (0, 0))], &[]);
     looked(&mut evidence, 2, 5, vec![router("a", 2, (5, 0), (95, 0))], &[]);
     let text = serde_json::to_string(&evidence).unwrap();
-    assert_eq!(Evidence::of(Some(&text), "canary", "stable"), evidence);
-    assert_eq!(Evidence::of(Some(&text), "newer", "stable").counts.canary_requests(), 0);
-    assert_eq!(Evidence::of(Some("not JSON"), "canary", "stable").counts.canary_requests(), 0);
+    assert_eq!(Evidence::of(Some(&text), PAIR, None), evidence);
+    assert_eq!(Evidence::of(Some(&text), ("newer", "stable"), None).counts.canary_requests(), 0);
+    let again = Evidence::of(Some(&text), PAIR, Some(at(9)));
+    assert_eq!((again.counts.canary_requests(), again.began), (0, Some(at(9))), "another rollout of the same pair");
+    assert_eq!(Evidence::of(Some("not JSON"), PAIR, None).counts.canary_requests(), 0);
 }
 
 #[test]
 fn counters_of_another_service_of_this_name_do_not_count() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     let mut other = router("a", 2, (5, 5), (95, 0));
     looked(&mut evidence, 2, 5, vec![router("b", 2, (0, 0), (0, 0))], &[]);
     if let Some(service) = other.as_mut().and_then(|stats| stats.services.get_mut("fraud")) {
@@ -149,17 +155,17 @@ fn counters_of_another_service_of_this_name_do_not_count() {
 
 #[test]
 fn restarts_of_the_canary_count_but_not_those_of_its_start() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     looked(&mut evidence, 2, 5, vec![], &[pod("c", "canary", 1, true, 0), pod("s", "stable", 4, true, 0)]);
     looked(&mut evidence, 2, 5, vec![], &[pod("c", "canary", 3, true, 0), pod("s", "stable", 4, true, 0)]);
     looked(&mut evidence, 3, 25, vec![], &[pod("c", "canary", 4, true, 0), pod("s", "stable", 4, true, 0)]);
-    assert_eq!(evidence.canary_restarts(), 3, "also one that falls between two plans");
+    assert_eq!(evidence.restarts_seen, 3, "also one that falls between two plans");
     assert_eq!(evidence.counts.totals().1.restarts, 0);
 }
 
 #[test]
 fn predictions_of_all_pods_are_added() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     let pods = |predicted| {
         [
             pod("c", "canary", 0, true, predicted),
@@ -176,7 +182,7 @@ fn predictions_of_all_pods_are_added() {
 
 #[test]
 fn what_a_server_saw_before_it_was_first_heard_is_not_compared() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     let mut silent = pod("s", "stable", 0, true, 9_000);
     silent.sketches = None;
     looked(&mut evidence, 2, 5, vec![], &[pod("c", "canary", 0, true, 0), silent]);
@@ -189,7 +195,7 @@ fn what_a_server_saw_before_it_was_first_heard_is_not_compared() {
 
 #[test]
 fn it_is_known_since_when_no_pod_of_the_canary_is_ready() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     looked_at(&mut evidence, 1, 2, 5, vec![], &[pod("c", "canary", 0, true, 0)]);
     assert_eq!(evidence.unready_since, None);
     looked_at(&mut evidence, 2, 2, 5, vec![], &[pod("c", "canary", 0, false, 0)]);
@@ -201,7 +207,7 @@ fn it_is_known_since_when_no_pod_of_the_canary_is_ready() {
 
 #[test]
 fn a_look_that_finds_nothing_new_is_not_worth_a_write() {
-    let mut evidence = Evidence::of(None, "canary", "stable");
+    let mut evidence = Evidence::of(None, PAIR, None);
     let pods = [pod("c", "canary", 1, true, 5)];
     looked(&mut evidence, 2, 5, vec![router("a", 2, (5, 0), (95, 0))], &pods);
     let stored = evidence.clone();
@@ -209,4 +215,43 @@ fn a_look_that_finds_nothing_new_is_not_worth_a_write() {
     assert!(!evidence.differs(&stored));
     looked(&mut evidence, 2, 5, vec![router("a", 2, (6, 0), (95, 0))], &pods);
     assert!(evidence.differs(&stored));
+}
+
+#[test]
+fn a_cluster_of_keys_counts_for_the_revision_it_belongs_to_and_no_other() {
+    let traffic = |requests| {
+        let ended = Ended { requests, errors: 0 };
+        // At 5 % the last 20 of 400 clusters are the canary's.
+        let by_cluster = |cluster| BTreeMap::from([(379, ended), (cluster, ended)]);
+        let clusters = BTreeMap::from([("canary".to_owned(), by_cluster(380)), ("stable".to_owned(), by_cluster(0))]);
+        let service = ServiceTraffic {
+            service_uid: "u1".to_owned(),
+            clusters: BTreeMap::from([(2, clusters)]),
+            ..ServiceTraffic::default()
+        };
+        let services = BTreeMap::from([("fraud".to_owned(), service)]);
+        Some(RouterTraffic { boot_id: "a".to_owned(), services, ..RouterTraffic::default() })
+    };
+    let mut evidence = Evidence::of(None, PAIR, None);
+    for requests in [0, 10] {
+        let routers = RouterAnswers { traffic: vec![traffic(requests)], ..RouterAnswers::default() };
+        let look = Look {
+            now: at(0),
+            service: ("fraud", "u1"),
+            canary: "canary",
+            stable: "stable",
+            kind: Kind::Split,
+            weight: 5,
+            generation: 2,
+            routers: &routers,
+            pods: &[],
+        };
+        evidence.absorb(&look, &EvidenceSettings::default());
+    }
+    let check = evidence.clusters.check(0, false);
+    assert!(
+        check.message.starts_with("0 errors in 10 canary requests of 1 clusters of keys, 0 in 20 of 2 of stable"),
+        "{}",
+        check.message
+    );
 }

@@ -105,6 +105,8 @@ pub fn rolling_out(stable: &ModelVersion, canary: &ModelVersion, weight: i32) ->
         step_start_time: None,
         verdict: None,
         checks: Vec::new(),
+        paused_since: None,
+        recreating_since: None,
     });
     status
 }

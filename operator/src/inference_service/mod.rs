@@ -3,18 +3,31 @@
 //! | file            |        | holds                                                                                       |
 //! |-----------------|--------|---------------------------------------------------------------------------------------------|
 //! | `observe.rs`    | reads  | versions, children, pods, plan, evidence; what retraining needs                             |
-//! | `scrape.rs`     | reads  | the only HTTP: counters of routers, sketches of servers                                     |
+//! | `scrape.rs`     | reads  | the HTTP to pods: counters of routers, sketches of servers                                  |
+//! | `ask.rs`        | reads  | the HTTP to others: queries and webhooks of the users' own checks                           |
 //! | `revision.rs`   | pure   | what a revision is: a hash of model, server block and image                                 |
 //! | `target.rs`     | pure   | the revision that the spec asks for                                                         |
-//! | `commands.rs`   | pure   | requests by annotation: promote, abort, retry                                               |
+//! | `commands.rs`   | pure   | requests by annotation: promote, pause, abort, rollback, rehearse, ...                      |
+//! | `overridden.rs` | pure   | what a command decided instead of the evidence                                              |
 //! | `pods.rs`       | pure   | what pods say: ready, loaded, restarts, why not                                             |
 //! | `phase.rs`      | pure   | the state machine of a rollout: facts → one move; its crash table                           |
-//! | `moves.rs`      | pure   | what a move does to the status                                                              |
+//! | `forward.rs`    | pure   | how a rollout goes forward: start, preparation, steps, promotion                            |
+//! | `interrupts.rs` | pure   | what ends it in any phase                                                                   |
+//! | `baking.rs`     | pure   | after promotion: the former revision stays warm, and may come back                          |
+//! | `rehearsal.rs`  | pure   | copies for a version that answers nobody                                                    |
+//! | `moves.rs`      | pure   | what a move does to the status; `moves_beside.rs`: what is beside a rollout's way           |
 //! | `canary.rs`     | pure   | from evidence to a judgement                                                                |
+//! | `metric.rs`     | pure   | checks of the users' own: what is due, what answers count for                               |
+//! | `pair.rs`       | pure   | who is compared with whom                                                                   |
 //! | `evidence.rs`   | pure   | counters → evidence                                                                         |
+//! | `replay.rs`     | pure   | what decisions rested on, and how they are computed again                                   |
 //! | `scaling.rs`    | pure   | pods for a share of the requests                                                            |
 //! | `routing.rs`    | pure   | from weights to the routing plan; what routers say of it                                    |
+//! | `policy.rs`     | pure   | routes, sticky keys, fallback, callers: from the spec to the routing plan                   |
+//! | `standing.rs`   | pure   | revisions that run because routes or the fallback name their versions                       |
 //! | `desired.rs`    | pure   | children of one service                                                                     |
+//! | `gateway.rs`    | pure   | the HTTPRoute in front of the router; `gateway_answers.rs`: what Gateways say of it         |
+//! | `gateway_api.rs`| pure   | what is read and written of the Gateway API                                                 |
 //! | `shared.rs`     | pure   | the router and policies that all services of a namespace share                              |
 //! | `drift.rs`      | pure   | sketches → windows → drift                                                                  |
 //! | `retraining.rs` | pure   | whether a new model is trained                                                              |
@@ -22,9 +35,8 @@
 //! | `told.rs`       | pure   | reasons of Events                                                                           |
 //! | `decide.rs`     | pure   | all of the above in order: what there is → what is written                                  |
 //! | `reconcile.rs`  | writes | observe, decide, apply, report, remove                                                      |
-
 //!
-//! Owns the children of its revisions, the front Service and three ConfigMaps; owns the namespace's router together with the other
+//! Owns the children of its revisions, the front Service, four ConfigMaps and the HTTPRoute; owns the namespace's router together with the other
 //! services there. A training it starts is nobody's child.
 
 use std::sync::Arc;
@@ -44,9 +56,11 @@ use millrace_crds::{
 
 use crate::{
     Context, controller,
-    watch::{Guarded, named_by_label},
+    watch::{Guarded, Wakes, named_by_label},
 };
 
+pub mod ask;
+pub mod baking;
 pub mod canary;
 pub mod commands;
 pub mod decide;
@@ -55,17 +69,30 @@ pub mod drift;
 pub mod evidence;
 #[cfg(test)]
 mod fixtures;
+pub mod forward;
+pub mod gateway;
+pub mod gateway_answers;
+pub mod gateway_api;
+pub mod interrupts;
+pub mod metric;
 pub mod moves;
+mod moves_beside;
 pub mod observe;
+pub mod overridden;
+pub mod pair;
 pub mod phase;
 pub mod pods;
+pub mod policy;
 mod reconcile;
+pub mod rehearsal;
+pub mod replay;
 pub mod retraining;
 pub mod revision;
 pub mod routing;
 pub mod scaling;
 pub mod scrape;
 pub mod shared;
+pub mod standing;
 pub mod status;
 pub mod target;
 pub mod told;
@@ -77,9 +104,15 @@ const PLANS: &str = "millrace.dev/inference-service,millrace.dev/component=routi
 
 /// Runs the controller until the context is stopped.
 pub async fn controller(ctx: Arc<Context>) {
-    let scrape: Arc<dyn scrape::Scrape> = Arc::new(scrape::Http::default());
+    let scrape = Arc::new(scrape::Http::new(&ctx.settings.metric_hosts));
+    controller_with(ctx, scrape).await;
+}
+
+/// As `controller`, with pods that are asked in another way.
+pub async fn controller_with(ctx: Arc<Context>, scrape: Arc<dyn scrape::Scrape>) {
     controller::run::<InferenceService, _>(
         ctx,
+        Wakes::WithoutOwnStatus,
         |scope, controller| {
             let services = controller.store();
             let all = move |namespace: Option<String>| all_of(&services, namespace.as_deref());

@@ -1,11 +1,12 @@
-//! What a move does to the status: (status, move, now) → status, decisions, Events. Pure.
+//! What a move does to the status: (status, move, now) → status, decisions, Events. Pure. Those beside a rollout's way are in
+//! `moves_beside.rs`.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_contract::decision::{Check, DecidedBy, Question, Verdict};
 use millrace_crds::{
     conditions::ROLLOUT_SUCCEEDED,
-    inference_service::{InferenceServiceStatus, RejectedRevision, RevisionStatus, RolloutStatus},
+    inference_service::{InferenceServiceStatus, PreviousRevision, RejectedRevision, RevisionStatus, RolloutStatus},
 };
 
 use super::{
@@ -34,9 +35,21 @@ pub struct Moved {
     pub told: Vec<Told<Happened>>,
 }
 
+/// What a move needs beside itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Generation of the spec.
+    pub generation: i64,
+    /// Now.
+    pub now: Timestamp,
+    /// How long the former revision stays warm after promotion.
+    pub bake_seconds: i64,
+}
+
 /// Makes a move.
-pub fn make(status: &InferenceServiceStatus, generation: i64, chosen: &Move, now: Timestamp) -> Moved {
+pub fn make(status: &InferenceServiceStatus, setting: Setting, chosen: &Move) -> Moved {
     let mut moved = Moved { status: status.clone(), made: Vec::new(), told: Vec::new() };
+    let Setting { generation, now, bake_seconds } = setting;
     let now = Time(whole_seconds(now));
     match chosen {
         Move::Stay(sentence) => moved.status.next_step = Some(sentence.clone()),
@@ -46,13 +59,25 @@ pub fn make(status: &InferenceServiceStatus, generation: i64, chosen: &Move, now
             moved.weigh((*weight, *step), *decided_by, reason, message, checks);
         }
         Move::Measure => moved.measure(now),
-        Move::Promote => moved.promote(generation, now),
+        Move::Promote => moved.promote(generation, now, bake_seconds),
         Move::Reject { reason, message, decided_by, checks } => {
             moved.reject(reason, message, *decided_by, checks, generation, now);
         }
         Move::Withdraw { reason, message } => moved.withdraw(reason, message),
         Move::Lose => moved.lose(now),
         Move::Forget(revision) => moved.forget(revision),
+        Move::Prepare => moved.prepare(now),
+        Move::Recreate { message } => moved.recreate(message, now),
+        Move::Pause => moved.pause(generation, now),
+        Move::Resume => moved.resume(),
+        Move::Return { reason, message, decided_by, checks } => {
+            moved.give_back(reason, message, *decided_by, checks, generation, now);
+        }
+        Move::Baked { reason, message } => moved.baked(reason, message),
+        Move::Hold(version) => moved.hold(version),
+        Move::Follow => moved.follow(),
+        Move::Rehearse(revision, wanted) => moved.rehearse(revision, *wanted, now),
+        Move::Rehearsed { verdict, message, decided_by } => moved.rehearsed(*verdict, message, *decided_by, now),
     }
     moved.share_out();
     moved
@@ -60,6 +85,7 @@ pub fn make(status: &InferenceServiceStatus, generation: i64, chosen: &Move, now
 
 impl Moved {
     fn begin(&mut self, revision: &Revision, generation: i64, now: Time) {
+        self.end_rehearsal(&format!("it gave way to the rollout of {}", revision.model_version), &now);
         self.status.canary = Some(RevisionStatus { replicas: 1, ..revision.recorded() });
         self.conditions(generation, &now).set(
             ROLLOUT_SUCCEEDED,
@@ -73,6 +99,8 @@ impl Moved {
             step_start_time: None,
             verdict: None,
             checks: Vec::new(),
+            paused_since: None,
+            recreating_since: None,
         });
         let note = format!("{} starts as revision {}", revision.model_version, revision.hash);
         self.status.next_step = Some(format!("{note}; it gets requests once its pods are ready"));
@@ -114,9 +142,14 @@ impl Moved {
         self.status.next_step = Some("every router follows; the canary is measured from now on".to_owned());
     }
 
-    fn promote(&mut self, generation: i64, now: Time) {
+    fn promote(&mut self, generation: i64, now: Time, bake_seconds: i64) {
         let Some(promoted) = self.status.canary.take() else { return };
-        self.status.rollout = None;
+        let rollout = self.status.rollout.take();
+        let has_room = rollout.as_ref().is_none_or(|rollout| rollout.recreating_since.is_none());
+        self.end_pause();
+        let former = self.status.stable.take().filter(|_| has_room && bake_seconds > 0);
+        let began = rollout.map(|rollout| rollout.start_time);
+        self.status.previous = former.map(|former| kept_warm(former, began, &now, bake_seconds));
         self.status.rejected.retain(|rejected| rejected.revision != promoted.revision);
         let message = format!("{} serves all requests as revision {}", promoted.model_version, promoted.revision);
         self.conditions(generation, &now).set(ROLLOUT_SUCCEEDED, Is::True, "Promoted", &message);
@@ -136,10 +169,21 @@ impl Moved {
     ) {
         let Some(canary) = self.status.canary.take() else { return };
         self.status.rollout = None;
-        let RevisionStatus { model_version, revision, .. } = canary;
+        self.end_pause();
+        let model_version = canary.model_version.clone();
+        self.remember_as_bad(canary, reason, message, &now);
+        self.conditions(generation, &now).set(ROLLOUT_SUCCEEDED, Is::False, reason, message);
+        self.decide(Question::Rollback, model_version, Verdict::Fail, reason, message, decided_by, checks);
+        self.status.next_step = Some(format!("rolled back: {message}"));
+        self.told.push(warning(Happened::RolledBack, format!("{reason}: {message}")));
+    }
+
+    /// It is not tried again until something in it changes.
+    pub(super) fn remember_as_bad(&mut self, bad: RevisionStatus, reason: &str, message: &str, now: &Time) {
+        let RevisionStatus { model_version, revision, .. } = bad;
         self.status.rejected.retain(|known| known.revision != revision);
         let rejected = RejectedRevision {
-            model_version: model_version.clone(),
+            model_version,
             revision,
             reason: reason.to_owned(),
             message: shortened(message),
@@ -147,15 +191,12 @@ impl Moved {
         };
         self.status.rejected.insert(0, rejected);
         self.status.rejected.truncate(MAX_REJECTED);
-        self.conditions(generation, &now).set(ROLLOUT_SUCCEEDED, Is::False, reason, message);
-        self.decide(Question::Rollback, model_version, Verdict::Fail, reason, message, decided_by, checks);
-        self.status.next_step = Some(format!("rolled back: {message}"));
-        self.told.push(warning(Happened::RolledBack, format!("{reason}: {message}")));
     }
 
     fn withdraw(&mut self, reason: &str, message: &str) {
         let Some(canary) = self.status.canary.take() else { return };
         self.status.rollout = None;
+        self.end_pause();
         self.status.conditions.retain(|condition| condition.type_ != ROLLOUT_SUCCEEDED);
         self.decide(Question::Rollback, canary.model_version, Verdict::Unknown, reason, message, DecidedBy::User, &[]);
         self.status.next_step = Some(message.to_owned());
@@ -194,15 +235,8 @@ impl Moved {
         self.told.push(normal(Happened::Retried, message));
     }
 
-    fn share_out(&mut self) {
-        let taken = self.status.canary.as_ref().map_or(0, |canary| canary.weight.intended);
-        if let Some(stable) = &mut self.status.stable {
-            stable.weight.intended = ALL - taken;
-        }
-    }
-
     #[expect(clippy::too_many_arguments, reason = "the fields of one record, each of another type or meaning")]
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         question: Question,
         subject: String,
@@ -223,13 +257,25 @@ impl Moved {
         });
     }
 
-    fn conditions(&mut self, generation: i64, now: &Time) -> Conditions<'_> {
+    pub(super) fn conditions(&mut self, generation: i64, now: &Time) -> Conditions<'_> {
         Conditions::new(&mut self.status.conditions, generation, now.0)
     }
 }
 
+/// The former stable revision, without requests of its own.
+fn kept_warm(
+    mut revision: RevisionStatus,
+    rollout_start_time: Option<Time>,
+    now: &Time,
+    seconds: i64,
+) -> PreviousRevision {
+    revision.weight.intended = 0;
+    let until = now.0.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(now.0);
+    PreviousRevision { revision, rollout_start_time, until: Time(until) }
+}
+
 /// As long as the API takes.
-fn shortened(message: &str) -> String {
+pub(super) fn shortened(message: &str) -> String {
     message.chars().take(1_000).collect()
 }
 

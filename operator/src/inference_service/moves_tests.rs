@@ -7,7 +7,7 @@ use crate::{
 };
 
 fn moved(status: &InferenceServiceStatus, chosen: &Move) -> Moved {
-    make(status, 3, chosen, at(7))
+    make(status, Setting { generation: 3, now: at(7), bake_seconds: 0 }, chosen)
 }
 
 fn rolling(weight: i32) -> InferenceServiceStatus {

@@ -1,6 +1,9 @@
 //! Reads what there is: versions, children, pods and what they answer, plan, evidence, windows, and what retraining needs.
 
-use futures::try_join;
+use std::collections::BTreeSet;
+
+use futures::{future::join_all, try_join};
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
@@ -12,28 +15,34 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt};
 use millrace_crds::{
     Dataset, InferenceService, ModelVersion, TrainingJob,
-    inference_service::RevisionStatus,
     labels::{COMPONENT, INFERENCE_SERVICE, RETRAINING_FOR, REVISION, component},
 };
 
 use super::{
-    desired::{evidence_name, monitoring_name},
+    desired::{evidence_name, monitoring_name, records_name},
+    evidence::Evidence,
+    gateway,
+    gateway_api::{Gateway, HTTPRoute},
+    metric::{self, Answer, Subject},
+    pair::{Pair, named_revisions},
     pods::ServerPod,
     retraining::Sources,
     routing::{RouterAnswers, plan_name},
     scrape::{self, Scrape},
+    standing::named_versions,
 };
 use crate::{
     Error,
-    cluster::Cluster,
+    cluster::{Cluster, Lookup},
     owner::{self, Owner},
+    watch::Guarded,
 };
 
 /// What there is.
 pub struct Observed {
     /// Versions of the followed model, or the pinned one alone.
     pub versions: Vec<ModelVersion>,
-    /// Versions that the revisions in status serve.
+    /// Versions that the revisions in status serve, and those that routes or the fallback name.
     pub recorded: Vec<ModelVersion>,
     /// Deployments of this service's revisions.
     pub deployments: Vec<Deployment>,
@@ -47,14 +56,24 @@ pub struct Observed {
     pub plan: Option<ConfigMap>,
     /// The evidence of the newest rollout.
     pub evidence: Option<ConfigMap>,
-    /// The drift windows.
+    /// What earlier decisions rested on.
+    pub records: Option<ConfigMap>,
+    /// What the checks that were due were answered, by name.
+    pub measured: Vec<(String, Answer)>,
+    /// The drift windows; only read where inputs are monitored.
     pub monitoring: Option<ConfigMap>,
     /// What the namespace's ready routers answered.
     pub routers: RouterAnswers,
     /// All InferenceServices of the namespace.
     pub siblings: Vec<OwnerReference>,
+    /// Secrets with API keys that they name, each once.
+    pub key_secrets: BTreeSet<String>,
+    /// The Service of the service's name, whoever it belongs to.
+    pub front: Option<Service>,
     /// Why the front Service can't be ours.
     pub front_trouble: Option<String>,
+    /// The HTTPRoute and the Gateways, where some are asked for or were.
+    pub gateway: Option<gateway::Found>,
     /// What retraining needs, where it is asked for.
     pub sources: Sources,
 }
@@ -65,13 +84,14 @@ pub async fn observe(
     service: &InferenceService,
     owner: &Owner,
     scrape: &dyn Scrape,
+    now: Timestamp,
 ) -> Result<Observed, Error> {
     let namespace = service.namespace().unwrap_or_default();
     let name = service.name_any();
     let ours = format!("{INFERENCE_SERVICE}={name}");
     let of_revisions = format!("{ours},{REVISION}");
     let routers_selector = format!("{COMPONENT}={}", component::ROUTER);
-    let (deployments, services, budgets, pods, routers, siblings, front, (versions, recorded)) = try_join!(
+    let (deployments, services, budgets, pods, routers, (siblings, key_secrets), front, (versions, recorded)) = try_join!(
         cluster.list::<Deployment>(&namespace, &of_revisions),
         cluster.list::<Service>(&namespace, &of_revisions),
         cluster.list::<PodDisruptionBudget>(&namespace, &of_revisions),
@@ -81,15 +101,25 @@ pub async fn observe(
         cluster.get::<Service>(&namespace, &name),
         versions(cluster, service, &namespace),
     )?;
-    let (pods, routers) = futures::join!(servers(scrape, &pods), answers(scrape, &routers));
+    let (pods, routers) = futures::join!(servers(scrape, &pods), answers(scrape, &routers, counts_copies(service)));
     let sources = sources(cluster, service, &namespace, &recorded).await?;
+    let gateway = gateway(cluster, service, owner, &namespace).await?;
     // Read by name: an outdated list that lacks them would begin the evidence anew and lose what was counted.
     let (plan, evidence, monitoring) = (plan_name(&name), evidence_name(&name), monitoring_name(&name));
-    let (plan, evidence, monitoring) = try_join!(
+    let records = records_name(&name);
+    let windows = async {
+        match &service.spec.monitoring {
+            Some(_) => cluster.get::<ConfigMap>(&namespace, &monitoring).await,
+            None => Ok(None),
+        }
+    };
+    let (plan, evidence, records, monitoring) = try_join!(
         cluster.get::<ConfigMap>(&namespace, &plan),
         cluster.get::<ConfigMap>(&namespace, &evidence),
-        cluster.get::<ConfigMap>(&namespace, &monitoring),
+        cluster.get::<ConfigMap>(&namespace, &records),
+        windows,
     )?;
+    let measured = measured(scrape, service, evidence.as_ref(), now).await;
     Ok(Observed {
         versions,
         recorded,
@@ -99,10 +129,15 @@ pub async fn observe(
         pods,
         plan,
         evidence,
+        records,
+        measured,
         monitoring,
         routers,
         siblings,
-        front_trouble: front.filter(|front| !owner.owns(front.meta())).map(|front| taken(&front)),
+        key_secrets,
+        front_trouble: front.as_ref().filter(|front| !owner.owns(front.meta())).map(taken),
+        front,
+        gateway,
         sources,
     })
 }
@@ -113,14 +148,42 @@ fn taken(front: &Service) -> String {
     format!("Service {name} exists and belongs to {owner}: delete it, or give the InferenceService another name")
 }
 
+/// The HTTPRoute of the service's name, and the Gateways that the spec names.
+async fn gateway(
+    cluster: &Cluster,
+    service: &InferenceService,
+    owner: &Owner,
+    namespace: &str,
+) -> Result<Option<gateway::Found>, Error> {
+    if !gateway::is_asked_for(service) {
+        return Ok(None);
+    }
+    let name = service.name_any();
+    let named = service.spec.gateway.iter().flat_map(|gateway| &gateway.parent_refs);
+    let gateways = named.map(async |parent| {
+        cluster.look_up::<Gateway>(parent.namespace.as_deref().unwrap_or(namespace), &parent.name).await
+    });
+    let (route, gateways) =
+        try_join!(cluster.look_up::<HTTPRoute>(namespace, &name), futures::future::try_join_all(gateways))?;
+    let taken = match &route {
+        Lookup::Found(route) if !owner.owns(route.meta()) => {
+            let owner = owner::described(route.meta());
+            Some(format!("HTTPRoute {name} exists and belongs to {owner}: delete it, or remove spec.gateway"))
+        }
+        Lookup::Found(_) | Lookup::Absent | Lookup::NotServed | Lookup::Forbidden => None,
+    };
+    Ok(Some(gateway::Found { route, taken, gateways }))
+}
+
 fn owned<K: Resource>(owner: &Owner, objects: Vec<K>) -> Vec<K> {
     objects.into_iter().filter(|object| owner.owns(object.meta())).collect()
 }
 
-/// Owner references of all services that are not being deleted, by name.
-async fn siblings(cluster: &Cluster, namespace: &str) -> Result<Vec<OwnerReference>, Error> {
-    let mut all = cluster.list_metadata::<InferenceService>(namespace, "").await?;
-    all.retain(|sibling| sibling.metadata.deletion_timestamp.is_none());
+/// Owner references of all services that are not being deleted, by name, and the Secrets with API keys that they name. One that can't
+/// be read as a service shares the routers all the same.
+async fn siblings(cluster: &Cluster, namespace: &str) -> Result<(Vec<OwnerReference>, BTreeSet<String>), Error> {
+    let mut all = cluster.list::<Guarded<InferenceService>>(namespace, "").await?;
+    all.retain(|sibling| sibling.meta().deletion_timestamp.is_none());
     all.sort_by_key(ResourceExt::name_any);
     let reference = |name: String, uid: String| OwnerReference {
         api_version: InferenceService::api_version(&()).into_owned(),
@@ -130,7 +193,9 @@ async fn siblings(cluster: &Cluster, namespace: &str) -> Result<Vec<OwnerReferen
         controller: None,
         block_owner_deletion: None,
     };
-    Ok(all.iter().map(|sibling| reference(sibling.name_any(), sibling.uid().unwrap_or_default())).collect())
+    let owners = all.iter().map(|sibling| reference(sibling.name_any(), sibling.uid().unwrap_or_default())).collect();
+    let auths = all.iter().filter_map(|sibling| sibling.0.as_ref().ok()?.spec.auth.as_ref()?.api_keys.as_ref());
+    Ok((owners, auths.map(|keys| keys.secret_name.clone()).collect()))
 }
 
 async fn versions(
@@ -139,7 +204,7 @@ async fn versions(
     namespace: &str,
 ) -> Result<(Vec<ModelVersion>, Vec<ModelVersion>), Error> {
     let model = &service.spec.model;
-    let versions = match (&model.model_version, &model.name) {
+    let mut versions: Vec<ModelVersion> = match (&model.model_version, &model.name) {
         (Some(pin), _) => cluster.get::<ModelVersion>(namespace, pin).await?.into_iter().collect(),
         (None, Some(name)) => {
             let mut all = cluster.list::<ModelVersion>(namespace, "").await?;
@@ -148,15 +213,22 @@ async fn versions(
         }
         (None, None) => Vec::new(),
     };
-    let named =
-        service.status.as_ref().map(|status| [status.stable.as_ref(), status.canary.as_ref()]).unwrap_or_default();
+    let in_status = service.status.iter().flat_map(named_revisions).map(|revision| &*revision.model_version);
+    let mut names: Vec<&str> = in_status.chain(named_versions(&service.spec)).collect();
+    names.sort_unstable();
+    names.dedup();
     let mut recorded = Vec::new();
-    for RevisionStatus { model_version, .. } in named.into_iter().flatten() {
-        let known = versions.iter().find(|version| version.name_any() == *model_version).cloned();
-        match known {
-            Some(known) => recorded.push(known),
-            None => recorded.extend(cluster.get::<ModelVersion>(namespace, model_version).await?),
+    for name in names {
+        match versions.iter().find(|version| version.name_any() == name) {
+            Some(known) => recorded.push(known.clone()),
+            None => recorded.extend(cluster.get::<ModelVersion>(namespace, name).await?),
         }
+    }
+    // A rollback to what was warm may have left the pin.
+    let overridden = service.status.as_ref().and_then(|status| status.overridden.as_ref());
+    let held = overridden.and_then(|held| recorded.iter().find(|version| version.name_any() == held.model_version));
+    if let Some(held) = held.filter(|held| versions.iter().all(|version| version.name_any() != held.name_any())) {
+        versions.push(held.clone());
     }
     Ok((versions, recorded))
 }
@@ -172,10 +244,37 @@ async fn servers(scrape: &dyn Scrape, pods: &[Pod]) -> Vec<ServerPod> {
     servers
 }
 
-async fn answers(scrape: &dyn Scrape, routers: &[Pod]) -> RouterAnswers {
+async fn answers(scrape: &dyn Scrape, routers: &[Pod], with_traffic: bool) -> RouterAnswers {
     let ready = routers.iter().map(ServerPod::read).filter(|pod| pod.is_ready);
     let ips: Vec<String> = ready.map(|pod| pod.ip.unwrap_or_default()).collect();
-    RouterAnswers { answers: scrape::routers(scrape, &ips).await }
+    let asked: &[String] = if with_traffic { &ips } else { &[] };
+    let (answers, traffic) = futures::join!(scrape::routers(scrape, &ips), scrape::traffic(scrape, asked));
+    RouterAnswers { answers, traffic }
+}
+
+/// Asks what checks of the users' own want to know, where a revision is tried and something is due.
+async fn measured(
+    scrape: &dyn Scrape,
+    service: &InferenceService,
+    evidence: Option<&ConfigMap>,
+    now: Timestamp,
+) -> Vec<(String, Answer)> {
+    let metrics = &service.spec.rollout.analysis.metrics;
+    let pair = service.status.as_ref().and_then(Pair::of).filter(|pair| pair.has_settled(now) && pair.is_tried());
+    let Some(pair) = pair.filter(|_| !metrics.is_empty()) else { return Vec::new() };
+    let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
+    let subject = Subject { service: (&namespace, &name), pair: &pair };
+    let due = metric::due(metrics, &Evidence::stored(evidence, &pair).metrics, subject, now);
+    let asked = due.into_iter().map(async |(name, ask)| (name, scrape.measure(&ask).await));
+    join_all(asked).await
+}
+
+/// Whether somebody may be getting copies of its requests, or clusters of keys are compared.
+fn counts_copies(service: &InferenceService) -> bool {
+    let Some(status) = &service.status else { return false };
+    let rehearses = status.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.end_time.is_none());
+    let is_compared = service.spec.rollout.shadow.is_some() || service.spec.sticky.is_some();
+    rehearses || (status.canary.is_some() && is_compared)
 }
 
 async fn sources(

@@ -1,8 +1,9 @@
 //! The state machine of a rollout: one enum, one total match. Pure.
 //!
-//! Everything it remembers is in status: `stable`, `canary` with its intended weight, `rollout`. The steps of a spec are looked
-//! up by weight, so that they may be edited at any time: the rollout goes on at the first step that is not below the weight the
-//! canary has, or at the last one.
+//! Everything it remembers is in status: `stable`, `canary` with its intended weight, `rollout`, `previous`, `rehearsal`. The steps of
+//! a spec are looked up by weight, so that they may be edited at any time: the rollout goes on at the first step that is not below
+//! the weight the canary has, or at the last one. What a phase does is in `forward.rs`, `baking.rs` and `rehearsal.rs`; what ends a
+//! rollout in any phase in `interrupts.rs`.
 //!
 //! Order of writes in a reconcile: children (scale up), evidence, plan, status, Events; then deletions. After a crash behind each:
 //!
@@ -16,21 +17,20 @@
 //! | half the deletions | children of a revision that status does not name      | deletes the rest, once the routers follow a plan without it   |
 
 use jiff::Timestamp;
-use millrace_contract::decision::{Check, DecidedBy};
-use millrace_crds::inference_service::{InferenceServiceStatus, RevisionStatus, Rollout, Step, Strategy};
+use millrace_contract::decision::{Check, DecidedBy, Verdict};
+use millrace_crds::inference_service::{InferenceServiceStatus, Rollout, Step};
 
 use super::{
+    baking,
     canary::Judgement,
     commands::{Command, Verb},
-    pods::Trouble,
+    forward, interrupts,
+    pods::{Pods, Trouble},
+    rehearsal,
     revision::Revision,
     routing::ALL,
-    scaling::pods_for,
     target::Target,
 };
-
-/// How long no pod of the stable revision may be ready before a new revision takes over without being compared with it.
-const STABLE_DOWN_SECONDS: i64 = 60;
 
 /// Where a service stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +39,12 @@ pub enum Phase {
     Empty,
     /// The stable revision serves; nothing is tried.
     Settled,
+    /// The stable revision serves, and the one before it is warm still.
+    Baking,
     /// A revision's pods start; it gets no requests.
     Starting,
+    /// All its pods are ready; it gets copies or is previewed, and its one switch is prepared.
+    Preparing,
     /// A step's weight was decided; not every router follows it yet.
     Routing,
     /// Every router follows the step's weight.
@@ -55,8 +59,10 @@ impl Phase {
         let measured = status.rollout.as_ref().is_some_and(|rollout| rollout.step_start_time.is_some());
         match (&status.stable, &status.canary) {
             (None, None) => Self::Empty,
+            (Some(_), None) if status.previous.is_some() => Self::Baking,
             (Some(_), None) => Self::Settled,
             (_, Some(canary)) => match canary.weight.intended {
+                ..=0 if measured => Self::Preparing,
                 ..=0 => Self::Starting,
                 ALL.. => Self::Promoting,
                 _ if measured => Self::Measuring,
@@ -91,8 +97,14 @@ pub struct Facts<'a> {
     pub stable_down_seconds: i64,
     /// Every ready router follows the plan for the weights in status.
     pub is_accepted: bool,
-    /// What the evidence says.
+    /// What the evidence says; of the stable revision while it bakes.
     pub judgement: &'a Judgement,
+    /// Pods of the revision that is rehearsed.
+    pub rehearsed: &'a Pods,
+    /// The revision that a rehearsal asks for.
+    pub to_rehearse: Option<&'a Revision>,
+    /// What its copies say: how many were compared, and the checks.
+    pub copies: (i64, &'a [Check]),
 }
 
 /// What is done next.
@@ -118,6 +130,13 @@ pub enum Move {
         message: String,
         /// What it rests on.
         checks: Vec<Check>,
+    },
+    /// All its pods are ready: its one switch is prepared from now on.
+    Prepare,
+    /// The stable pods give their room to the canary's, since the nodes have none for both.
+    Recreate {
+        /// A sentence.
+        message: String,
     },
     /// Every router follows: from now on it is measured.
     Measure,
@@ -145,27 +164,126 @@ pub enum Move {
     Lose,
     /// This revision is not remembered as rejected any more.
     Forget(String),
+    /// The rollout does not go forward until it is resumed.
+    Pause,
+    /// It goes forward again.
+    Resume,
+    /// The former revision, which is warm, gets all requests back.
+    Return {
+        /// CamelCase.
+        reason: String,
+        /// A sentence.
+        message: String,
+        /// Who decided. The operator remembers the revision as bad; a person is an override.
+        decided_by: DecidedBy,
+        /// What it rests on.
+        checks: Vec<Check>,
+    },
+    /// The former revision goes.
+    Baked {
+        /// CamelCase.
+        reason: &'static str,
+        /// A sentence.
+        message: String,
+    },
+    /// This version is served instead of the newest, until `spec.model` changes or it is resumed.
+    Hold(String),
+    /// The model is followed again.
+    Follow,
+    /// This revision is rehearsed, with so many copies.
+    Rehearse(Revision, i64),
+    /// The rehearsal has ended.
+    Rehearsed {
+        /// As one verdict.
+        verdict: Verdict,
+        /// A sentence.
+        message: String,
+        /// Who ended it.
+        decided_by: DecidedBy,
+    },
 }
 
 /// What is done next.
 pub fn next(facts: &Facts<'_>) -> Move {
     if facts.stable_is_lost {
-        return Move::Lose;
+        return lost(facts);
     }
-    if let Some(Command { verb: Verb::Retry, revision, .. }) = facts.command {
-        return Move::Forget(revision.clone());
+    if let Some(asked) = facts.command.and_then(|command| asked(facts, command)) {
+        return asked;
     }
-    let Some(canary) = &facts.status.canary else { return begin(facts) };
+    let Some(canary) = &facts.status.canary else {
+        let chosen = match Phase::of(facts.status) {
+            Phase::Baking => baking::bake(facts),
+            Phase::Empty
+            | Phase::Settled
+            | Phase::Starting
+            | Phase::Preparing
+            | Phase::Routing
+            | Phase::Measuring
+            | Phase::Promoting => begin(facts),
+        };
+        let is_idle = matches!(chosen, Move::Stay(_));
+        return rehearsal::next(facts).filter(|_| is_idle).unwrap_or(chosen);
+    };
+    let ends = || interrupts::interrupted(facts, canary);
     match Phase::of(facts.status) {
-        Phase::Empty | Phase::Settled => begin(facts),
-        Phase::Starting => interrupted(facts, canary).unwrap_or_else(|| start(facts, canary)),
-        Phase::Routing => interrupted(facts, canary).unwrap_or_else(|| route(facts, canary)),
-        Phase::Measuring => interrupted(facts, canary).unwrap_or_else(|| measure(facts, canary)),
-        Phase::Promoting => promote(facts, canary),
+        Phase::Empty | Phase::Settled | Phase::Baking => begin(facts),
+        Phase::Starting => ends().unwrap_or_else(|| held(facts, forward::start(facts, canary))),
+        Phase::Preparing => ends().unwrap_or_else(|| held(facts, forward::prepare(facts, canary))),
+        Phase::Routing => ends().unwrap_or_else(|| forward::route(facts, canary)),
+        Phase::Measuring => ends().unwrap_or_else(|| held(facts, forward::measure(facts, canary))),
+        Phase::Promoting => forward::promote(facts, canary),
     }
 }
 
-fn begin(facts: &Facts<'_>) -> Move {
+fn lost(facts: &Facts<'_>) -> Move {
+    match (&facts.status.previous, &facts.status.stable) {
+        (Some(previous), Some(stable)) => Move::Return {
+            reason: "StableLost".to_owned(),
+            message: format!(
+                "the pods of {} are gone and can't be made again; {} is warm still",
+                stable.model_version, previous.revision.model_version
+            ),
+            decided_by: DecidedBy::Operator,
+            checks: Vec::new(),
+        },
+        (None, _) | (_, None) => Move::Lose,
+    }
+}
+
+/// Requests that are acted on in any phase; the others steer a rollout and are looked at there.
+fn asked(facts: &Facts<'_>, command: &Command) -> Option<Move> {
+    match command.verb {
+        Verb::Retry => Some(Move::Forget(command.revision.clone())),
+        Verb::Pause => Some(Move::Pause),
+        Verb::Resume => {
+            let is_paused = facts.status.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some());
+            Some(if is_paused { Move::Resume } else { Move::Follow })
+        }
+        Verb::Rollback => Some(baking::roll_back(facts, command)),
+        Verb::Rehearse => {
+            let wanted = command.requests.unwrap_or(super::commands::REHEARSED_REQUESTS);
+            facts.to_rehearse.map(|revision| Move::Rehearse(revision.clone(), wanted))
+        }
+        Verb::Abort => rehearsal::aborted(facts),
+        Verb::Promote | Verb::PromoteFull => None,
+    }
+}
+
+/// A paused rollout does what it would do anyway, but not forward.
+fn held(facts: &Facts<'_>, chosen: Move) -> Move {
+    let Some(since) = facts.status.rollout.as_ref().and_then(|rollout| rollout.paused_since.as_ref()) else {
+        return chosen;
+    };
+    match chosen {
+        Move::Prepare | Move::Recreate { .. } | Move::Weigh { decided_by: DecidedBy::Operator, .. } => {
+            Move::Stay(format!("paused since {}: kubectl millrace resume lets it go on", since.0))
+        }
+        other => other,
+    }
+}
+
+pub(super) fn begin(facts: &Facts<'_>) -> Move {
     let serving = facts.status.stable.as_ref();
     match facts.target {
         Target::Revision(wanted) if serving.is_some_and(|stable| stable.revision == wanted.hash) => Move::Stay(
@@ -181,198 +299,6 @@ fn begin(facts: &Facts<'_>) -> Move {
         },
         Target::Nothing { message, .. } => Move::Stay(message.clone()),
     }
-}
-
-/// What ends a rollout whatever its phase: a person, a changed wish, bad evidence.
-fn interrupted(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
-    if let Some(Command { verb: Verb::Abort, .. }) = facts.command {
-        return Some(Move::Reject {
-            reason: "Aborted".to_owned(),
-            message: format!("{} was aborted by a request", canary.model_version),
-            decided_by: DecidedBy::User,
-            checks: facts.judgement.checks().to_vec(),
-        });
-    }
-    withdrawn(facts, canary).or_else(|| rejected(facts, canary)).or_else(|| promoted_by_user(facts, canary))
-}
-
-fn withdrawn(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
-    let stable = facts.status.stable.as_ref().map(|stable| stable.revision.as_str());
-    match facts.target {
-        Target::Revision(wanted) if wanted.hash == canary.revision => None,
-        Target::Revision(wanted) if Some(wanted.hash.as_str()) == stable => Some(Move::Withdraw {
-            reason: "Withdrawn",
-            message: format!("{} is not asked for any more: {} stays", canary.model_version, wanted.model_version),
-        }),
-        Target::Revision(wanted) => Some(Move::Withdraw {
-            reason: "Superseded",
-            message: format!(
-                "{} gives way to {}, revision {}",
-                canary.model_version, wanted.model_version, wanted.hash
-            ),
-        }),
-        Target::Stay => Some(Move::Withdraw {
-            reason: "Withdrawn",
-            message: format!("{} is not asked for any more", canary.model_version),
-        }),
-        Target::Nothing { message, .. } => Some(Move::Withdraw { reason: "Withdrawn", message: message.clone() }),
-    }
-}
-
-fn rejected(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
-    if let Some(Trouble { reason, message, is_final: true }) = facts.canary_trouble {
-        return Some(by_operator(reason, format!("{} can't be served: {message}", canary.model_version), Vec::new()));
-    }
-    match facts.judgement {
-        Judgement::Bad { reason, message, checks } => {
-            Some(by_operator(reason, format!("{}: {message}", canary.model_version), checks.clone()))
-        }
-        Judgement::Good { .. } | Judgement::Open { .. } => None,
-    }
-}
-
-fn by_operator(reason: &str, message: String, checks: Vec<Check>) -> Move {
-    Move::Reject { reason: reason.to_owned(), message, decided_by: DecidedBy::Operator, checks }
-}
-
-fn promoted_by_user(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
-    let Some(Command { verb: Verb::Promote, .. }) = facts.command else { return None };
-    if canary.replicas < facts.replicas {
-        return Some(Move::Scale(facts.replicas));
-    }
-    if facts.canary_ready < canary.replicas {
-        return Some(Move::Stay(waits_for_pods(facts, canary, ALL)));
-    }
-    let message = format!("{} was promoted by a request", canary.model_version);
-    let checks = facts.judgement.checks().to_vec();
-    Some(Move::Weigh { weight: ALL, step: None, decided_by: DecidedBy::User, reason: "Promoted", message, checks })
-}
-
-/// Pods first, weight after.
-fn start(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
-    let is_first = facts.status.stable.is_none();
-    let is_late = seconds_since_start(facts) >= facts.rollout.progress_deadline_seconds;
-    let straight = match facts.rollout.strategy {
-        Strategy::Replace => true,
-        Strategy::Canary => is_first || facts.stable_down_seconds >= STABLE_DOWN_SECONDS,
-    };
-    let steps = ascending(&facts.rollout.steps);
-    let first_weight = steps.first().filter(|_| !straight).map_or(ALL, |step| step.weight);
-    // A service that has nothing yet serves from its first pod on.
-    let needed = if is_first { 1 } else { pods_for(first_weight, facts.replicas) };
-    let wanted = pods_for(first_weight, facts.replicas);
-    if canary.replicas < wanted {
-        return Move::Scale(wanted);
-    }
-    if facts.canary_ready >= needed {
-        let step = (first_weight < ALL).then_some(0);
-        let message = format!("{} is ready and has loaded its model", canary.model_version);
-        let reason = if straight { "Ready" } else { "StepStarted" };
-        return weigh(first_weight, step, reason, message, Vec::new());
-    }
-    // Without anything that serves there is nothing to go back to: it goes on trying, and says why it does not get there.
-    if is_late && !is_first {
-        let (reason, message) = late(facts);
-        return by_operator(
-            &reason,
-            format!(
-                "{} was not ready within {} s: {message}",
-                canary.model_version, facts.rollout.progress_deadline_seconds
-            ),
-            Vec::new(),
-        );
-    }
-    Move::Stay(waits_for_pods(facts, canary, first_weight))
-}
-
-fn late(facts: &Facts<'_>) -> (String, String) {
-    match facts.canary_trouble {
-        Some(trouble) => (trouble.reason.clone(), trouble.message.clone()),
-        None => ("ProgressDeadlineExceeded".to_owned(), "its pods do not become ready".to_owned()),
-    }
-}
-
-fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
-    if facts.is_accepted {
-        return Move::Measure;
-    }
-    Move::Stay(format!("waiting until every router gives {} its {} %", canary.model_version, canary.weight.intended))
-}
-
-fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
-    let steps = ascending(&facts.rollout.steps);
-    let weight = canary.weight.intended;
-    let at = steps.iter().position(|step| step.weight >= weight).or_else(|| steps.len().checked_sub(1));
-    let Some((index, step)) = at.and_then(|index| Some((index, steps.get(index)?))) else {
-        return go_to(facts, canary, (ALL, None), "NoSteps", Vec::new());
-    };
-    if step.weight != weight {
-        return go_to(facts, canary, (step.weight, Some(index)), "StepsEdited", Vec::new());
-    }
-    match facts.judgement {
-        // Handled by `rejected` before; kept here so that no bad canary can ever go forward.
-        Judgement::Bad { message, .. } => Move::Stay(message.clone()),
-        Judgement::Open { message, .. } => Move::Stay(message.clone()),
-        Judgement::Good { checks } => match steps.get(index + 1) {
-            Some(next) => go_to(facts, canary, (next.weight, Some(index + 1)), "StepPassed", checks.clone()),
-            None => go_to(facts, canary, (ALL, None), "StepsPassed", checks.clone()),
-        },
-    }
-}
-
-/// Scale up before weight.
-fn go_to(
-    facts: &Facts<'_>,
-    canary: &RevisionStatus,
-    (weight, step): (i32, Option<usize>),
-    reason: &'static str,
-    checks: Vec<Check>,
-) -> Move {
-    let wanted = pods_for(weight, facts.replicas);
-    if canary.replicas < wanted {
-        return Move::Scale(wanted);
-    }
-    if facts.canary_ready < wanted {
-        return Move::Stay(waits_for_pods(facts, canary, weight));
-    }
-    let message = match step {
-        Some(_) => format!("{} goes on to {weight} % of the requests", canary.model_version),
-        None => format!("{} passed every step and gets all requests", canary.model_version),
-    };
-    weigh(weight, step, reason, message, checks)
-}
-
-fn promote(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
-    let stable = facts.status.stable.as_ref();
-    if let Target::Revision(wanted) = facts.target
-        && stable.is_some_and(|stable| stable.revision == wanted.hash)
-        && let Some(back) = withdrawn(facts, canary)
-    {
-        return back;
-    }
-    if facts.is_accepted {
-        return Move::Promote;
-    }
-    Move::Stay(format!("waiting until every router gives {} all requests", canary.model_version))
-}
-
-fn weigh(weight: i32, step: Option<usize>, reason: &'static str, message: String, checks: Vec<Check>) -> Move {
-    Move::Weigh { weight, step, decided_by: DecidedBy::Operator, reason, message, checks }
-}
-
-fn waits_for_pods(facts: &Facts<'_>, canary: &RevisionStatus, weight: i32) -> String {
-    let wanted = pods_for(weight, facts.replicas);
-    let why =
-        facts.canary_trouble.map(|trouble| format!(": {}, {}", trouble.reason, trouble.message)).unwrap_or_default();
-    format!(
-        "waiting for pods of {} before it gets {weight} %: {} of {wanted} are ready with the right model{why}",
-        canary.model_version, facts.canary_ready
-    )
-}
-
-fn seconds_since_start(facts: &Facts<'_>) -> i64 {
-    let start = facts.status.rollout.as_ref().map_or(facts.now, |rollout| rollout.start_time.0);
-    facts.now.as_second() - start.as_second()
 }
 
 /// Steps by weight, whatever order they were written in.

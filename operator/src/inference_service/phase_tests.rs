@@ -2,7 +2,10 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use millrace_crds::{ModelVersion, inference_service::Server};
+use millrace_crds::{
+    ModelVersion,
+    inference_service::{Capacity, PreviousRevision, RehearsalStatus, Server, Shadow, StepApproval, Strategy},
+};
 
 use super::*;
 use crate::inference_service::fixtures::{approved, at, rejected, rolling_out, serving};
@@ -20,6 +23,8 @@ struct Given {
     stable_down: i64,
     accepted: bool,
     judgement: Judgement,
+    rehearsed: Pods,
+    compared: i64,
     now: i64,
 }
 
@@ -45,6 +50,8 @@ fn given(weight: i32) -> Given {
         stable_down: 0,
         accepted: true,
         judgement: Judgement::none(),
+        rehearsed: Pods::default(),
+        compared: 0,
         now: 100,
     }
 }
@@ -69,6 +76,9 @@ impl Given {
             stable_down_seconds: self.stable_down,
             is_accepted: self.accepted,
             judgement: &self.judgement,
+            rehearsed: &self.rehearsed,
+            to_rehearse: None,
+            copies: (self.compared, &[]),
         })
     }
 
@@ -85,6 +95,16 @@ impl Given {
             Move::Withdraw { reason, .. } => format!("withdraw {reason}"),
             Move::Lose => "lose".to_owned(),
             Move::Forget(_) => "forget".to_owned(),
+            Move::Prepare => "prepare".to_owned(),
+            Move::Recreate { .. } => "recreate".to_owned(),
+            Move::Pause => "pause".to_owned(),
+            Move::Resume => "resume".to_owned(),
+            Move::Return { reason, decided_by, .. } => format!("return {reason} by {decided_by:?}"),
+            Move::Baked { reason, .. } => format!("baked {reason}"),
+            Move::Hold(version) => format!("hold {version}"),
+            Move::Follow => "follow".to_owned(),
+            Move::Rehearse(revision, wanted) => format!("rehearse {} with {wanted}", revision.model_version),
+            Move::Rehearsed { verdict, .. } => format!("rehearsed {verdict:?}"),
         }
     }
 }
@@ -105,7 +125,9 @@ fn good() -> Judgement {
 }
 
 fn command(verb: Verb) -> Option<Command> {
-    Some(Command { verb, revision: "r".to_owned(), nonce: "n".to_owned(), expires: at(1_000) })
+    let (model_version, requests) = (None, None);
+    let (revision, nonce) = ("r".to_owned(), "n".to_owned());
+    Some(Command { verb, revision, model_version, requests, nonce, expires: at(1_000) })
 }
 
 fn trouble(is_final: bool) -> Option<Trouble> {
@@ -300,7 +322,7 @@ fn a_step_that_is_passed_leads_to_the_next_with_pods_before_weight() {
 
 #[test]
 fn edited_steps_take_effect_at_the_next_one_that_is_not_below() {
-    let step = |weight| Step { weight, hold_seconds: 0 };
+    let step = |weight| Step::new(weight, 0);
     let with =
         |weight, steps: &[i32]| given(weight).but(|g| g.rollout.steps = steps.iter().map(|w| step(*w)).collect());
     check(vec![
@@ -365,11 +387,11 @@ fn requests_of_people_come_before_evidence() {
             }),
             "reject Aborted",
         ),
-        ("promote", given(5).but(|g| g.command = command(Verb::Promote)), "weigh 100 step None Promoted"),
+        ("promote", given(5).but(|g| g.command = command(Verb::PromoteFull)), "weigh 100 step None Promoted"),
         (
             "promote needs the pods",
             given(5).but(|g| {
-                g.command = command(Verb::Promote);
+                g.command = command(Verb::PromoteFull);
                 g.replicas = 4;
             }),
             "scale 4",
@@ -377,7 +399,7 @@ fn requests_of_people_come_before_evidence() {
         (
             "promote waits for them",
             given(5).but(|g| {
-                g.command = command(Verb::Promote);
+                g.command = command(Verb::PromoteFull);
                 g.ready = 0;
             }),
             "stay",
@@ -385,7 +407,7 @@ fn requests_of_people_come_before_evidence() {
         (
             "a bad canary is not promoted",
             given(5).but(|g| {
-                g.command = command(Verb::Promote);
+                g.command = command(Verb::PromoteFull);
                 g.judgement = bad();
             }),
             "reject ErrorRate",
@@ -430,4 +452,219 @@ fn a_sentence_says_what_is_waited_for() {
             "waiting for pods of {version} before it gets 5 %: 0 of 1 are ready with the right model: InvalidModel, no ONNX"
         )
     );
+}
+
+/// A rollout whose one switch is prepared since second 50.
+fn preparing(strategy: Strategy) -> Given {
+    given(0).but(|g| {
+        g.rollout.strategy = strategy;
+        g.rollout.shadow = Some(serde_json::from_str::<Shadow>("{}").unwrap());
+        g.status.rollout.as_mut().unwrap().step_start_time = Some(Time(at(50)));
+    })
+}
+
+#[test]
+fn a_rollout_with_one_switch_starts_in_full_is_prepared_and_switches_when_its_checks_pass() {
+    use Strategy::{BlueGreen, Shadow};
+    let starting = |strategy| given(0).but(|g| g.rollout.strategy = strategy);
+    check(vec![
+        ("it needs all its pods", starting(BlueGreen).but(|g| g.replicas = 3), "scale 3"),
+        ("they are ready", starting(BlueGreen), "prepare"),
+        ("so are those that get copies", starting(Shadow), "prepare"),
+        (
+            "there is nothing to compare with",
+            starting(Shadow).but(|g| g.status.stable = None),
+            "weigh 100 step None Ready",
+        ),
+        ("its checks are open", preparing(Shadow), "stay"),
+        ("its checks pass", preparing(Shadow).but(|g| g.judgement = good()), "weigh 100 step None Switched"),
+        (
+            "a person lets it",
+            preparing(BlueGreen).but(|g| {
+                g.judgement = good();
+                g.rollout.switch.approval = StepApproval::Manual;
+            }),
+            "stay",
+        ),
+        (
+            "the person does",
+            preparing(BlueGreen).but(|g| g.command = command(Verb::Promote)),
+            "weigh 100 step None Promoted",
+        ),
+        ("a check fails", preparing(Shadow).but(|g| g.judgement = bad()), "reject ErrorRate"),
+        (
+            "a pod went",
+            preparing(BlueGreen).but(|g| {
+                g.judgement = good();
+                g.ready = 0;
+            }),
+            "stay",
+        ),
+        ("the strategy was edited", preparing(Strategy::Canary), "weigh 5 step Some(0) StrategyEdited"),
+    ]);
+}
+
+#[test]
+fn a_step_with_a_gate_waits_for_a_person() {
+    let gated = |judgement| {
+        given(5).but(|g| {
+            g.rollout.steps[0].approval = StepApproval::Manual;
+            g.judgement = judgement;
+        })
+    };
+    check(vec![
+        ("it passed", gated(good()), "stay"),
+        ("it has not passed yet", gated(Judgement::none()), "stay"),
+        (
+            "a person lets it",
+            gated(good()).but(|g| g.command = command(Verb::Promote)),
+            "weigh 25 step Some(1) Promoted",
+        ),
+        (
+            "a person does not wait for the evidence",
+            gated(Judgement::none()).but(|g| g.command = command(Verb::Promote)),
+            "weigh 25 step Some(1) Promoted",
+        ),
+        ("all at once", gated(good()).but(|g| g.command = command(Verb::PromoteFull)), "weigh 100 step None Promoted"),
+        (
+            "after the last step comes promotion",
+            given(50).but(|g| g.command = command(Verb::Promote)),
+            "weigh 100 step None Promoted",
+        ),
+        ("bad evidence needs no person", gated(bad()), "reject ErrorRate"),
+    ]);
+}
+
+#[test]
+fn a_paused_rollout_does_not_go_forward_but_back() {
+    let paused = |weight| given(weight).but(|g| g.status.rollout.as_mut().unwrap().paused_since = Some(Time(at(60))));
+    check(vec![
+        ("it is asked for", given(5).but(|g| g.command = command(Verb::Pause)), "pause"),
+        ("its pods are ready", paused(0), "stay"),
+        ("its step passed", paused(5).but(|g| g.judgement = good()), "stay"),
+        (
+            "it is late",
+            paused(0).but(|g| {
+                g.ready = 0;
+                g.now = 100_000;
+            }),
+            "stay",
+        ),
+        ("it is bad", paused(5).but(|g| g.judgement = bad()), "reject ErrorRate"),
+        ("something else is asked for", paused(5).but(|g| g.target = Target::Stay), "withdraw Withdrawn"),
+        ("it may go on", paused(5).but(|g| g.command = command(Verb::Resume)), "resume"),
+        ("all requests were decided before", paused(100), "promote"),
+    ]);
+}
+
+/// fraud-2 serves, fraud-1 is warm until second 200.
+fn baking() -> Given {
+    given(0).but(|g| {
+        g.status = serving(&approved("fraud", 2));
+        let revision = serving(&approved("fraud", 1)).stable.unwrap();
+        g.status.previous = Some(PreviousRevision { revision, rollout_start_time: None, until: Time(at(200)) });
+    })
+}
+
+#[test]
+fn the_former_revision_stays_warm_and_comes_back_at_once() {
+    let to = |version: Option<&str>| {
+        Some(Command { model_version: version.map(str::to_owned), ..command(Verb::Rollback).unwrap() })
+    };
+    assert_eq!(Phase::of(&baking().status), Phase::Baking);
+    check(vec![
+        ("nothing happens", baking(), "stay"),
+        ("the time is over", baking().but(|g| g.now = 200), "baked Baked"),
+        ("it gets worse", baking().but(|g| g.judgement = bad()), "return ErrorRate by Operator"),
+        (
+            "it gets worse as the time is over",
+            baking().but(|g| {
+                g.judgement = bad();
+                g.now = 200;
+            }),
+            "return ErrorRate by Operator",
+        ),
+        ("a person goes back", baking().but(|g| g.command = to(None)), "return RolledBack by User"),
+        ("a person names it", baking().but(|g| g.command = to(Some("fraud-1"))), "return RolledBack by User"),
+        ("a person names an older one", baking().but(|g| g.command = to(Some("fraud-0"))), "hold fraud-0"),
+        (
+            "the spec asks for the former one",
+            baking().but(|g| g.target = Target::Revision(revision(&approved("fraud", 1)))),
+            "return Withdrawn by User",
+        ),
+        (
+            "a newer one comes",
+            baking().but(|g| g.target = Target::Revision(revision(&approved("fraud", 3)))),
+            "baked Superseded",
+        ),
+        ("the pods of the new one are lost", baking().but(|g| g.lost = true), "return StableLost by Operator"),
+    ]);
+}
+
+#[test]
+fn stable_pods_give_their_room_where_the_policy_says_so() {
+    let no_room = |capacity| {
+        given(0).but(|g| {
+            g.ready = 0;
+            g.rollout.capacity = capacity;
+            g.trouble = Some(Trouble {
+                reason: "Unschedulable".to_owned(),
+                message: "0/1 nodes are available: 1 Insufficient nvidia.com/gpu".to_owned(),
+                is_final: false,
+            });
+        })
+    };
+    let recreating = || {
+        no_room(Capacity::Recreate).but(|g| g.status.rollout.as_mut().unwrap().recreating_since = Some(Time(at(60))))
+    };
+    check(vec![
+        ("it waits for room", no_room(Capacity::Surge), "stay"),
+        ("room may come in a moment", no_room(Capacity::Recreate).but(|g| g.now = 29), "stay"),
+        ("it does not", no_room(Capacity::Recreate).but(|g| g.now = 30), "recreate"),
+        ("once", recreating(), "stay"),
+        ("then it takes all requests at once", recreating().but(|g| g.ready = 1), "weigh 100 step None Ready"),
+        ("it comes too late", recreating().but(|g| g.now = 100_000), "reject Unschedulable"),
+    ]);
+}
+
+#[test]
+fn a_rehearsal_ends_with_its_copies_its_time_or_a_request() {
+    let rehearsing = |compared| {
+        given(0).but(|g| {
+            g.status = serving(&approved("fraud", 2));
+            let revision = serving(&approved("fraud", 3)).stable.unwrap();
+            g.status.rehearsal = Some(RehearsalStatus {
+                revision,
+                start_time: Time(at(0)),
+                end_time: None,
+                wanted: 10,
+                compared,
+                verdict: None,
+                checks: Vec::new(),
+                message: String::new(),
+            });
+            g.rehearsed.loaded = 1;
+            g.compared = compared;
+        })
+    };
+    check(vec![
+        ("it goes on", rehearsing(9), "stay"),
+        ("it has what it needs", rehearsing(10), "rehearsed Unknown"),
+        ("nobody sends anything", rehearsing(9).but(|g| g.now = 3_600), "rehearsed Unknown"),
+        (
+            "its pod never comes",
+            rehearsing(0).but(|g| {
+                g.rehearsed.loaded = 0;
+                g.now = 600;
+            }),
+            "rehearsed Fail",
+        ),
+        ("its file is wrong", rehearsing(0).but(|g| g.rehearsed.trouble = trouble(true)), "rehearsed Fail"),
+        ("a person ends it", rehearsing(1).but(|g| g.command = command(Verb::Abort)), "rehearsed Unknown"),
+        (
+            "a rollout comes",
+            rehearsing(1).but(|g| g.target = Target::Revision(revision(&approved("fraud", 4)))),
+            "begin fraud-4",
+        ),
+    ]);
 }

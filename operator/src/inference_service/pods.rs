@@ -8,6 +8,9 @@ use millrace_crds::{inference_service::RevisionStatus, labels::REVISION};
 /// Name of the server's container.
 pub const SERVER_CONTAINER: &str = "server";
 
+/// Reason of a pod that no node has room for.
+pub const UNSCHEDULABLE: &str = "Unschedulable";
+
 /// Reasons a server gives that no second try changes: the file itself is wrong.
 const FINAL_REASONS: [&str; 4] = ["InvalidModel", "DigestMismatch", "ExternalData", "UnsupportedModel"];
 
@@ -61,7 +64,7 @@ impl ServerPod {
             conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
         let trouble = server.and_then(container_trouble).or_else(|| {
             let message = unschedulable?.message.clone().unwrap_or_default();
-            Some(Trouble { reason: "Unschedulable".to_owned(), message, is_final: false })
+            Some(Trouble { reason: UNSCHEDULABLE.to_owned(), message, is_final: false })
         });
         Self {
             name: pod.name_any(),

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, policy::v1::PodDisruptionBudget};
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 use millrace_crds::{InferenceService, labels::REVISION};
@@ -9,19 +10,26 @@ use serde_json::json;
 
 use super::{
     decide::{self, Decided, Wanted},
-    desired,
+    desired, gateway,
+    gateway_api::HTTPRoute,
     observe::{self, Observed},
     scrape::Scrape,
     shared::Shared,
 };
-use crate::{Context, Error, decision, owner::Owner};
+use crate::{
+    Context, Error,
+    bug::{Bugs, SeededBug},
+    cluster::Lookup,
+    decision,
+    owner::Owner,
+};
 
 /// Pause between two looks while something is rolled out.
 const WHILE_ROLLING_OUT: Duration = Duration::from_secs(2);
 /// Pause between two looks at the inputs that are monitored.
 const WHILE_MONITORING: Duration = Duration::from_secs(10);
-/// Longest time without a look, should an event of a watch be lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
+/// Pause before the look after a decision: own writes of the status do not call for one.
+const AFTER_DECISION: Duration = Duration::from_millis(250);
 
 /// Brings a service one step further, or finds that nothing is to be done.
 pub async fn reconcile(
@@ -35,31 +43,53 @@ pub async fn reconcile(
     }
     let now = ctx.now();
     let owner = Owner::of(&*service)?;
-    let observed = observe::observe(&ctx.cluster, &service, &owner, &*scrape).await?;
-    let decided = decide::decide(&service, &observed, &ctx.settings, now);
-    apply_shared(&ctx, &service, &observed).await?;
+    let observed = observe::observe(&ctx.cluster, &service, &owner, &*scrape, now).await?;
+    let mut decided = mistaken(decide::decide(&service, &observed, &ctx.settings, now), ctx.bugs);
+    apply_shared(&ctx, &service, &observed, now).await?;
     apply(&ctx, &owner, &service, &observed, &decided).await?;
+    apply_route(&ctx, &owner, &service, &observed, &mut decided, now).await?;
     let wrote = report(&ctx, &service, &decided).await?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
-    if !wrote && !decided.obsolete.is_empty() {
+    if !wrote && (decided.drops_route || !decided.obsolete.is_empty()) {
         ctx.cluster.confirm_newest(&*service).await?;
         remove(&ctx, &owner, &observed, &decided).await?;
     }
-    Ok(next_look(&service, &decided, now))
+    Ok(next_look(&service, &decided, wrote, now))
 }
 
-/// What all services of the namespace share.
-async fn apply_shared(ctx: &Context, service: &InferenceService, observed: &Observed) -> Result<(), Error> {
+/// Only for seeded bugs.
+fn mistaken(mut decided: Decided, bugs: Bugs) -> Decided {
+    if bugs.has(SeededBug::ForgetEvidence) {
+        decided.evidence = None;
+    }
+    if bugs.has(SeededBug::ForgetRejection) {
+        decided.status.rejected.clear();
+    }
+    decided
+}
+
+/// What all services of the namespace share. Only the routers are looked at each time.
+async fn apply_shared(
+    ctx: &Context,
+    service: &InferenceService,
+    observed: &Observed,
+    now: Timestamp,
+) -> Result<(), Error> {
     let namespace = service.namespace().unwrap_or_default();
-    let shared = Shared { namespace: &namespace, owners: observed.siblings.clone(), settings: &ctx.settings };
+    let shared = Shared {
+        namespace: &namespace,
+        owners: observed.siblings.clone(),
+        key_secrets: &observed.key_secrets,
+        settings: &ctx.settings,
+    };
     let (cluster, owner) = (&ctx.cluster, Owner::Label);
     // The pods come last: they need the right to read plans.
-    cluster.apply(&owner, shared.service_account()).await?;
-    cluster.apply(&owner, shared.role()).await?;
-    cluster.apply(&owner, shared.role_binding()).await?;
-    cluster.apply(&owner, shared.server_policy()).await?;
-    cluster.apply(&owner, shared.router_policy()).await?;
-    cluster.apply(&owner, shared.disruption_budget()).await?;
+    cluster.apply_now_and_then(&owner, shared.service_account(), now).await?;
+    cluster.apply_now_and_then(&owner, shared.role(), now).await?;
+    cluster.apply_now_and_then(&owner, shared.role_binding(), now).await?;
+    cluster.apply_now_and_then(&owner, shared.server_policy(), now).await?;
+    cluster.apply_now_and_then(&owner, shared.router_policy(), now).await?;
+    cluster.apply_now_and_then(&owner, shared.disruption_budget(), now).await?;
     cluster.apply(&owner, shared.deployment()).await?;
     Ok(())
 }
@@ -74,13 +104,20 @@ async fn apply(
 ) -> Result<(), Error> {
     let cluster = &ctx.cluster;
     if observed.front_trouble.is_none() {
-        cluster.apply(owner, desired::front_service(service)).await?;
+        cluster.apply_over(owner, observed.front.as_ref(), desired::front_service(service)).await?;
     }
     for wanted in &decided.wanted {
-        apply_revision(ctx, owner, service, observed, wanted).await?;
+        let is_stable =
+            decided.status.stable.as_ref().is_some_and(|stable| stable.revision == wanted.revision.revision);
+        let is_alone = is_stable && wanted.revision.replicas <= 1;
+        apply_revision(ctx, owner, service, observed, wanted, is_alone).await?;
     }
     if let Some(text) = &decided.evidence {
         cluster.apply_over(owner, observed.evidence.as_ref(), desired::evidence(service, text.clone())).await?;
+    }
+    if let Some(records) = &decided.records {
+        let map = desired::records(service, records.clone());
+        cluster.apply_over(owner, observed.records.as_ref(), map).await?;
     }
     if let Some(text) = &decided.monitoring {
         cluster.apply_over(owner, observed.monitoring.as_ref(), desired::monitoring(service, text.clone())).await?;
@@ -96,6 +133,33 @@ async fn apply(
     Ok(())
 }
 
+/// The HTTPRoute comes last: when it is refused, the condition says so and everything else was done.
+async fn apply_route(
+    ctx: &Context,
+    owner: &Owner,
+    service: &InferenceService,
+    observed: &Observed,
+    decided: &mut Decided,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Some(route) = decided.route.clone() else { return Ok(()) };
+    match ctx.cluster.apply_over(owner, live_route(observed), route).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let why = gateway::refusal(&error).ok_or(error)?;
+            gateway::refused(&mut decided.status, service.status.as_ref(), &why, now);
+            Ok(())
+        }
+    }
+}
+
+fn live_route(observed: &Observed) -> Option<&HTTPRoute> {
+    match &observed.gateway.as_ref()?.route {
+        Lookup::Found(route) => Some(route),
+        Lookup::Absent | Lookup::NotServed | Lookup::Forbidden => None,
+    }
+}
+
 /// A Deployment is made once; afterwards only its number of pods changes.
 async fn apply_revision(
     ctx: &Context,
@@ -103,6 +167,7 @@ async fn apply_revision(
     service: &InferenceService,
     observed: &Observed,
     wanted: &Wanted,
+    is_alone: bool,
 ) -> Result<(), Error> {
     let Wanted { revision, version } = wanted;
     let cluster = &ctx.cluster;
@@ -117,7 +182,7 @@ async fn apply_revision(
         .apply_over(
             owner,
             of(&observed.budgets, &revision.revision),
-            desired::disruption_budget(service, &revision.revision),
+            desired::disruption_budget(service, &revision.revision, is_alone),
         )
         .await?;
     match (of(&observed.deployments, &revision.revision), version) {
@@ -155,8 +220,11 @@ async fn report(ctx: &Context, service: &InferenceService, decided: &Decided) ->
     Ok(wrote)
 }
 
-/// Children of revisions that no router sends anything to any more.
+/// Children of revisions that no router sends anything to any more, and the HTTPRoute that nobody asks for.
 async fn remove(ctx: &Context, owner: &Owner, observed: &Observed, decided: &Decided) -> Result<(), Error> {
+    if let Some(route) = live_route(observed).filter(|_| decided.drops_route) {
+        ctx.cluster.delete(owner, route).await?;
+    }
     for revision in &decided.obsolete {
         if let Some(deployment) = of::<Deployment>(&observed.deployments, revision) {
             ctx.cluster.delete(owner, deployment).await?;
@@ -171,17 +239,29 @@ async fn remove(ctx: &Context, owner: &Owner, observed: &Observed, decided: &Dec
     Ok(())
 }
 
-fn next_look(service: &InferenceService, decided: &Decided, now: jiff::Timestamp) -> Action {
-    let is_rolling_out = decided.status.canary.is_some() || decided.leaving || !decided.obsolete.is_empty();
+/// A look that wrote something is followed by another: soon after a decision, which may call for the next one.
+fn next_look(service: &InferenceService, decided: &Decided, wrote: bool, now: Timestamp) -> Action {
+    let rehearses = decided.status.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.end_time.is_none());
+    let starts = decided.status.standing.iter().any(|standing| standing.revision.loaded == 0);
+    let is_rolling_out = decided.status.canary.is_some()
+        || starts
+        || decided.status.previous.is_some()
+        || rehearses
+        || decided.leaving
+        || !decided.obsolete.is_empty();
     let is_followed = decided.is_accepted || decided.status.stable.is_none();
-    if is_rolling_out || !is_followed {
+    if wrote && (!decided.decisions.is_empty() || !decided.told.is_empty()) {
+        return Action::requeue(AFTER_DECISION);
+    }
+    if wrote || is_rolling_out || !is_followed {
         return Action::requeue(WHILE_ROLLING_OUT);
     }
-    if service.spec.monitoring.is_some() && decided.status.stable.is_some() {
-        return Action::requeue(WHILE_MONITORING);
-    }
-    let wake = decided
-        .wake
-        .map(|wake| Duration::from_secs(u64::try_from(wake.as_second() - now.as_second()).unwrap_or(1).max(1)));
-    Action::requeue(wake.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
+    let monitors = service.spec.monitoring.is_some() && decided.status.stable.is_some();
+    let until = |wake: Timestamp| Duration::try_from(wake - now).unwrap_or_default().max(Duration::from_secs(1));
+    let pauses = [
+        monitors.then_some(WHILE_MONITORING),
+        decided.wake.map(until),
+        gateway::look_again(&decided.status.conditions, now),
+    ];
+    pauses.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue)
 }

@@ -10,6 +10,7 @@ use millrace_crds::{
 };
 use serde::Serialize;
 
+use super::pair::named_revisions;
 use crate::names::short_hash;
 
 #[derive(Serialize)]
@@ -43,8 +44,7 @@ impl Revision {
     /// pinned to `new_image`.
     pub fn of(version: &ModelVersion, server: &Server, status: &InferenceServiceStatus, new_image: &str) -> Self {
         let digest = &version.spec.artifact.digest;
-        let there = [&status.stable, &status.canary].into_iter().flatten();
-        let kept = there
+        let kept = named_revisions(status)
             .filter(|known| hash(digest, server, &known.image) == known.revision)
             .map(|known| &*known.image)
             .next();

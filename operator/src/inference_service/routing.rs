@@ -1,16 +1,28 @@
 //! From status to the routing plan: who gets which share of the requests. Pure.
 //!
-//! The plan follows from the weights that were decided and from nothing else, so that the same status gives the same plan after
-//! any crash. Its generation grows by one with a change and stays otherwise. A revision that left the rollout is left out of the
+//! The plan follows from the spec and from the weights that were decided, so that the same status gives the same plan after
+//! any crash. What stands in it beside the weights is in `policy.rs`. Its generation grows by one with a change and stays otherwise. A revision that left the rollout is left out of the
 //! plan, in one write.
 
-use millrace_contract::routing::{PLAN_KEY, RouterStats, RoutingPlan, Target};
+use millrace_contract::{
+    routing::{PLAN_KEY, RouterStats, RoutingPlan, Target},
+    routing_policy::{Mirror, RoutingPolicy},
+    traffic::RouterTraffic,
+};
 use millrace_crds::inference_service::{InferenceServiceSpec, InferenceServiceStatus, RevisionStatus};
 
+use super::{
+    phase::Phase,
+    policy::{self, Servable},
+};
 use crate::names::lasting_child;
 
 /// All of the requests.
 pub const ALL: i32 = 100;
+/// Copies that one router has in flight at most.
+const COPIES_IN_FLIGHT: u32 = 32;
+/// Numbers agree within this part where no `shadow` says otherwise.
+pub const TOLERANCE: f64 = 0.01;
 
 /// Name of a revision's children.
 pub fn revision_name(service: &str, revision: &str) -> String {
@@ -29,17 +41,19 @@ pub fn plan(
     status: &InferenceServiceStatus,
     former: Option<&RoutingPlan>,
 ) -> Option<RoutingPlan> {
-    let targets = targets(name, status);
+    let servable = Servable::of(status, former);
+    let targets = targets(name, spec, status, servable);
     if targets.is_empty() && former.is_none() {
         return None;
     }
-    let shield = status.stable.as_ref().filter(|_| spec.rollout.shield && targets.len() > 1);
+    let shield = shield(spec, status).filter(|_| spec.rollout.shield);
     let mut plan = RoutingPlan {
         service: name.to_owned(),
         service_uid: uid.to_owned(),
         generation: former.map_or(0, |former| former.generation),
+        policy: RoutingPolicy { mirror: mirror(spec, status), ..policy::policy((name, uid), spec, servable, &targets) },
         targets,
-        shield: shield.map(|stable| stable.revision.clone()),
+        shield: shield.map(|shield| shield.revision.clone()),
         timeout_milliseconds: u64::try_from(spec.requests.timeout_milliseconds).unwrap_or_default(),
         max_body_bytes: u64::try_from(spec.requests.max_body_bytes).unwrap_or_default(),
     };
@@ -49,7 +63,12 @@ pub fn plan(
     Some(plan)
 }
 
-fn targets(name: &str, status: &InferenceServiceStatus) -> Vec<Target> {
+fn targets(
+    name: &str,
+    spec: &InferenceServiceSpec,
+    status: &InferenceServiceStatus,
+    servable: Servable<'_>,
+) -> Vec<Target> {
     let canary = status.canary.as_ref().map(|canary| (canary, canary.weight.intended.clamp(0, ALL)));
     let canary_weight = canary.map_or(0, |(_, weight)| weight);
     let shares = [status.stable.as_ref().map(|stable| (stable, ALL - canary_weight)), canary];
@@ -58,7 +77,64 @@ fn targets(name: &str, status: &InferenceServiceStatus) -> Vec<Target> {
         service: revision_name(name, &revision.revision),
         weight: u32::try_from(weight).unwrap_or_default(),
     };
-    shares.into_iter().flatten().filter(|(_, weight)| *weight > 0).map(target).collect()
+    let split = shares.into_iter().flatten().filter(|(_, weight)| *weight > 0);
+    // They answer copies, a preview's name, or what the stable revision fails: no request is drawn for them.
+    let beside = [prepared(status), rehearsed(status), kept_warm(spec, status)];
+    let named = servable.asked_for(spec).into_iter();
+    let all = split.chain(beside.into_iter().flatten().chain(named).map(|revision| (revision, 0)));
+    let mut targets: Vec<Target> = Vec::new();
+    for one in all.map(target) {
+        if targets.iter().all(|known| known.revision != one.revision) {
+            targets.push(one);
+        }
+    }
+    targets
+}
+
+/// The canary while its one switch is prepared.
+fn prepared(status: &InferenceServiceStatus) -> Option<&RevisionStatus> {
+    status.canary.as_ref().filter(|_| Phase::of(status) == Phase::Preparing)
+}
+
+/// The revision that is rehearsed, once a pod of it can answer.
+fn rehearsed(status: &InferenceServiceStatus) -> Option<&RevisionStatus> {
+    let running = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none())?;
+    Some(&running.revision).filter(|revision| revision.loaded > 0)
+}
+
+/// The revision that gave or gives its requests away and stays warm. It is the same before and after promotion, which so leaves
+/// the plan as it is.
+fn kept_warm<'a>(spec: &InferenceServiceSpec, status: &'a InferenceServiceStatus) -> Option<&'a RevisionStatus> {
+    if let Some(previous) = &status.previous {
+        return Some(&previous.revision);
+    }
+    let is_decided = status.canary.as_ref().is_some_and(|canary| canary.weight.intended >= ALL);
+    let has_given_room = status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some());
+    status.stable.as_ref().filter(|_| is_decided && spec.rollout.bake_seconds > 0 && !has_given_room)
+}
+
+/// Who answers what another revision fails: the stable one for a canary, the former one while the stable one bakes.
+fn shield<'a>(spec: &InferenceServiceSpec, status: &'a InferenceServiceStatus) -> Option<&'a RevisionStatus> {
+    let weight = status.canary.as_ref().map_or(0, |canary| canary.weight.intended);
+    kept_warm(spec, status).or(status.stable.as_ref().filter(|_| (1..ALL).contains(&weight)))
+}
+
+/// Copies for a rehearsal, all that routers can spare; else for a canary, as the spec says.
+fn mirror(spec: &InferenceServiceSpec, status: &InferenceServiceStatus) -> Option<Mirror> {
+    let copied = |revision: &RevisionStatus, percent: f64, tolerance: f64| Mirror {
+        revision: revision.revision.clone(),
+        per_ten_thousand: (percent * 100.0).round() as u32,
+        max_in_flight: COPIES_IN_FLIGHT,
+        tolerance_millionths: (tolerance * 1e6).round() as u32,
+    };
+    if let Some(revision) = rehearsed(status) {
+        let tolerance = spec.rollout.shadow.as_ref().map_or(TOLERANCE, |shadow| shadow.tolerance);
+        return Some(copied(revision, 100.0, tolerance));
+    }
+    let shadow = spec.rollout.shadow.as_ref()?;
+    let weight = status.canary.as_ref()?.weight.intended;
+    let is_tried = prepared(status).is_some() || (1..ALL).contains(&weight);
+    status.canary.as_ref().filter(|_| is_tried).map(|canary| copied(canary, shadow.percent, shadow.tolerance))
 }
 
 /// The plan that is stored, if it can be read and belongs to this service.
@@ -72,6 +148,8 @@ pub fn stored(data: Option<&std::collections::BTreeMap<String, String>>, uid: &s
 pub struct RouterAnswers {
     /// One entry a ready router pod.
     pub answers: Vec<Option<RouterStats>>,
+    /// What they counted beside the split; empty where nobody asked.
+    pub traffic: Vec<Option<RouterTraffic>>,
 }
 
 impl RouterAnswers {
@@ -199,7 +277,7 @@ mod tests {
             (vec![router(3, &[]), None], false),
         ];
         for (answers, expected) in cases {
-            let answers = RouterAnswers { answers };
+            let answers = RouterAnswers { answers, ..RouterAnswers::default() };
             assert_eq!(answers.accepted("fraud", "u1", 3), expected, "{answers:?}");
             assert!(!answers.accepted("fraud", "u2", 3), "another service of this name");
         }
@@ -209,6 +287,7 @@ mod tests {
     fn requests_are_summed_over_the_routers() {
         let answers = RouterAnswers {
             answers: vec![router(3, &[("a", 90), ("b", 10)]), None, router(3, &[("a", 95), ("b", 5)])],
+            ..RouterAnswers::default()
         };
         assert_eq!(answers.counted("fraud", "u1", 3, "b"), (15, 200));
         assert_eq!(answers.counted("fraud", "u1", 2, "b"), (0, 0));

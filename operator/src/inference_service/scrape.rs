@@ -1,5 +1,5 @@
-//! The only HTTP of the operator: counters of routers (`/v1/stats`) and sketches of servers (`/v1/sketches`), read from the pods
-//! themselves. Behind a trait, so that tests answer instead.
+//! The operator's HTTP: counters of routers (`/v1/stats`, `/v1/traffic`) and sketches of servers (`/v1/sketches`), read from the pods
+//! themselves, and what checks of the users' own ask (`ask.rs`). Behind a trait, so that tests answer instead.
 //!
 //! A pod that does not answer within a second has not answered; nothing is made up for it.
 
@@ -16,9 +16,15 @@ use hyper_util::{
 use millrace_contract::{
     routing::{ADMIN_PORT, RouterStats},
     sketch::ServerSketches,
+    traffic::RouterTraffic,
 };
 use serde::de::DeserializeOwned;
 use tracing::debug;
+
+use super::{
+    ask::Asker,
+    metric::{Answer, Ask},
+};
 
 /// Longest a pod may take to answer.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -32,26 +38,32 @@ const MAX_ANSWER: usize = 8 << 20;
 pub trait Scrape: Send + Sync {
     /// Counters of the router at this address.
     async fn router(&self, ip: &str) -> Option<RouterStats>;
+    /// What it counted beside the split.
+    async fn traffic(&self, ip: &str) -> Option<RouterTraffic>;
     /// Sketches of the server at this address.
     async fn server(&self, ip: &str) -> Option<ServerSketches>;
+    /// The answer to a check of the users' own.
+    async fn measure(&self, _: &Ask) -> Answer {
+        Err("nothing is measured here".to_owned())
+    }
 }
 
 /// Asks pods by HTTP.
 pub struct Http {
     client: Client<HttpConnector, Empty<Bytes>>,
+    asker: Asker,
 }
 
-impl Default for Http {
-    fn default() -> Self {
+impl Http {
+    /// One that asks only these hosts what checks of the users' own want to know; all where none is named.
+    pub fn new(metric_hosts: &[String]) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(DEADLINE));
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_max_idle_per_host(1).pool_idle_timeout(Duration::from_secs(30));
-        Self { client: builder.build(connector) }
+        Self { client: builder.build(connector), asker: Asker::new(metric_hosts) }
     }
-}
 
-impl Http {
     async fn get<T: DeserializeOwned>(&self, ip: &str, path: &str) -> Option<T> {
         let address = std::net::SocketAddr::new(ip.parse::<IpAddr>().ok()?, u16::try_from(ADMIN_PORT).ok()?);
         let answer = tokio::time::timeout(DEADLINE, self.answer(&format!("http://{address}{path}"))).await;
@@ -85,8 +97,16 @@ impl Scrape for Http {
         self.get(ip, "/v1/stats").await
     }
 
+    async fn traffic(&self, ip: &str) -> Option<RouterTraffic> {
+        self.get(ip, "/v1/traffic").await
+    }
+
     async fn server(&self, ip: &str) -> Option<ServerSketches> {
         self.get(ip, "/v1/sketches").await
+    }
+
+    async fn measure(&self, ask: &Ask) -> Answer {
+        self.asker.ask(ask).await
     }
 }
 
@@ -95,6 +115,15 @@ pub async fn routers(scrape: &dyn Scrape, ips: &[String]) -> Vec<Option<RouterSt
     let mut asked: Vec<BoxFuture<'_, Option<RouterStats>>> = Vec::with_capacity(ips.len());
     for ip in ips {
         asked.push(scrape.router(ip));
+    }
+    stream::iter(asked).buffered(AT_A_TIME).collect().await
+}
+
+/// Asks all routers what they counted beside the split; one entry each, in their order.
+pub async fn traffic(scrape: &dyn Scrape, ips: &[String]) -> Vec<Option<RouterTraffic>> {
+    let mut asked: Vec<BoxFuture<'_, Option<RouterTraffic>>> = Vec::with_capacity(ips.len());
+    for ip in ips {
+        asked.push(scrape.traffic(ip));
     }
     stream::iter(asked).buffered(AT_A_TIME).collect().await
 }

@@ -3,14 +3,15 @@
 //! Each of these objects is owned by every InferenceService of the namespace, none of them as its controller: Kubernetes removes
 //! them with the last service, and no finalizer is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             Affinity, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity, PodSpec,
-            PodTemplateSpec, Probe, ResourceRequirements, ServiceAccount, WeightedPodAffinityTerm,
+            PodTemplateSpec, Probe, ResourceRequirements, SecretVolumeSource, ServiceAccount, Volume, VolumeMount,
+            WeightedPodAffinityTerm,
         },
         networking::v1::{
             NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
@@ -28,6 +29,7 @@ use millrace_contract::routing::{ADMIN_PORT, ROUTER_PORT, SERVER_PORT};
 use millrace_crds::labels::{COMPONENT, MANAGED_BY, MANAGED_BY_VALUE, ROUTER, component};
 
 use crate::{
+    names::short_hash,
     settings::Settings,
     worker_run::{empty_dir, env_from_field, mount, restricted_container, restricted_pod, token_mount, token_volume},
 };
@@ -39,6 +41,8 @@ const REPLICAS: i32 = 2;
 /// Seconds before a router that does not end is killed: 5 s until everybody noticed, 30 s for requests in flight, and some more.
 const GRACE_SECONDS: i64 = 45;
 const STATE_PATH: &str = "/var/lib/millrace";
+/// Below it is a folder for each Secret with API keys, of its name.
+const KEYS_PATH: &str = "/etc/millrace/keys";
 
 /// The shared objects of one namespace.
 #[derive(Clone, Debug)]
@@ -47,6 +51,8 @@ pub struct Shared<'a> {
     pub namespace: &'a str,
     /// Every InferenceService in it that is not being deleted.
     pub owners: Vec<OwnerReference>,
+    /// Secrets with API keys that they name.
+    pub key_secrets: &'a BTreeSet<String>,
     /// Options of the operator.
     pub settings: &'a Settings,
 }
@@ -132,13 +138,7 @@ impl Shared<'_> {
             spec: Some(DeploymentSpec {
                 replicas: Some(REPLICAS),
                 selector: selector(component::ROUTER),
-                strategy: Some(DeploymentStrategy {
-                    type_: Some("RollingUpdate".to_owned()),
-                    rolling_update: Some(RollingUpdateDeployment {
-                        max_unavailable: Some(IntOrString::Int(0)),
-                        max_surge: Some(IntOrString::Int(1)),
-                    }),
-                }),
+                strategy: Some(another_first()),
                 revision_history_limit: Some(1),
                 template: PodTemplateSpec {
                     metadata: Some(ObjectMeta { labels: Some(labels(component::ROUTER)), ..ObjectMeta::default() }),
@@ -155,7 +155,7 @@ impl Shared<'_> {
             name: component::ROUTER.to_owned(),
             image: Some(self.settings.router_image.clone()),
             image_pull_policy: Some(self.settings.image_pull_policy.clone()),
-            args: Some(vec![format!("--state-dir={STATE_PATH}")]),
+            args: Some(self.arguments()),
             env: Some(vec![env_from_field("POD_NAMESPACE", "metadata.namespace")]),
             ports: Some(vec![port("http", ROUTER_PORT), port("admin", ADMIN_PORT)]),
             resources: Some(ResourceRequirements {
@@ -169,7 +169,9 @@ impl Shared<'_> {
             liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
             readiness_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(2), ..probe("/readyz") }),
             security_context: Some(restricted_container()),
-            volume_mounts: Some(vec![token_mount(), mount("state", STATE_PATH)]),
+            volume_mounts: Some(
+                [token_mount(), mount("state", STATE_PATH)].into_iter().chain(self.key_mounts()).collect(),
+            ),
             ..Container::default()
         };
         PodSpec {
@@ -177,9 +179,37 @@ impl Shared<'_> {
             containers: vec![container],
             termination_grace_period_seconds: Some(GRACE_SECONDS),
             affinity: Some(apart()),
-            volumes: Some(vec![token_volume(), empty_dir("state", Some("64Mi"))]),
+            volumes: Some(
+                [token_volume(), empty_dir("state", Some("64Mi"))].into_iter().chain(self.key_volumes()).collect(),
+            ),
             ..restricted_pod(self.settings)
         }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let keys = (!self.key_secrets.is_empty()).then(|| format!("--keys-dir={KEYS_PATH}"));
+        [format!("--state-dir={STATE_PATH}")].into_iter().chain(keys).collect()
+    }
+
+    fn key_mounts(&self) -> impl Iterator<Item = VolumeMount> {
+        self.key_secrets.iter().map(|secret| VolumeMount {
+            read_only: Some(true),
+            ..mount(&key_volume(secret), &format!("{KEYS_PATH}/{secret}"))
+        })
+    }
+
+    /// A Secret that is not there keeps no router from starting; its keys come into force when it is made.
+    fn key_volumes(&self) -> impl Iterator<Item = Volume> {
+        self.key_secrets.iter().map(|secret| Volume {
+            name: key_volume(secret),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret.clone()),
+                default_mode: Some(0o440),
+                optional: Some(true),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        })
     }
 
     /// Servers talk to routers of their namespace and to the operator, to nobody else.
@@ -217,6 +247,22 @@ impl Shared<'_> {
                 ..NetworkPolicySpec::default()
             }),
         }
+    }
+}
+
+/// A Secret's name may have dots and be as long as a volume's, which may not.
+fn key_volume(secret: &str) -> String {
+    format!("keys-{}", short_hash(&secret))
+}
+
+/// A pod goes once another has taken its place.
+pub(super) fn another_first() -> DeploymentStrategy {
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_unavailable: Some(IntOrString::Int(0)),
+            max_surge: Some(IntOrString::Int(1)),
+        }),
     }
 }
 
@@ -260,5 +306,43 @@ pub(super) fn probe(path: &str) -> Probe {
         }),
         timeout_seconds: Some(2),
         ..Probe::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::inference_service::fixtures::settings;
+
+    /// Arguments, mounts and volumes of the routers, beside those they always have.
+    fn router(secrets: &[&str]) -> (Value, Value, Value) {
+        let key_secrets = secrets.iter().map(|&secret| secret.to_owned()).collect();
+        let settings = settings();
+        let shared = Shared { namespace: "shop", owners: Vec::new(), key_secrets: &key_secrets, settings: &settings };
+        let pod = serde_json::to_value(shared.deployment()).unwrap()["spec"]["template"]["spec"].clone();
+        let container = &pod["containers"][0];
+        let from_third = |list: &Value| list.as_array().unwrap()[2..].to_vec();
+        let (mounts, volumes) = (from_third(&container["volumeMounts"]), from_third(&pod["volumes"]));
+        (container["args"].clone(), json!(mounts), json!(volumes))
+    }
+
+    #[test]
+    fn routers_are_given_the_secrets_that_services_name() {
+        assert_eq!(router(&[]), (json!(["--state-dir=/var/lib/millrace"]), json!([]), json!([])));
+        let (arguments, mounts, volumes) = router(&["b.keys", "a"]);
+        assert_eq!(arguments, json!(["--state-dir=/var/lib/millrace", "--keys-dir=/etc/millrace/keys"]));
+        let (a, b) = (key_volume("a"), key_volume("b.keys"));
+        assert_eq!(
+            mounts,
+            json!([
+                {"name": a, "mountPath": "/etc/millrace/keys/a", "readOnly": true},
+                {"name": b, "mountPath": "/etc/millrace/keys/b.keys", "readOnly": true},
+            ])
+        );
+        let volume = |name: &str, secret: &str| json!({"name": name, "secret": {"secretName": secret, "defaultMode": 0o440, "optional": true}});
+        assert_eq!(volumes, json!([volume(&a, "a"), volume(&b, "b.keys")]));
+        assert!(!b.contains('.'), "{b}");
     }
 }

@@ -5,14 +5,14 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use millrace_contract::decision::Verdict;
+use millrace_contract::decision::{Check, Verdict};
 use millrace_crds::{
-    conditions::{DRIFTED, READY, RECONCILING, ROLLOUT_SUCCEEDED, STALLED},
+    conditions::{DRIFTED, GATEWAY_READY, OVERRIDDEN, READY, RECONCILING, ROLLOUT_SUCCEEDED, ROUTES_READY, STALLED},
     inference_service::{DriftStatus, InferenceServicePhase, InferenceServiceStatus, RevisionStatus},
     labels::{INFERENCE_SERVICE, REVISION},
 };
 
-use super::{canary::Judgement, drift::drifted_features, pods::Pods, target::Target};
+use super::{canary::Judgement, drift::drifted_features, overridden, pods::Pods, rehearsal, target::Target};
 use crate::conditions::{Conditions, Is, find};
 
 /// What was found.
@@ -26,6 +26,8 @@ pub struct Seen<'a> {
     pub now: Timestamp,
     /// Pods the spec asks for.
     pub replicas: i32,
+    /// Requests wait while no pod is ready.
+    pub is_holding: bool,
     /// What the spec asks for.
     pub target: &'a Target,
     /// Pods of the stable revision.
@@ -40,8 +42,18 @@ pub struct Seen<'a> {
     pub counted: (u64, u64),
     /// What the evidence says.
     pub judgement: Option<&'a Judgement>,
+    /// Pods of the revision that is rehearsed.
+    pub rehearsed: Pods,
+    /// Pods of the former revision, which is warm.
+    pub previous: Pods,
+    /// Copies of a rehearsal that were compared, and their checks.
+    pub copies: (i64, &'a [Check]),
     /// Why the front Service can't be ours.
     pub front_trouble: Option<&'a str>,
+    /// What is to be said of routes and fallback, where there are some.
+    pub routes: Option<Said>,
+    /// What is to be said of the HTTPRoute, where Gateways are asked for or were.
+    pub gateway: Option<Said>,
     /// Seconds a new revision may take.
     pub progress_deadline_seconds: i64,
     /// The newest drift window, and whether drift is raised; absent where nothing is watched.
@@ -77,25 +89,40 @@ fn fill_revisions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
         revision.weight.accepted = seen.is_accepted.then_some(revision.weight.intended);
         revision.weight.measured = percent(requests);
     };
+    let has_given_room = status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some());
     if let Some(stable) = &mut status.stable {
-        stable.replicas = seen.replicas;
+        stable.replicas = if has_given_room { 0 } else { seen.replicas };
         fill(stable, &seen.stable, all_requests.saturating_sub(canary_requests));
     }
     if let Some(canary) = &mut status.canary {
         fill(canary, &seen.canary, canary_requests);
     }
+    if let Some(previous) = &mut status.previous {
+        fill(&mut previous.revision, &seen.previous, 0);
+    }
+    if let Some(rehearsal) = status.rehearsal.as_mut().filter(|rehearsal| rehearsal.end_time.is_none()) {
+        rehearsal.revision.ready = seen.rehearsed.ready;
+        rehearsal.revision.loaded = seen.rehearsed.loaded;
+        rehearsal.compared = seen.copies.0;
+        rehearsal.checks = seen.copies.1.to_vec();
+        rehearsal.message = rehearsal::waits(rehearsal, seen.rehearsed.loaded);
+    }
 }
 
 /// A condition's status, reason and message.
-type Said = (Is, String, String);
+pub type Said = (Is, String, String);
 
 fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     let ready = ready(status, seen);
     let stalled = stalled(status, seen);
     let working = working(status, seen).filter(|_| stalled.is_none());
     let drifted = seen.drift.map(|(drift, is_raised)| drifted(drift, is_raised));
+    let overridden = status.overridden.as_ref().map(overridden::said);
     let mut conditions = Conditions::new(&mut status.conditions, seen.generation, seen.now);
     put(&mut conditions, READY, Some(ready));
+    put(&mut conditions, OVERRIDDEN, overridden);
+    put(&mut conditions, ROUTES_READY, seen.routes.clone());
+    put(&mut conditions, GATEWAY_READY, seen.gateway.clone());
     put(&mut conditions, STALLED, stalled);
     put(&mut conditions, RECONCILING, working);
     put(&mut conditions, DRIFTED, drifted);
@@ -119,6 +146,13 @@ fn ready(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Said {
             "Serving".to_owned(),
             format!("{} serves with {} ready pods", stable.model_version, stable.ready),
         ),
+        (Some(stable), _) if seen.replicas == 0 => {
+            let waits = if seen.is_holding { ": requests wait for it as long as scaling.coldStart says" } else { "" };
+            not(
+                "ScaledToZero",
+                format!("{} has no pods, as scaling.replicas says{waits}; raise it to serve", stable.model_version),
+            )
+        }
         (Some(stable), _) => match &seen.stable.trouble {
             Some(trouble) => {
                 not(&trouble.reason, format!("no pod of {} is ready: {}", stable.model_version, trouble.message))

@@ -10,6 +10,12 @@ const STAY: Target = Target::Stay;
 
 fn seen() -> Seen<'static> {
     Seen {
+        rehearsed: Pods::default(),
+        previous: Pods::default(),
+        copies: (0, &[]),
+        routes: None,
+        gateway: None,
+        is_holding: false,
         service: ("default", "fraud"),
         generation: 4,
         now: at(0),
@@ -192,4 +198,23 @@ fn drift_is_told_by_the_newest_window() {
 fn a_second_look_at_the_same_changes_nothing() {
     let once = filled(rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5), &seen());
     assert_eq!(filled(once.clone(), &Seen { now: at(50), ..seen() }), once);
+}
+
+#[test]
+fn a_service_without_pods_by_wish_says_so() {
+    let at_zero = Seen { replicas: 0, stable: Pods::default(), ..seen() };
+    let ready = |seen: &Seen<'_>| {
+        let status = filled(serving(&approved("fraud", 1)), seen);
+        assert_eq!(status.stable.as_ref().map(|stable| stable.replicas), Some(0));
+        let ready = find(&status.conditions, READY).unwrap().clone();
+        (ready.status, ready.reason, ready.message)
+    };
+    let expected = |message: &str| ("False".to_owned(), "ScaledToZero".to_owned(), message.to_owned());
+    assert_eq!(ready(&at_zero), expected("fraud-1 has no pods, as scaling.replicas says; raise it to serve"));
+    assert_eq!(
+        ready(&Seen { is_holding: true, ..at_zero }),
+        expected(
+            "fraud-1 has no pods, as scaling.replicas says: requests wait for it as long as scaling.coldStart says; raise it to serve"
+        )
+    );
 }

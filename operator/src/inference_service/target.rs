@@ -3,7 +3,7 @@
 use millrace_crds::{
     ModelVersion,
     conditions::APPROVED,
-    inference_service::{InferenceServiceSpec, InferenceServiceStatus},
+    inference_service::{InferenceServiceSpec, InferenceServiceStatus, OverrideVerb},
 };
 
 use super::revision::Revision;
@@ -35,6 +35,11 @@ pub fn target(
     new_image: &str,
 ) -> Target {
     let revision_of = |version: &ModelVersion| Revision::of(version, &spec.server, status, new_image);
+    let held =
+        status.overridden.as_ref().filter(|held| held.verb == OverrideVerb::Rollback && held.model == spec.model);
+    if let Some(held) = held {
+        return pinned(&held.model_version, status, versions, revision_of);
+    }
     match (&spec.model.model_version, &spec.model.name) {
         (Some(pin), _) => pinned(pin, status, versions, revision_of),
         (None, Some(model)) => newest(model, status, versions, revision_of),
@@ -110,7 +115,7 @@ fn number_of(model: &str, version: &str) -> Option<i64> {
     version.strip_prefix(model)?.strip_prefix('-')?.parse().ok()
 }
 
-fn is_approved(version: &ModelVersion) -> bool {
+pub(super) fn is_approved(version: &ModelVersion) -> bool {
     version.metadata.deletion_timestamp.is_none()
         && version.status.as_ref().is_some_and(|status| is_true(&status.conditions, APPROVED))
 }

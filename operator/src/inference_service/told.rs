@@ -19,6 +19,20 @@ pub enum Happened {
     StableLost,
     /// A rejection was forgotten.
     Retried,
+    /// All pods of a revision are ready for its one switch.
+    Prepared,
+    /// The stable pods give their room to the new ones.
+    Recreating,
+    /// A rollout does not go forward, by a request.
+    Paused,
+    /// It goes forward again, or the model is followed again.
+    Resumed,
+    /// The former revision is not kept warm any more.
+    Baked,
+    /// A version gets copies of live requests.
+    RehearsalStarted,
+    /// It got them.
+    RehearsalEnded,
     /// A request was refused.
     CommandRefused,
     /// Inputs have drifted.
@@ -39,6 +53,13 @@ impl Reason for Happened {
             Self::Withdrawn => "RolloutWithdrawn",
             Self::StableLost => "StableLost",
             Self::Retried => "RejectionForgotten",
+            Self::Prepared => "SwitchPrepared",
+            Self::Recreating => "Recreating",
+            Self::Paused => "RolloutPaused",
+            Self::Resumed => "RolloutResumed",
+            Self::Baked => "Baked",
+            Self::RehearsalStarted => "RehearsalStarted",
+            Self::RehearsalEnded => "RehearsalEnded",
             Self::CommandRefused => "CommandRefused",
             Self::Drifted => "Drifted",
             Self::RetrainingStarted => "RetrainingStarted",
@@ -53,8 +74,12 @@ impl Reason for Happened {
             | Self::Promoted
             | Self::RolledBack
             | Self::Withdrawn
+            | Self::Prepared
+            | Self::Recreating
+            | Self::Baked
             | Self::StableLost => "RollingOut",
-            Self::Retried | Self::CommandRefused => "HandlingCommand",
+            Self::RehearsalStarted | Self::RehearsalEnded => "Rehearsing",
+            Self::Paused | Self::Resumed | Self::Retried | Self::CommandRefused => "HandlingCommand",
             Self::Drifted => "Monitoring",
             Self::RetrainingStarted | Self::RetrainingSkipped => "Retraining",
         }

@@ -28,15 +28,7 @@ pub mod status;
 
 use std::sync::Arc;
 
-use futures::StreamExt;
-use k8s_openapi::api::{
-    batch::v1::Job,
-    core::v1::{ConfigMap, Pod},
-};
-use kube::{
-    ResourceExt,
-    runtime::reflector::{ObjectRef, Store},
-};
+use kube::ResourceExt;
 use millrace_crds::{Dataset, ModelVersion, labels::MODEL_VERSION};
 
 pub use reconcile::reconcile;
@@ -44,37 +36,25 @@ pub use reconcile::reconcile;
 use crate::{
     Context,
     controller::{self, Watches},
-    watch::{Guarded, Scope, named_by_label},
+    watch::{Scope, Wakes, those_of},
 };
 
 /// Runs the controller until the context is stopped.
 pub async fn controller(ctx: Arc<Context>) {
-    controller::run::<ModelVersion, _>(ctx, watches, reconcile).await;
+    controller::run::<ModelVersion, _>(ctx, Wakes::EveryChange, watches, reconcile).await;
 }
 
 fn watches(scope: &Scope, controller: Watches<ModelVersion>) -> Watches<ModelVersion> {
     let versions = controller.store();
-    controller
-        .watches_stream(scope.labelled::<Job>(MODEL_VERSION).boxed(), |o| named_by_label(&o, MODEL_VERSION))
-        .watches_stream(scope.labelled::<Pod>(MODEL_VERSION).boxed(), |o| named_by_label(&o, MODEL_VERSION))
-        .watches_stream(scope.labelled::<ConfigMap>(MODEL_VERSION).boxed(), |o| named_by_label(&o, MODEL_VERSION))
-        .watches_stream(scope.every::<Dataset>().boxed(), move |dataset| {
-            waiting_for(&versions, dataset.namespace().as_deref(), &dataset.name_any())
-        })
-}
-
-/// The versions that have no run yet and are evaluated on this Dataset.
-fn waiting_for(
-    versions: &Store<Guarded<ModelVersion>>,
-    namespace: Option<&str>,
-    dataset: &str,
-) -> Vec<ObjectRef<Guarded<ModelVersion>>> {
-    versions
-        .state()
-        .iter()
-        .filter_map(|guarded| guarded.0.as_ref().ok())
-        .filter(|version| version.namespace().as_deref() == namespace && version.spec.evaluation.dataset == dataset)
-        .filter(|version| version.status.as_ref().is_none_or(|status| status.run.is_none()))
-        .map(|version| ObjectRef::new(&version.name_any()).within(&version.namespace().unwrap_or_default()))
-        .collect()
+    controller::watching_run(scope, controller, MODEL_VERSION).watches_stream(
+        scope.every::<Dataset>(),
+        move |dataset| {
+            // Those that have no run yet.
+            let is_waiting = |version: &ModelVersion| {
+                version.spec.evaluation.dataset == dataset.name_any()
+                    && version.status.as_ref().is_none_or(|status| status.run.is_none())
+            };
+            those_of(&versions, dataset.namespace().as_deref(), is_waiting)
+        },
+    )
 }

@@ -44,9 +44,11 @@ pub async fn observe(version: &ModelVersion, cluster: &Cluster) -> Result<Observ
         return Ok(Observed::default());
     }
     let (namespace, name) = (version.namespace().unwrap_or_default(), run_name(version));
-    let report = cluster.get::<ConfigMap>(&namespace, &name).await?;
     let ours = Owner::of(version)?;
-    let Some(job) = cluster.get::<Job>(&namespace, &name).await?.filter(|job| ours.owns(&job.metadata)) else {
+    // A worker reports and then ends: a report that is read after the Job can't be older than the end that the Job tells of.
+    let job = cluster.get::<Job>(&namespace, &name).await?.filter(|job| ours.owns(&job.metadata));
+    let report = cluster.get::<ConfigMap>(&namespace, &name).await?;
+    let Some(job) = job else {
         let surroundings = Some(surroundings(version, cluster, &namespace).await?);
         return Ok(Observed { report, surroundings, ..Observed::default() });
     };

@@ -23,7 +23,7 @@ use kube::ResourceExt;
 use millrace_contract::{
     Digest,
     evaluation::Evaluation,
-    worker::{DatasetRef, EvaluateTask, Failure, FailureReason, Outcome, TASK_ENV, WorkerReport, WorkerTask},
+    worker::{DatasetRef, EvaluateTask, FailureReason, Outcome, TASK_ENV, WorkerReport, WorkerTask},
 };
 use millrace_crds::{
     Dataset, ModelVersion,
@@ -35,7 +35,10 @@ use super::{
     champion, desired, gates,
     observe::{Observed, Surroundings},
 };
-use crate::run_state::{self, Problem, ProblemReason, Reported, RunState, run_state};
+use crate::{
+    run_state::{self, Problem, ProblemReason, Reported, RunState, Trouble, run_state},
+    worker_run::literal_value,
+};
 
 /// How long after the end of the Job its report may still come.
 pub const REPORT_WAIT: SignedDuration = SignedDuration::from_secs(60);
@@ -87,27 +90,6 @@ pub enum Waiting {
     VersionNotFound(String, Digest),
 }
 
-/// What is wrong, with a reason for the condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Machine-readable, CamelCase.
-    pub reason: &'static str,
-    /// What is wrong and what helps, for a person.
-    pub message: String,
-}
-
-impl From<Problem> for Trouble {
-    fn from(problem: Problem) -> Self {
-        Self { reason: problem.reason.as_str(), message: problem.message }
-    }
-}
-
-impl From<&Failure> for Trouble {
-    fn from(failure: &Failure) -> Self {
-        Self { reason: failure.reason.as_str(), message: failure.message.clone() }
-    }
-}
-
 /// Whether the evaluation has ended, one way or the other.
 pub fn is_decided(version: &ModelVersion) -> bool {
     version
@@ -139,8 +121,8 @@ pub fn decide(version: &ModelVersion, observed: &Observed, now: Timestamp) -> Ph
 fn asked_of(version: &ModelVersion, job: Option<&Job>) -> Option<Asked> {
     let pod = job?.spec.as_ref()?.template.spec.as_ref()?;
     let variables = pod.containers.iter().flat_map(|container| container.env.iter().flatten());
-    let text = variables.filter(|variable| variable.name == TASK_ENV).find_map(|variable| variable.value.as_deref())?;
-    let Ok(WorkerTask::Evaluate(task)) = serde_json::from_str(text) else { return None };
+    let text = variables.filter(|variable| variable.name == TASK_ENV).find_map(literal_value)?;
+    let Ok(WorkerTask::Evaluate(task)) = serde_json::from_str(&text) else { return None };
     let attempt = task.run.strip_prefix(&version.uid()?)?.strip_prefix('/')?.parse().ok()?;
     Some(Asked { attempt, task })
 }

@@ -1,6 +1,6 @@
 //! Tables of the state machine.
 
-use millrace_contract::evaluation::MetricName;
+use millrace_contract::{evaluation::MetricName, worker::Failure};
 use serde_json::json;
 
 use super::*;

@@ -10,7 +10,7 @@ use millrace_contract::{
 };
 use millrace_crds::{
     ModelVersion,
-    conditions::READY,
+    conditions::{APPROVED, READY},
     model_version::{ModelVersionPhase, ModelVersionStatus},
 };
 
@@ -21,7 +21,9 @@ use super::{
     status,
 };
 use crate::{
-    Context, Error, conditions,
+    Context, Error,
+    bug::SeededBug,
+    conditions,
     decision::audit,
     error::Class,
     events::{self, Kind, Told},
@@ -35,13 +37,38 @@ pub async fn reconcile(version: Arc<ModelVersion>, ctx: Arc<Context>) -> Result<
     }
     let observed = observe::observe(&version, &ctx.cluster).await?;
     let now = ctx.now();
-    let phase = phase::decide(&version, &observed, now);
+    let phase = mistaken(phase::decide(&version, &observed, now), &version, &ctx);
     if let Err(error) = act(&version, &observed, &phase, &ctx).await {
         return Err(report_refusal(&version, error, &ctx).await);
     }
-    let (status, decisions) = status::status(&version, &phase, now);
+    let (status, decisions) = if ctx.bugs.has(SeededBug::DecideAgain) {
+        status::status(&undecided(&version), &phase, now)
+    } else {
+        status::status(&version, &phase, now)
+    };
     report(&version, &status, &decisions, &ctx).await?;
     Ok(next_look(&phase, now))
+}
+
+/// Only for the seeded bug that takes every try for the first.
+fn mistaken(phase: Phase, version: &ModelVersion, ctx: &Context) -> Phase {
+    match phase {
+        Phase::Start(mut asked) if ctx.bugs.has(SeededBug::ForgetAttempt) => {
+            asked.attempt = 0;
+            asked.task.run = phase::run_identity(version, 0);
+            Phase::Start(asked)
+        }
+        other => other,
+    }
+}
+
+/// Only for the seeded bug that decides on approval again and again.
+fn undecided(version: &ModelVersion) -> ModelVersion {
+    let mut version = version.clone();
+    if let Some(status) = &mut version.status {
+        status.conditions.retain(|condition| condition.type_ != APPROVED);
+    }
+    version
 }
 
 fn next_look(phase: &Phase, now: Timestamp) -> Action {
@@ -161,6 +188,7 @@ impl events::Reason for Reason {
                 | Question::Step
                 | Question::Promote
                 | Question::Rollback
+                | Question::Rehearse
                 | Question::Retrain
                 | Question::Drift,
             ) => "GatesDecided",

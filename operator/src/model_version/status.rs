@@ -18,16 +18,15 @@ use super::{
     approval::{self, Decided, because},
     desired::run_name,
     gates,
-    phase::{Asked, Phase, Trouble, Waiting},
+    phase::{Asked, Phase, Waiting},
 };
 use crate::{
     Error,
     conditions::{self, Conditions, Is, Summary, whole_seconds},
     decision::{Made, record},
+    run_state::Trouble,
 };
 
-/// Decisions the CRD has room for.
-const HISTORY: usize = 10;
 /// Metrics the CRD has room for.
 const METRICS: usize = 16;
 
@@ -177,9 +176,7 @@ fn note_evaluation(
 }
 
 fn remember(status: &mut ModelVersionStatus, made: Made, now: Timestamp) -> Decision {
-    let decision = record(&mut status.history, made, now);
-    status.history.truncate(HISTORY);
-    decision
+    record(&mut status.history, made, now)
 }
 
 fn say_gates(verdict: Verdict, status: &ModelVersionStatus) -> (Is, &'static str, String) {

@@ -29,6 +29,8 @@ static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         mask(r"\bworld-\d+\b", "NAMESPACE"),
         // Addresses the API server gives to Services, and how often counters were looked at.
         mask(r"\b10\.0\.\d+\.\d+\b", "ADDRESS"),
+        // What is left of a deadline that counts from the first start.
+        mask(r#""activeDeadlineSeconds":\d+"#, "DEADLINE"),
         mask(r#"looks?\\":\d+"#, "LOOKS"),
     ]
 });

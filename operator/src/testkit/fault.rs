@@ -2,9 +2,10 @@
 //!
 //! Writes are counted from 1 in the order they are sent; a fault is meant for one of them. A crash leaves the request without an
 //! answer and tells whoever waits on `crashed`, who then drops the reconcile that sent it, as the end of a process would.
+//! Events of watches are counted likewise, over all watches of the client; `stream` loses some of them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -18,6 +19,8 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tower::{BoxError, Layer, Service, ServiceExt};
 
+use super::stream;
+
 /// What happens to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -29,6 +32,25 @@ pub enum Fault {
     LostReply,
     /// The write is refused with this status.
     Refused(u16),
+}
+
+/// What happens to an event of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchFault {
+    /// It is lost, and the watch goes on as if nothing had been.
+    Lost,
+    /// The connection ends in its middle.
+    Cut,
+    /// The connection ends in its middle, and the server has forgotten by then what came before: 410 Gone.
+    Gone,
+}
+
+/// Which events of watches are disturbed: every so many, from this one on.
+#[derive(Clone, Copy, Debug)]
+struct WatchPlan {
+    fault: WatchFault,
+    every: usize,
+    first: usize,
 }
 
 /// A write that was sent, as a person reads it.
@@ -49,6 +71,11 @@ struct State {
     planned: HashMap<usize, Fault>,
     race: Option<(Method, &'static str, Race)>,
     serves_old_lists: bool,
+    watch_plan: Option<WatchPlan>,
+    /// Events of watches that came, and those of them that were disturbed.
+    events: (usize, usize),
+    /// Watches that are answered with 410 the next time.
+    gone: HashSet<String>,
     lists: HashMap<String, VecDeque<Bytes>>,
 }
 
@@ -65,6 +92,24 @@ impl Faults {
         let mut state = self.lock();
         let at = state.writes.len() + nth;
         state.planned.insert(at, fault);
+    }
+
+    /// Takes back the faults that have not met their write. Returns whether there were any.
+    pub fn take_back_planned(&self) -> bool {
+        let planned = &mut self.lock().planned;
+        let were_any = !planned.is_empty();
+        planned.clear();
+        were_any
+    }
+
+    /// From now on this happens to every so many-th event of the watches, counted from 1 for the first.
+    pub fn disturb_watches(&self, fault: WatchFault, every: usize, first: usize) {
+        self.lock().watch_plan = Some(WatchPlan { fault, every: every.max(1), first });
+    }
+
+    /// How many events of watches were disturbed so far.
+    pub fn disturbed_events(&self) -> usize {
+        self.lock().events.1
     }
 
     /// Does this right before the next write of this method to a path that contains `part`.
@@ -120,6 +165,26 @@ impl Faults {
         let mut state = self.lock();
         let is_due = state.race.as_ref().is_some_and(|(of, part, _)| of == method && path.contains(part));
         if is_due { state.race.take().map(|(_, _, race)| race) } else { None }
+    }
+
+    /// Counts an event of this watch and returns what happens to it.
+    pub(super) fn note_event(&self, watch: &str) -> Option<WatchFault> {
+        let mut state = self.lock();
+        state.events.0 += 1;
+        let (plan, count) = (state.watch_plan?, state.events.0);
+        let is_due = count >= plan.first && (count - plan.first).is_multiple_of(plan.every);
+        if !is_due {
+            return None;
+        }
+        state.events.1 += 1;
+        if plan.fault == WatchFault::Gone {
+            state.gone.insert(watch.to_owned());
+        }
+        Some(plan.fault)
+    }
+
+    fn is_gone(&self, watch: &str) -> bool {
+        self.lock().gone.remove(watch)
     }
 
     /// Remembers a list and returns the one to show.
@@ -221,8 +286,11 @@ where
     S: Service<Request<Body>, Response = Response<Box<DynBody>>, Error = BoxError>,
 {
     let uri = request.uri().to_string();
-    // An object or a watch; only a list has a label selector.
-    let is_list = uri.contains("labelSelector") && !uri.contains("watch=true");
+    if uri.contains("watch=true") {
+        return watch(inner, faults, request).await;
+    }
+    // An object has no label selector.
+    let is_list = uri.contains("labelSelector");
     let answer = send(inner, request).await?;
     if !is_list || !answer.status().is_success() {
         return Ok(answer);
@@ -230,6 +298,22 @@ where
     let (parts, body) = answer.into_parts();
     let body = body.collect().await?.to_bytes();
     Ok(Response::from_parts(parts, whole(faults.remember(uri, body))))
+}
+
+async fn watch<S>(inner: Arc<tokio::sync::Mutex<S>>, faults: Faults, request: Request<Body>) -> Answer
+where
+    S: Service<Request<Body>, Response = Response<Box<DynBody>>, Error = BoxError>,
+{
+    // The kind, its namespace and the selector: the rest of a watch's URI differs from one to the next.
+    let query = request.uri().query().unwrap_or_default();
+    let selector = query.split('&').find(|part| part.starts_with("labelSelector")).unwrap_or_default();
+    let name = format!("{}?{selector}", request.uri().path());
+    if faults.is_gone(&name) {
+        return refused(410);
+    }
+    let (parts, body) = send(inner, request).await?.into_parts();
+    let body = if parts.status.is_success() { stream::disturbed(faults, name, body) } else { body };
+    Ok(Response::from_parts(parts, body))
 }
 
 async fn send<S>(inner: Arc<tokio::sync::Mutex<S>>, request: Request<Body>) -> Answer
@@ -247,6 +331,7 @@ fn refused(code: u16) -> Answer {
     let status = StatusCode::from_u16(code)?;
     let reason = match code {
         409 => "Conflict",
+        410 => "Expired",
         429 => "TooManyRequests",
         503 => "ServiceUnavailable",
         _ => "InternalError",

@@ -12,13 +12,30 @@ use kube::{
     ResourceExt,
     api::{Patch, PatchParams, PostParams},
 };
-use millrace_contract::worker::{REPORT_KEY, WorkerReport};
-use millrace_crds::labels::WORKER_FIELD_MANAGER;
+use millrace_contract::{
+    Digest,
+    worker::{REPORT_KEY, WorkerReport},
+};
+use millrace_crds::{Dataset, labels::WORKER_FIELD_MANAGER};
 use serde_json::{Value, json};
 
 use super::{Found, World};
 
 impl World {
+    /// A Dataset with its first version, as the Dataset controller would leave it.
+    pub async fn dataset_appears(&self, name: &str) -> Found<()> {
+        let spec = json!({"source": {"files": {"uri": format!("s3://lake/{name}/"), "format": "CSV"}}});
+        self.apply::<Dataset>(json!({"metadata": {"name": name}, "spec": spec})).await?;
+        let current = json!({
+            "version": 1, "contentDigest": Digest::of("rows"), "manifestDigest": Digest::of("manifest"),
+            "uri": format!("s3://store/datasets/{name}/rows/"), "rows": 100, "bytes": 1000,
+            "createdTime": "2026-01-01T00:00:00Z",
+        });
+        let status = Patch::Merge(json!({"status": {"observedGeneration": 1, "current": current}}));
+        let patched = self.api::<Dataset>().patch_status(name, &PatchParams::default(), &status).await;
+        patched.map(|_| ()).map_err(|e| format!("status of Dataset {name}: {e}"))
+    }
+
     /// The one Job that has not ended.
     pub async fn running_job(&self) -> Found<Job> {
         let open: Vec<Job> = self.list::<Job>().await?.into_iter().filter(|job| !has_ended(job)).collect();
@@ -50,7 +67,7 @@ impl World {
         let complete =
             json!({"type": "Complete", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now});
         let status = json!({
-            "startTime": now, "completionTime": now, "succeeded": 1, "ready": 0, "terminating": 0,
+            "startTime": now, "completionTime": now, "succeeded": 1, "active": null, "ready": 0, "terminating": 0,
             "uncountedTerminatedPods": {}, "conditions": [met, complete],
         });
         self.set_job_status(name, status).await
@@ -61,7 +78,7 @@ impl World {
         let now = Time(Timestamp::now());
         let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": reason, "message": "", "lastTransitionTime": now});
         let status = json!({
-            "startTime": now, "failed": 1, "ready": 0, "terminating": 0, "uncountedTerminatedPods": {},
+            "startTime": now, "failed": 1, "active": null, "ready": 0, "terminating": 0, "uncountedTerminatedPods": {},
             "conditions": [condition("FailureTarget"), condition("Failed")],
         });
         self.set_job_status(name, status).await

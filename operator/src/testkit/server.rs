@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::{Found, fault::FaultLayer, world::eventually};
+use crate::metrics::{CountRequests, Metrics};
 
 /// How long the pair may take to come up on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -46,10 +47,10 @@ impl Server {
         ClientBuilder::try_from(config).map(ClientBuilder::build).map_err(|e| format!("client: {e}"))
     }
 
-    /// A client whose requests meet the faults of this layer.
-    pub async fn client_with(&self, faults: &FaultLayer) -> Found<Client> {
+    /// A client whose requests are counted, as those of the operator are, and meet the faults of this layer.
+    pub async fn client_with(&self, faults: &FaultLayer, metrics: &Metrics) -> Found<Client> {
         let builder = ClientBuilder::try_from(self.config().await?).map_err(|e| format!("client: {e}"))?;
-        Ok(builder.with_layer(faults).build())
+        Ok(builder.with_layer(faults).with_layer(&CountRequests(metrics.clone())).build())
     }
 
     async fn config(&self) -> Found<Config> {
@@ -132,7 +133,7 @@ fn apiserver_args(folder: &Path, etcd_url: &str, port: u16) -> Found<Vec<String>
 fn spawn(folder: &Path, program: &str, args: &[String]) -> Found<Child> {
     let path = bin_folder()?.join(program);
     if !path.exists() {
-        return Err(format!("{} is missing: `make cluster-binaries` builds it", path.display()));
+        return Err(format!("{} is missing: `make cluster-tools` builds it", path.display()));
     }
     let log = std::fs::File::create(folder.join(format!("{program}.log"))).map_err(|e| format!("log: {e}"))?;
     let watch = r#""$@" & child=$!; cat >/dev/null; kill -9 "$child""#;

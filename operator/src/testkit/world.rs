@@ -39,6 +39,9 @@ pub struct World {
     shown: Mutex<Vec<Value>>,
 }
 
+/// Looks the operator may need to come to rest.
+const MOST_LOOKS: usize = 15;
+
 static WORLDS: AtomicU64 = AtomicU64::new(0);
 
 impl World {
@@ -62,13 +65,20 @@ impl World {
 
     /// What an operator process that has just started is given: a new client, through the faults.
     pub async fn context(&self) -> Found<Arc<Context>> {
-        let client = server().await?.client_with(&self.faults.layer()).await?;
+        self.context_with(|_| {}).await
+    }
+
+    /// As `context`, with other options.
+    pub async fn context_with(&self, change: impl FnOnce(&mut Settings)) -> Found<Arc<Context>> {
+        let metrics = Metrics::default();
+        let client = server().await?.client_with(&self.faults.layer(), &metrics).await?;
         let ahead = self.ahead.clone();
         let clock: Clock =
             Arc::new(move || Timestamp::now() + SignedDuration::from_secs(ahead.load(Ordering::Relaxed)));
         let mut settings = Settings::for_tests();
         settings.watch_namespaces = vec![self.namespace.clone()];
-        Ok(Arc::new(Context::with_clock(client, settings, Metrics::default(), clock, self.bugs)))
+        change(&mut settings);
+        Ok(Arc::new(Context::with_clock(client, settings, metrics, clock, self.bugs)))
     }
 
     /// Lets time pass for the operator.
@@ -129,6 +139,26 @@ impl World {
             outcome = reconcile(Arc::new(object), ctx.clone()).await?;
         }
         Ok(outcome)
+    }
+
+    /// Looks until a look writes nothing. Time passes between two looks, and errors are looked at again, as the controller would;
+    /// returns how many there were.
+    pub async fn come_to_rest<K, F>(&self, ctx: &Arc<Context>, reconcile: fn(Arc<K>, Arc<Context>) -> F) -> Found<usize>
+    where
+        K: Namespaced + Serialize,
+        F: Future<Output = Result<Action, Error>>,
+    {
+        let mut errors = Vec::new();
+        for _ in 0..MOST_LOOKS {
+            let before = self.faults.stored();
+            match self.look_at_all(ctx.clone(), reconcile).await {
+                Ok(_) if self.faults.stored() == before => return Ok(errors.len()),
+                Ok(_) => {}
+                Err(error) => errors.push(error.to_string()),
+            }
+            self.pass(Duration::from_secs(1));
+        }
+        Err(format!("the operator does not come to rest within {MOST_LOOKS} looks; errors: {errors:?}"))
     }
 
     /// Shows an object to its reconcile as it was in the n-th version the operator has seen; `Internal` when there is none. What

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         batch::v1::{
@@ -29,6 +30,8 @@ use crate::{Error, settings::Settings, worker_run::WorkerRun};
 
 /// Exit code of `fetch` when trying again is of no use.
 const NO_INPUTS: i32 = 3;
+/// Exit code of `fetch` when it has tried for long enough, and a new pod may do better.
+const TRY_AGAIN: i32 = 2;
 
 /// The children, in the order they are applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +56,7 @@ pub fn children(
     resolved: &Resolved,
     name: &str,
     settings: &Settings,
+    now: Timestamp,
 ) -> Result<Children, Error> {
     let task = WorkerTask::Train(task(training_job, resolved));
     let namespace = training_job.namespace().unwrap_or_default();
@@ -72,7 +76,7 @@ pub fn children(
         role: run.role(),
         role_binding: run.role_binding(),
         service: (training_job.spec.trainer.nodes > 1).then(|| service(training_job, name)),
-        job: job(training_job, &Run { name, namespace: &namespace, task: &task }, settings)?,
+        job: job(training_job, &Run { name, namespace: &namespace, task: &task }, settings, now)?,
     })
 }
 
@@ -136,7 +140,7 @@ fn service(training_job: &TrainingJob, name: &str) -> Service {
     }
 }
 
-fn job(training_job: &TrainingJob, run: &Run, settings: &Settings) -> Result<Job, Error> {
+fn job(training_job: &TrainingJob, run: &Run, settings: &Settings, now: Timestamp) -> Result<Job, Error> {
     let spec = &training_job.spec;
     Ok(Job {
         metadata: metadata(training_job, run.name),
@@ -148,7 +152,7 @@ fn job(training_job: &TrainingJob, run: &Run, settings: &Settings) -> Result<Job
             // A pod is only replaced once it is gone: two attempts at a time would write the same checkpoints.
             pod_replacement_policy: Some("Failed".to_owned()),
             pod_failure_policy: Some(failure_policy()),
-            active_deadline_seconds: spec.active_deadline_seconds,
+            active_deadline_seconds: deadline(training_job, now),
             suspend: Some(spec.suspend),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels(training_job)), ..ObjectMeta::default() }),
@@ -160,7 +164,8 @@ fn job(training_job: &TrainingJob, run: &Run, settings: &Settings) -> Result<Job
     })
 }
 
-/// Disruptions do not spend the budget; inputs that can't be had as asked end the Job at once.
+/// Disruptions do not spend the budget, nor does a store that can't be reached, before the trainer has even begun; inputs that
+/// can't be had as asked end the Job at once.
 fn failure_policy() -> PodFailurePolicy {
     PodFailurePolicy {
         rules: vec![
@@ -172,25 +177,62 @@ fn failure_policy() -> PodFailurePolicy {
                 }]),
                 ..PodFailurePolicyRule::default()
             },
-            PodFailurePolicyRule {
-                action: "FailJob".to_owned(),
-                on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
-                    container_name: Some(FETCH.to_owned()),
-                    operator: "In".to_owned(),
-                    values: vec![NO_INPUTS],
-                }),
-                ..PodFailurePolicyRule::default()
-            },
+            after_fetch("FailJob", NO_INPUTS),
+            after_fetch("Ignore", TRY_AGAIN),
         ],
     }
 }
 
+fn after_fetch(action: &str, exit_code: i32) -> PodFailurePolicyRule {
+    PodFailurePolicyRule {
+        action: action.to_owned(),
+        on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
+            container_name: Some(FETCH.to_owned()),
+            operator: "In".to_owned(),
+            values: vec![exit_code],
+        }),
+        ..PodFailurePolicyRule::default()
+    }
+}
+
+/// Seconds a Job that starts at `job_start` may run, so that the spec's deadline counts from the first start of the TrainingJob:
+/// Kubernetes counts anew whenever a Job is resumed, or made again.
+fn deadline(training_job: &TrainingJob, job_start: Timestamp) -> Option<i64> {
+    let first = training_job.status.as_ref().and_then(|status| status.start_time.as_ref());
+    let passed = first.map_or(0, |first| job_start.as_second() - first.0.as_second());
+    // No less than the API takes: a Job that is due at once.
+    training_job.spec.active_deadline_seconds.map(|deadline| (deadline - passed.max(0)).max(1))
+}
+
+/// Seconds a Job's deadline may be off: it starts a little after it was asked for.
+const DEADLINE_SLACK: i64 = 5;
+
 /// What must change in the stored Job: whether it is suspended, and its deadline. All else of a Job is for ever.
-pub fn job_change(training_job: &TrainingJob, stored: &Job) -> Option<Value> {
-    let stored = stored.spec.clone().unwrap_or_default();
-    let (suspend, deadline) = (training_job.spec.suspend, training_job.spec.active_deadline_seconds);
-    let is_so = stored.suspend.unwrap_or_default() == suspend && stored.active_deadline_seconds == deadline;
-    (!is_so).then(|| json!({"spec": {"suspend": suspend, "activeDeadlineSeconds": deadline}}))
+pub fn job_change(training_job: &TrainingJob, stored: &Job, now: Timestamp) -> Option<Value> {
+    let spec = stored.spec.clone().unwrap_or_default();
+    let (was_suspended, suspend) = (spec.suspend.unwrap_or_default(), training_job.spec.suspend);
+    let wanted = match (was_suspended, suspend) {
+        // While it is suspended, its deadline does not matter; it is set when it goes on.
+        (true, true) => spec.active_deadline_seconds,
+        (true, false) => deadline(training_job, now),
+        // Resumed, and the Job controller has not seen it: the deadline was set when it was resumed.
+        (false, _) if is_held(stored) => spec.active_deadline_seconds,
+        (false, _) => match stored.status.as_ref().and_then(|status| status.start_time.as_ref()) {
+            Some(start) => deadline(training_job, start.0),
+            None => training_job.spec.active_deadline_seconds,
+        },
+    };
+    let is_due = match (wanted, spec.active_deadline_seconds) {
+        (Some(wanted), Some(stored)) => (wanted - stored).abs() <= DEADLINE_SLACK,
+        (wanted, stored) => wanted == stored,
+    };
+    let is_so = was_suspended == suspend && is_due;
+    (!is_so).then(|| json!({"spec": {"suspend": suspend, "activeDeadlineSeconds": wanted}}))
+}
+
+fn is_held(stored: &Job) -> bool {
+    let conditions = stored.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Suspended" && condition.status == "True")
 }
 
 /// Gives a Job whose end is recorded a time to live. Not before: a Job that vanished unrecorded would be run again.

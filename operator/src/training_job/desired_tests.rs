@@ -16,7 +16,12 @@ fn settings() -> Settings {
 fn children_of(spec: Value) -> Children {
     let job = started(spec);
     let resolved = job.status.clone().unwrap().resolved.unwrap();
-    children(&job, &resolved, NAME, &settings()).unwrap()
+    children(&job, &resolved, NAME, &settings(), start(0)).unwrap()
+}
+
+/// Seconds after the fixture's start.
+fn start(seconds: i64) -> Timestamp {
+    "2026-01-01T11:00:00Z".parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_secs(seconds)
 }
 
 fn pod_of(children: &Children) -> Value {
@@ -43,6 +48,7 @@ fn the_job_but_for_its_pod() {
                 "podFailurePolicy": {"rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                     {"action": "FailJob", "onExitCodes": {"containerName": "fetch", "operator": "In", "values": [3]}},
+                    {"action": "Ignore", "onExitCodes": {"containerName": "fetch", "operator": "In", "values": [2]}},
                 ]},
                 "template": {"metadata": {"labels": labels}, "spec": "the pod"},
             },
@@ -179,7 +185,38 @@ fn the_workers_are_asked_with_typed_hyperparameters() {
 #[test]
 fn a_stored_job_is_only_changed_where_the_spec_may_change() {
     let stored = batch_job(&[]);
-    assert_eq!(job_change(&started(json!({})), &stored), None);
+    assert_eq!(job_change(&started(json!({})), &stored, start(0)), None);
     let paused = started(json!({"suspend": true, "activeDeadlineSeconds": 9}));
-    assert_eq!(job_change(&paused, &stored), Some(json!({"spec": {"suspend": true, "activeDeadlineSeconds": 9}})));
+    assert_eq!(
+        job_change(&paused, &stored, start(0)),
+        Some(json!({"spec": {"suspend": true, "activeDeadlineSeconds": 9}}))
+    );
+}
+
+/// A Job that is suspended or not, of this deadline, and as its controller sees it.
+fn stored(suspend: bool, deadline: i64, status: Value) -> Job {
+    let spec = json!({"suspend": suspend, "activeDeadlineSeconds": deadline, "template": {}});
+    serde_json::from_value(json!({"metadata": {"name": NAME}, "spec": spec, "status": status})).unwrap()
+}
+
+#[test]
+fn a_deadline_counts_from_the_first_start_whatever_was_suspended_since() {
+    let job = started(json!({"activeDeadlineSeconds": 1_000}));
+    let running = json!({"startTime": "2026-01-01T11:00:02Z"});
+    assert_eq!(job_change(&job, &stored(false, 1_000, running.clone()), start(500)), None, "it started at once");
+    // Suspended at 400 and resumed at 700: 300 s are left.
+    let held = json!({"startTime": "2026-01-01T11:00:02Z", "conditions": [{"type": "Suspended", "status": "True"}]});
+    let resumed = Some(json!({"spec": {"suspend": false, "activeDeadlineSeconds": 300}}));
+    assert_eq!(job_change(&job, &stored(true, 1_000, held.clone()), start(700)), resumed);
+    // The Job controller has not seen it; then it has, a little later.
+    assert_eq!(job_change(&job, &stored(false, 300, held), start(701)), None);
+    let goes_on = json!({"startTime": "2026-01-01T11:11:42Z"});
+    assert_eq!(job_change(&job, &stored(false, 300, goes_on), start(703)), None);
+    // Made again, after somebody deleted it; and when all the time is over.
+    assert_eq!(deadline(&job, start(900)), Some(100));
+    assert_eq!(deadline(&job, start(9_000)), Some(1));
+    // A longer one is given to the Job that runs.
+    let longer = started(json!({"activeDeadlineSeconds": 5_000}));
+    let change = Some(json!({"spec": {"suspend": false, "activeDeadlineSeconds": 4_998}}));
+    assert_eq!(job_change(&longer, &stored(false, 1_000, running), start(500)), change);
 }

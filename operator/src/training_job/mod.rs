@@ -29,15 +29,7 @@ pub mod status;
 
 use std::sync::Arc;
 
-use futures::StreamExt;
-use k8s_openapi::api::{
-    batch::v1::Job,
-    core::v1::{ConfigMap, Pod},
-};
-use kube::{
-    ResourceExt,
-    runtime::reflector::{ObjectRef, Store},
-};
+use kube::ResourceExt;
 use millrace_crds::{Dataset, TrainingJob, labels};
 
 pub use reconcile::reconcile;
@@ -45,42 +37,25 @@ pub use reconcile::reconcile;
 use crate::{
     Context,
     controller::{self, Watches},
-    watch::{Guarded, Scope, named_by_label},
+    watch::{Scope, Wakes, those_of},
 };
 
 /// Runs the controller until the context is stopped.
 pub async fn controller(ctx: Arc<Context>) {
-    controller::run::<TrainingJob, _>(ctx, watches, reconcile).await;
+    controller::run::<TrainingJob, _>(ctx, Wakes::EveryChange, watches, reconcile).await;
 }
 
 fn watches(scope: &Scope, controller: Watches<TrainingJob>) -> Watches<TrainingJob> {
     let jobs = controller.store();
-    controller
-        .watches_stream(scope.labelled::<Job>(labels::TRAINING_JOB).boxed(), |o| {
-            named_by_label(&o, labels::TRAINING_JOB)
-        })
-        .watches_stream(scope.labelled::<Pod>(labels::TRAINING_JOB).boxed(), |o| {
-            named_by_label(&o, labels::TRAINING_JOB)
-        })
-        .watches_stream(scope.labelled::<ConfigMap>(labels::TRAINING_JOB).boxed(), |o| {
-            named_by_label(&o, labels::TRAINING_JOB)
-        })
-        .watches_stream(scope.every::<Dataset>().boxed(), move |dataset| {
-            waiting_for(&jobs, dataset.namespace().as_deref(), &dataset.name_any())
-        })
-}
-
-/// The jobs that have not started and name this Dataset; a started one has its version pinned.
-fn waiting_for(
-    jobs: &Store<Guarded<TrainingJob>>,
-    namespace: Option<&str>,
-    dataset: &str,
-) -> Vec<ObjectRef<Guarded<TrainingJob>>> {
-    jobs.state()
-        .iter()
-        .filter_map(|guarded| guarded.0.as_ref().ok())
-        .filter(|job| job.namespace().as_deref() == namespace && job.spec.dataset.name == dataset)
-        .filter(|job| job.status.as_ref().is_none_or(|status| status.resolved.is_none()))
-        .map(|job| ObjectRef::new(&job.name_any()).within(&job.namespace().unwrap_or_default()))
-        .collect()
+    controller::watching_run(scope, controller, labels::TRAINING_JOB).watches_stream(
+        scope.every::<Dataset>(),
+        move |dataset| {
+            // Those that have not started: a started one has its version pinned.
+            let is_waiting = |job: &TrainingJob| {
+                job.spec.dataset.name == dataset.name_any()
+                    && job.status.as_ref().is_none_or(|status| status.resolved.is_none())
+            };
+            those_of(&jobs, dataset.namespace().as_deref(), is_waiting)
+        },
+    )
 }

@@ -19,10 +19,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::ResourceExt;
-use millrace_contract::{
-    Digest,
-    worker::{Failure, Outcome},
-};
+use millrace_contract::{Digest, worker::Outcome};
 use millrace_crds::{Dataset, TrainingJob, training_job::Resolved};
 
 use super::{
@@ -30,7 +27,7 @@ use super::{
     observe::Observed,
 };
 use crate::{
-    run_state::{Problem, ProblemReason, Reported, RunState, run_state, waiting_problem},
+    run_state::{Problem, ProblemReason, Reported, RunState, Trouble, run_state, waiting_problem},
     training_job::pod::TRAINER,
 };
 
@@ -78,27 +75,6 @@ pub struct Running {
     pub suspended: bool,
     /// What keeps a pod from running, or what the last one died of.
     pub problem: Option<Trouble>,
-}
-
-/// What is wrong, with a reason for the condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Machine-readable, CamelCase.
-    pub reason: &'static str,
-    /// What is wrong and what helps, for a person.
-    pub message: String,
-}
-
-impl From<Problem> for Trouble {
-    fn from(problem: Problem) -> Self {
-        Self { reason: problem.reason.as_str(), message: problem.message }
-    }
-}
-
-impl From<&Failure> for Trouble {
-    fn from(failure: &Failure) -> Self {
-        Self { reason: failure.reason.as_str(), message: failure.message.clone() }
-    }
 }
 
 /// Decides it.

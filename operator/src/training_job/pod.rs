@@ -20,8 +20,8 @@ use crate::{
     Error,
     settings::Settings,
     worker_run::{
-        empty_dir, env, mount, resource_requirements, restricted_container, restricted_pod, schedule, store_env,
-        task_env, token_mount, token_volume,
+        empty_dir, env, literal_env, mount, resource_requirements, restricted_container, restricted_pod, schedule,
+        store_env, task_env, token_mount, token_volume,
     },
 };
 
@@ -148,7 +148,7 @@ fn trainer_env(run: &Run, spec: &TrainingJobSpec) -> Vec<EnvVar> {
     let hyperparameters: BTreeMap<String, &String> =
         spec.hyperparameters.iter().map(|(name, value)| (hyperparameter_variable(name), value)).collect();
     let mut variables: Vec<EnvVar> =
-        hyperparameters.into_iter().map(|(name, value)| env(&name, &literally(value))).collect();
+        hyperparameters.into_iter().map(|(name, value)| literal_env(&name, value)).collect();
     variables.extend(distributed_env(run.name, trainer));
     // The user of the pod has no home of its own in a foreign image, and many libraries write to one.
     if !trainer.env.iter().any(|variable| variable.name == "HOME") {
@@ -162,11 +162,6 @@ fn trainer_env(run: &Run, spec: &TrainingJobSpec) -> Vec<EnvVar> {
 fn hyperparameter_variable(name: &str) -> String {
     let fit = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     format!("MILLRACE_HP_{}", name.chars().map(fit).collect::<String>())
-}
-
-/// Kubernetes replaces `$(NAME)` in values; a hyperparameter is meant as it is written.
-fn literally(value: &str) -> String {
-    value.replace('$', "$$")
 }
 
 /// What launchers of distributed training look for. `RANK` and `WORLD_SIZE` count processes, `NODE_RANK` counts pods.

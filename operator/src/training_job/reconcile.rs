@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     Context, Error,
+    bug::SeededBug,
     cluster::{Namespaced, within_deadline},
     conditions,
     error::Class,
@@ -71,8 +72,9 @@ async fn act(job: &TrainingJob, observed: &Observed, phase: &Phase, ctx: &Contex
 /// Makes the children that are missing, the Job last, and keeps what may change of the Job as the spec says.
 async fn run(job: &TrainingJob, observed: &Observed, owner: &Owner, ctx: &Context) -> Result<(), Error> {
     let (resolved, name) = pinned(job)?;
+    let now = ctx.now();
     let desired::Children { service_account, report, role, role_binding, service, job: batch_job } =
-        desired::children(job, resolved, name, &ctx.settings)?;
+        desired::children(job, resolved, name, &ctx.settings, now)?;
     let cluster = &ctx.cluster;
     if observed.job.is_none() {
         // An outdated object may have ended since, and its Job be gone: it must not train again.
@@ -89,7 +91,7 @@ async fn run(job: &TrainingJob, observed: &Observed, owner: &Owner, ctx: &Contex
         Some(stored) => stored.clone(),
         None => cluster.ensure(owner, batch_job).await?,
     };
-    if let Some(change) = desired::job_change(job, &stored) {
+    if let Some(change) = desired::job_change(job, &stored, now) {
         cluster.patch(owner, &stored, change).await?;
     }
     Ok(())
@@ -97,7 +99,8 @@ async fn run(job: &TrainingJob, observed: &Observed, owner: &Owner, ctx: &Contex
 
 /// Makes the ModelVersion unless it is there, then raises the number on record.
 async fn register(job: &TrainingJob, observed: &Observed, trained: &Trained, ctx: &Context) -> Result<String, Error> {
-    let version = match registry::own(job, &observed.versions) {
+    let own = registry::own(job, &observed.versions).filter(|_| !ctx.bugs.has(SeededBug::RegisterTwice));
+    let version = match own {
         Some(version) => version.clone(),
         None => create_version(job, observed, trained, ctx).await?,
     };
@@ -141,13 +144,13 @@ async fn create_version(
 async fn own_by_number(job: &TrainingJob, number: i64, ctx: &Context) -> Result<Option<ModelVersion>, Error> {
     let name = format!("{}-{number}", job.spec.model);
     let version = ctx.cluster.get::<ModelVersion>(&job.namespace().unwrap_or_default(), &name).await?;
-    Ok(version.filter(|version| registry::is_own(job, version)))
+    Ok(version.filter(|version| registry::is_own(job, version) && !ctx.bugs.has(SeededBug::RegisterTwice)))
 }
 
 /// Upwards only, by a change of one key: other models are counted in the same ConfigMap.
 async fn record_number(job: &TrainingJob, observed: &Observed, number: i64, ctx: &Context) -> Result<(), Error> {
     let model = &job.spec.model;
-    if registry::recorded(model, observed.numbers.as_ref()) >= number {
+    if registry::recorded(model, observed.numbers.as_ref()) >= number || ctx.bugs.has(SeededBug::ForgetNumber) {
         return Ok(());
     }
     match &observed.numbers {

@@ -6,7 +6,10 @@ use millrace_crds::training_job::Resolved;
 use serde_json::json;
 
 use super::*;
-use crate::training_job::{ending::Ended, fixtures::*, phase::Trouble};
+use crate::{
+    run_state::Trouble,
+    training_job::{ending::Ended, fixtures::*},
+};
 
 fn conditions(status: &TrainingJobStatus) -> Vec<(&str, &str, &str)> {
     status.conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str())).collect()

@@ -53,7 +53,7 @@ async fn a_body_of_unannounced_length_is_cut_off_at_the_limit() {
 #[tokio::test]
 async fn memory_for_bodies_is_bounded_over_all_requests() {
     let backend = Backend::start(Behaviour::Answer(200)).await;
-    let settings = Settings { body_budget: 10_240, ..Settings::default() };
+    let settings = Settings { body_budget: 10_010, ..Settings::default() };
     let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
     let running = Running::start_with(inputs, settings, FrontDoor::default()).await;
     // This one announces all there is and does not send it.

@@ -1,10 +1,18 @@
 //! The router as a whole: real clients, a real router and real servers over TCP, all in this process.
 
 mod admin;
+mod answers;
+mod auth;
 mod changes;
+mod fallback;
 mod grpc;
 mod limits;
+mod mirror;
+mod retries;
+mod routes;
 mod shield;
 mod split;
 mod support;
+mod tls;
 mod watch;
+mod workers;

@@ -41,6 +41,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Behaviour {
     /// Answer with this status and a JSON body.
     Answer(u16),
+    /// Answer 200 with this body.
+    Say(&'static str),
     /// Answer 200 after this many milliseconds.
     After(u64),
     /// Read the request and never answer.
@@ -56,6 +58,7 @@ pub struct Backend {
     pub address: SocketAddr,
     pub served: Arc<AtomicU64>,
     pub last_headers: Arc<Mutex<HeaderMap>>,
+    paths: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -69,15 +72,22 @@ impl Backend {
         let address = listener.local_addr().expect("bound");
         let served = Arc::new(AtomicU64::new(0));
         let last_headers = Arc::new(Mutex::new(HeaderMap::new()));
-        let (counter, headers) = (served.clone(), last_headers.clone());
+        let paths = Arc::new(Mutex::new(Vec::new()));
+        let (counter, headers, seen) = (served.clone(), last_headers.clone(), paths.clone());
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
-                connections.spawn(connection(stream, behaviour, counter.clone(), headers.clone()));
+                let notes = (counter.clone(), headers.clone(), seen.clone());
+                connections.spawn(connection(stream, behaviour, notes));
             }
         });
-        Self { address, served, last_headers, task }
+        Self { address, served, last_headers, paths, task }
+    }
+
+    /// Paths it was asked for.
+    pub fn paths(&self) -> Vec<String> {
+        self.paths.lock().expect("not poisoned").clone()
     }
 
     /// End it as SIGKILL does, and wait until it is gone.
@@ -93,14 +103,17 @@ impl Drop for Backend {
     }
 }
 
-async fn connection(stream: TcpStream, behaviour: Behaviour, served: Arc<AtomicU64>, headers: Arc<Mutex<HeaderMap>>) {
+type Notes = (Arc<AtomicU64>, Arc<Mutex<HeaderMap>>, Arc<Mutex<Vec<String>>>);
+
+async fn connection(stream: TcpStream, behaviour: Behaviour, (served, headers, paths): Notes) {
     match behaviour {
         Behaviour::Reset => broken(stream, "", served).await,
         Behaviour::ResetMidway => {
             broken(stream, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"half\":", served).await;
         }
-        Behaviour::Answer(_) | Behaviour::After(_) | Behaviour::Hang => {
+        Behaviour::Answer(_) | Behaviour::Say(_) | Behaviour::After(_) | Behaviour::Hang => {
             let service = service_fn(move |request: Request<Incoming>| {
+                paths.lock().expect("not poisoned").push(request.uri().path().to_owned());
                 let (served, headers) = (served.clone(), headers.clone());
                 async move { Ok::<_, Infallible>(answer(behaviour, request, &served, &headers).await) }
             });
@@ -120,6 +133,7 @@ async fn answer(
     served.fetch_add(1, Ordering::SeqCst);
     let status = match behaviour {
         Behaviour::Answer(status) => status,
+        Behaviour::Say(text) => return Response::new(Full::new(Bytes::from_static(text.as_bytes()))),
         Behaviour::After(milliseconds) => {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             200
@@ -163,6 +177,7 @@ pub fn plan(generation: i64, weights: &[(&str, u32)]) -> RoutingPlan {
         shield: weights.first().map(|(revision, _)| (*revision).to_owned()),
         timeout_milliseconds: 1_000,
         max_body_bytes: 10_000,
+        ..RoutingPlan::default()
     }
 }
 

@@ -16,6 +16,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use millrace_contract::traffic::RouterTraffic;
 use millrace_router::{
     router::{Router, Settings},
     server::FrontDoor,
@@ -170,7 +171,8 @@ async fn plans_are_followed_from_the_api_server_and_an_outage_changes_nothing() 
     server.abort();
     let _ = server.await;
     objects.lock().expect("not poisoned").watching.clear();
-    let problems = || router.metrics.text().contains("millrace_router_problems_total{kind=\"Watch\"}");
+    let problems =
+        || router.metrics.text(&RouterTraffic::default()).contains("millrace_router_problems_total{kind=\"Watch\"}");
     until("the outage is noticed", problems).await;
     assert!(router.is_ready());
     assert_eq!(infer().await, 200);
@@ -200,7 +202,8 @@ async fn plans_without_endpoints_are_half_of_the_picture_and_not_followed() {
     let watches_plans =
         || objects.lock().expect("not poisoned").watching.iter().any(|(plural, _)| *plural == "configmaps");
     until("the plans are listed", watches_plans).await;
-    let problems = || router.metrics.text().contains("millrace_router_problems_total{kind=\"Watch\"} 2");
+    let problems =
+        || router.metrics.text(&RouterTraffic::default()).contains("millrace_router_problems_total{kind=\"Watch\"} 2");
     until("the endpoints are refused twice", problems).await;
     assert!(!router.is_ready() && followed(&router).is_none());
     objects.lock().expect("not poisoned").broken = None;

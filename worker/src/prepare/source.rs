@@ -128,6 +128,7 @@ mod tests {
             location: location.clone(),
             relative: relative.to_owned(),
             bytes,
+            tag: String::new(),
         };
         let entries = files.iter().map(entry).collect();
         choose("s3://lake/tx", entries, FileFormat::Csv, LIMITS)

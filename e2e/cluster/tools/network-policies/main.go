@@ -8,9 +8,11 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"net/http"
 	"os/exec"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,13 +28,30 @@ const settle = 50 * time.Millisecond
 
 func main() {
 	kubeconfig := flag.String("kubeconfig", "", "path of the kubeconfig")
+	address := flag.String("health", "127.0.0.1:10246", "address that serves /healthz, which succeeds while the rules are in force")
 	flag.Parse()
-	if err := run(*kubeconfig); err != nil {
+	var health health
+	go func() { log.Fatal(http.ListenAndServe(*address, &health)) }()
+	if err := run(*kubeconfig, &health); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(kubeconfig string) error {
+// health answers whether what the API server last said is in force.
+type health struct{ inForce atomic.Bool }
+
+func (h *health) ServeHTTP(response http.ResponseWriter, request *http.Request) {
+	switch {
+	case request.URL.Path != "/healthz":
+		http.NotFound(response, request)
+	case !h.inForce.Load():
+		http.Error(response, "the rules are not in force", http.StatusServiceUnavailable)
+	default:
+		fmt.Fprintln(response, "ok")
+	}
+}
+
+func run(kubeconfig string, health *health) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return err
@@ -57,7 +76,7 @@ func run(kubeconfig string) error {
 	}
 	factory.Start(ctx.Done())
 	factory.WaitForCacheSync(ctx.Done())
-	enforce(ctx, factory, changed)
+	enforce(ctx, factory, changed, health)
 	return nil
 }
 
@@ -76,20 +95,22 @@ func notify(changed chan<- struct{}) cache.ResourceEventHandler {
 }
 
 // enforce writes the rules whenever they differ from those last written; a failure is tried again every second.
-func enforce(ctx context.Context, factory informers.SharedInformerFactory, changed <-chan struct{}) {
+func enforce(ctx context.Context, factory informers.SharedInformerFactory, changed <-chan struct{}, health *health) {
 	written := ""
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
 	for {
-		if rules, err := current(factory); err != nil {
+		rules, err := current(factory)
+		if err != nil {
 			log.Printf("the rules stay as they were: %v", err)
 		} else if rules != written {
-			if err := write(ctx, rules); err != nil {
+			if err = write(ctx, rules); err != nil {
 				log.Printf("writing the rules: %v", err)
 			} else {
 				written = rules
 			}
 		}
+		health.inForce.Store(err == nil)
 		select {
 		case <-ctx.Done():
 			return

@@ -1,0 +1,126 @@
+//! What a router counts beside the evidence (`GET /v1/traffic` on its admin port): demand for scaling, everything that was not
+//! split at random, sticky clusters, and the mirror. Evidence for verdicts is in `/v1/stats` ([`crate::routing::RouterStats`]).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Sticky keys are counted in groups of this many neighbouring buckets.
+pub const BUCKETS_PER_CLUSTER: u32 = 25;
+
+/// What one router process has counted since it started. Counters only grow; a new `boot_id` starts from zero.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouterTraffic {
+    /// Changes whenever the process starts; the same as in the evidence.
+    pub boot_id: String,
+    /// Inputs that were taken and what they cost last.
+    #[serde(default)]
+    pub applied: Applied,
+    /// By InferenceService name.
+    pub services: BTreeMap<String, ServiceTraffic>,
+}
+
+/// The last change of plans or endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Applied {
+    /// Changes so far.
+    pub changes: u64,
+    /// Microseconds the last one took from new inputs to the first request that sees them.
+    pub last_microseconds: u64,
+}
+
+/// Counters of one service, for as long as it has a plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceTraffic {
+    /// Uid from the plan.
+    pub service_uid: String,
+    /// Requests in hand now, those that wait included.
+    pub in_flight: u64,
+    /// Requests that wait now for a first endpoint.
+    pub waiting: u64,
+    /// Requests that were taken, refused ones included.
+    pub requests: u64,
+    /// Requests that had to wait for a first endpoint.
+    pub held: u64,
+    /// Those of them that waited in vain.
+    pub held_in_vain: u64,
+    /// Requests without valid credentials.
+    pub unauthenticated: u64,
+    /// Retries that were not made because the budget was spent.
+    pub retries_over_budget: u64,
+    /// By revision, over all plan generations.
+    pub revisions: BTreeMap<String, RevisionTraffic>,
+    /// By route name, then revision.
+    pub routes: BTreeMap<String, BTreeMap<String, Ended>>,
+    /// By plan generation, revision and cluster of sticky buckets (bucket / [`BUCKETS_PER_CLUSTER`]).
+    pub clusters: BTreeMap<i64, BTreeMap<String, BTreeMap<u32, Ended>>>,
+    /// The mirror of the newest plan, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorTraffic>,
+}
+
+/// How requests ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ended {
+    /// All.
+    pub requests: u64,
+    /// Those that failed by the revision's own fault.
+    pub errors: u64,
+}
+
+/// Counters of one revision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RevisionTraffic {
+    /// Answers below 400 to clients, whatever brought the request there.
+    pub answered: u64,
+    /// Answers 4xx, and clients that went away.
+    pub client_errors: u64,
+    /// Requests it failed.
+    pub errors: u64,
+    /// Requests asked for by one of its names.
+    pub by_name: u64,
+    /// Answers as fallback: the chosen revision was overloaded.
+    pub fallback_overload: u64,
+    /// Answers as fallback: nothing was loaded.
+    pub fallback_absence: u64,
+    /// Answers as fallback: the chosen revision could not be reached, or failed.
+    pub fallback_outage: u64,
+    /// Endpoints that are left alone at the moment.
+    pub ejected: u64,
+    /// Times an endpoint was ejected.
+    pub ejections: u64,
+}
+
+/// What came of the copies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MirrorTraffic {
+    /// Who got them.
+    pub revision: String,
+    /// Copies sent.
+    pub sent: u64,
+    /// Copies not sent, because the router was short of something.
+    pub shed: u64,
+    /// Copies without an answer below 400.
+    pub failed: u64,
+    /// Pairs of answers that could not be compared: no JSON of the protocol, or other tensors.
+    pub incomparable: u64,
+    /// Pairs with classes (integers, booleans, text, or a row of probabilities).
+    pub classes_compared: u64,
+    /// Pairs in which every class was the same.
+    pub classes_agreed: u64,
+    /// Pairs with numbers.
+    pub numbers_compared: u64,
+    /// Pairs in which every number was within the tolerance.
+    pub numbers_agreed: u64,
+    /// Time of the copy by the time of the live request, as counts over [`RATIO_EDGES`] in percent; one more for what is above.
+    pub latency_ratio: Vec<u64>,
+}
+
+/// Upper edges of the latency ratio's bins, in percent.
+pub const RATIO_EDGES: [u32; 14] = [25, 50, 67, 80, 91, 100, 110, 125, 150, 200, 300, 500, 1_000, 10_000];

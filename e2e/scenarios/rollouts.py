@@ -1,0 +1,118 @@
+"""One switch after a preview, a gate, a rollback while the former revision is warm, a rehearsal on copies of live requests, and a decision
+computed again: by kubectl millrace, under requests of which none may fail."""
+
+import http.client
+import subprocess
+import time
+
+from kube import Failed, kubectl, say, wait
+from served import BODY, CLI, NS, Requests, address_of, approved, model_version, status_of
+
+NAME = "switched"
+
+
+def phase(number):
+    return ((NS.get("modelversion", f"{NAME}-{number}") or {}).get("status") or {}).get("phase")
+
+
+def service(rollout):
+    return f"""
+apiVersion: millrace.dev/v1alpha1
+kind: InferenceService
+metadata: {{name: {NAME}}}
+spec:
+  model: {{name: {NAME}}}
+  server: {{resources: {{requests: {{cpu: 50m, memory: 64Mi}}}}}}
+  rollout: {rollout}
+"""
+
+
+def version_of(role):
+    return (status_of(NAME).get(role) or {}).get("modelVersion")
+
+
+def millrace(*arguments, fails=False):
+    done = subprocess.run([CLI, "-n", NS.name, *arguments], capture_output=True, text=True, timeout=180, check=False)
+    text = (done.stdout + done.stderr).strip()
+    if (done.returncode != 0) != fails:
+        raise Failed(f"kubectl millrace {' '.join(arguments)} ended with {done.returncode}: {text}")
+    say(f"  $ kubectl millrace {' '.join(arguments)}: {text.splitlines()[-1] if text else ''}")
+    return text
+
+
+def answered_by(address, host):
+    connection = http.client.HTTPConnection(address, timeout=5)
+    connection.request("POST", f"/v2/models/{NAME}/infer", BODY, {"host": host})
+    response = connection.getresponse()
+    response.read()
+    return response.status, response.getheader("x-millrace-revision")
+
+
+def rehearse(second):
+    """A version that nobody has approved answers copies, and nobody else."""
+    millrace("rehearse", NAME, second, "--requests", "100")
+    ended = wait("the rehearsal ends", lambda: (status_of(NAME).get("rehearsal") or {}).get("endTime") and status_of(NAME)["rehearsal"], 180,
+                 lambda: (status_of(NAME).get("rehearsal") or {}).get("message"))
+    say(f"  {ended['verdict']}: {ended['message']}")
+    if ended["compared"] < 100 or {check["name"] for check in ended["checks"]} != {"agreement", "latencyRatio"}:
+        raise Failed(f"the rehearsal compared {ended['compared']}: {ended['checks']}")
+
+
+def switch(second, address):
+    millrace("approve", second)
+    wait("the switch waits for a person", lambda: "waits for a person" in status_of(NAME).get("nextStep", ""), 120, lambda: status_of(NAME).get("nextStep"))
+    now = status_of(NAME)
+    preview, plain = answered_by(address, f"{NAME}-preview"), answered_by(address, NAME)
+    if preview != (200, now["canary"]["revision"]) or plain != (200, now["stable"]["revision"]):
+        raise Failed(f"the preview answered {preview}, the service {plain}: {now['canary']} {now['stable']}")
+    millrace("pause", NAME)
+    if "paused" not in millrace("promote", NAME, fails=True):
+        raise Failed("promote of a paused rollout was not refused for that")
+    millrace("resume", NAME)
+    millrace("promote", NAME)
+    wait(f"{second} bakes", lambda: version_of("stable") == second and status_of(NAME).get("previous"), 60, lambda: status_of(NAME).get("nextStep"))
+
+
+def roll_back(first):
+    pods = {pod["metadata"]["uid"] for pod in NS.list("pods", f"millrace.dev/inference-service={NAME}")}
+    began = time.monotonic()
+    millrace("rollback", NAME)
+    wait(f"{first} serves again", lambda: version_of("stable") == first, 60, lambda: status_of(NAME).get("nextStep"))
+    say(f"  {time.monotonic() - began:.1f} s from the command to the status")
+    started = [pod for pod in NS.list("pods", f"millrace.dev/inference-service={NAME}") if pod["metadata"]["uid"] not in pods]
+    if started:
+        raise Failed(f"a rollback started pods: {[pod['metadata']['name'] for pod in started]}")
+
+
+def shadow(second):
+    NS.apply(service("{strategy: Shadow, shadow: {minCopies: 200, minAgreement: 0.5, maxLatencyRatio: 10}, switch: {holdSeconds: 1}}"))
+    millrace("resume", NAME)
+    wait(f"{second} is promoted on its copies", lambda: version_of("stable") == second and not status_of(NAME).get("canary"), 240, lambda: status_of(NAME).get("nextStep"))
+    decision = next(one for one in status_of(NAME)["history"] if one["reason"] == "Switched")
+    if "the same verdict, and the same numbers" not in millrace("replay", NAME, str(decision["id"])):
+        raise Failed("a decision computed again has another result")
+
+
+def main():
+    good = approved()
+    first, second = f"{NAME}-1", f"{NAME}-2"
+    NS.apply(model_version(NAME, 1, good[0]["spec"]["artifact"], "Automatic"))
+    NS.apply(model_version(NAME, 2, good[1]["spec"]["artifact"], "Manual"))
+    NS.apply(service("{strategy: BlueGreen, switch: {holdSeconds: 1, approval: Manual}, bakeSeconds: 600}"))
+    wait(f"{first} serves, {second} awaits approval", lambda: version_of("stable") == first and phase(2) == "AwaitingApproval", 180, lambda: status_of(NAME).get("nextStep"))
+    address = address_of(NAME)
+    wait("the router knows it", lambda: answered_by(address, NAME)[0] == 200, 30)
+    requests = Requests(address, NAME)
+    try:
+        rehearse(second)
+        switch(second, address)
+        roll_back(first)
+        shadow(second)
+    finally:
+        requests.stop()
+        kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name)
+        kubectl("delete", "modelversion", first, second, "--wait=false", namespace=NS.name)
+
+
+if __name__ == "__main__":
+    main()

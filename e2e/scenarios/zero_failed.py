@@ -1,0 +1,26 @@
+"""The short soak: every kind of event at least once and three pairs, at 70 % of the capacity that was measured first; no request may fail.
+`make soak` is the long one. See e2e/soak/README.md."""
+
+import pathlib
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "soak"))
+import soak  # noqa: E402
+from kube import kubectl, main_exit  # noqa: E402
+from upgrade import INSTALL, TENANTS  # noqa: E402
+
+NAMESPACE = "soak"
+
+
+def main():
+    """In a namespace of its own, which has a bucket from now on."""
+    subprocess.run([INSTALL, f"{TENANTS},{NAMESPACE}"], check=True, stdout=subprocess.DEVNULL, timeout=300)
+    problems = soak.run(["--namespace", NAMESPACE])
+    for kind in ("inferenceservices", "modelversions", "datasets"):
+        kubectl("delete", kind, "--all", "--wait=false", namespace=NAMESPACE, check=False)
+    return problems
+
+
+if __name__ == "__main__":
+    main_exit(main())

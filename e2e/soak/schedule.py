@@ -1,0 +1,46 @@
+"""Which events happen, in which order: singles and overlapping pairs, by a seed. Pure."""
+
+import random
+
+VERSIONS = ("rollout", "abort", "rollback")
+CALM = ("server delete", "drain", "operator kill", "router delete", "router restart", "API outage")
+# A pair begins with the first; the second comes some seconds later. Two events that both choose the version, or both the number of pods,
+# would only wait for each other.
+PAIRS = [(version, other) for version in VERSIONS for other in (*CALM, "scale")] + [
+    ("scale", "server delete"), ("scale", "drain"), ("scale", "operator kill"), ("scale", "API outage"), ("scale", "router restart"),
+    ("server delete", "router delete"), ("server delete", "API outage"), ("drain", "operator kill"), ("drain", "router restart"),
+    ("drain", "API outage"), ("router restart", "operator kill"), ("router restart", "API outage"), ("router delete", "server delete"),
+    ("operator kill", "API outage"),
+]
+SHORT_PAIRS = [("rollout", "API outage"), ("drain", "operator kill"), ("scale", "router restart")]
+SCALES = ("scale up", "scale down")
+
+
+def kinds():
+    return (*VERSIONS, *SCALES, *CALM)
+
+
+def slots(singles, pairs, seed):
+    """`singles` of each kind and so many pairs, mixed; each slot is a tuple of one or two kinds. The number of pods goes up and down in turn, and ends
+    where it began."""
+    chance = random.Random(seed)
+    mixed = [(kind,) for kind in (*VERSIONS, *CALM) for _ in range(singles)] + [("scale",)] * (2 * singles)
+    mixed += list(pairs)
+    chance.shuffle(mixed)
+    scalings = sum(slot.count("scale") for slot in mixed)
+    if scalings % 2:
+        mixed.append(("scale",))
+    ups = iter(SCALES * (scalings // 2 + 1))
+    return [tuple(next(ups) if kind == "scale" else kind for kind in slot) for slot in mixed]
+
+
+def long(seed):
+    """At least 200 events, 10 of each kind, 20 pairs."""
+    chance = random.Random(seed)
+    pairs = chance.sample(PAIRS, 24)
+    return slots(14, pairs, seed)
+
+
+def short(seed):
+    """Each kind once, and a few pairs."""
+    return slots(1, SHORT_PAIRS, seed)

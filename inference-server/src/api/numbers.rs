@@ -1,0 +1,263 @@
+//! Numbers out of JSON text, eight digits at a time. Most of the time that a large JSON tensor costs is spent here.
+//!
+//! The usual forms are read in a few steps without a branch that depends on their length; whatever is longer, written with an exponent, or
+//! too close to the middle between two numbers, is left to the standard library. So every result is the correctly rounded one. Pure.
+
+/// `10^n` for the digits behind a point.
+const TENS: [u64; 20] = {
+    let mut tens = [1_u64; 20];
+    let mut n = 1;
+    while n < 20 {
+        tens[n] = tens[n - 1] * 10;
+        n += 1;
+    }
+    tens
+};
+
+/// The same as floating-point numbers; all of them exact.
+const FLOAT_TENS: [f64; 17] = {
+    let mut tens = [1.0_f64; 17];
+    let mut n = 1;
+    while n < 17 {
+        tens[n] = tens[n - 1] * 10.0;
+        n += 1;
+    }
+    tens
+};
+
+/// Integers up to here are exact in an FP64.
+const EXACT: u64 = 1 << 53;
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// A number of a usual form.
+struct Decimal {
+    negative: bool,
+    /// All digits, the point left out.
+    digits: u64,
+    /// How many of them are behind the point.
+    scale: usize,
+    /// Offset of the byte after it.
+    end: usize,
+}
+
+/// Eight bytes; past the end there are zeros, which are no digits.
+#[inline(always)]
+fn eight(bytes: &[u8], at: usize) -> u64 {
+    match bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        Some(chunk) => u64::from_le_bytes(*chunk),
+        None => last(bytes, at),
+    }
+}
+
+#[cold]
+fn last(bytes: &[u8], at: usize) -> u64 {
+    let mut chunk = [0; 8];
+    for (to, from) in chunk.iter_mut().zip(bytes.get(at..).unwrap_or_default()) {
+        *to = *from;
+    }
+    u64::from_le_bytes(chunk)
+}
+
+/// Digits that the eight bytes begin with.
+#[inline(always)]
+fn leading(chunk: u64) -> usize {
+    let values = chunk ^ ZEROS;
+    // A byte above 9 gets its highest bit; the carry only ever reaches bytes behind the first such.
+    let others = (values.wrapping_add(0x7676_7676_7676_7676) | values) & 0x8080_8080_8080_8080;
+    (others.trailing_zeros() / 8) as usize
+}
+
+/// The number that eight digits write, each the value of a byte.
+#[inline(always)]
+fn of_digits(values: u64) -> u64 {
+    let pairs = values.wrapping_mul(10).wrapping_add(values >> 8);
+    let low = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
+    let high = ((pairs >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+    low.wrapping_add(high) >> 32
+}
+
+/// The number that the first `count` bytes write, 0 to 8 digits.
+#[inline(always)]
+fn value(chunk: u64, count: usize) -> u64 {
+    of_digits((chunk ^ ZEROS).unbounded_shl(64 - 8 * count as u32))
+}
+
+#[inline(always)]
+fn byte(bytes: &[u8], at: usize) -> u8 {
+    bytes.get(at).copied().unwrap_or_default()
+}
+
+/// The commonest form, read in one go: an optional sign, one digit, a point, up to 15 more digits.
+#[inline(always)]
+fn common(bytes: &[u8], at: usize) -> Option<Decimal> {
+    let window = bytes.get(at..)?.first_chunk::<32>()?;
+    let negative = window[0] == b'-';
+    let start = usize::from(negative);
+    let (first, point) = (window[start], window[start + 1]);
+    if !first.is_ascii_digit() || point != b'.' {
+        return None;
+    }
+    let low = u64::from_le_bytes(*window[start + 1..].first_chunk()?);
+    let high = u64::from_le_bytes(*window[start + 9..].first_chunk()?);
+    // The first digit takes the place of the point: now all digits stand side by side.
+    let low = low & !0xff | u64::from(first);
+    let low_digits = leading(low);
+    // Of the second eight only where all of the first are digits; without a branch, as nobody can foretell it.
+    let high_digits = leading(high) & 0_usize.wrapping_sub(low_digits >> 3);
+    let digits = low_digits + high_digits;
+    let end = start + 1 + digits;
+    let next = window[end & 31];
+    if digits == 1 || next | 0x20 == b'e' || next.is_ascii_digit() {
+        return None;
+    }
+    let values = u128::from(high ^ ZEROS) << 64 | u128::from(low ^ ZEROS);
+    let aligned = values << (128 - 8 * digits as u32);
+    let number = of_digits(aligned as u64) * 100_000_000 + of_digits((aligned >> 64) as u64);
+    Some(Decimal { negative, digits: number, scale: digits - 1, end: at + end })
+}
+
+/// An optional sign, up to 7 digits, and up to 16 more behind a point, 19 in all; `None` for every other form, and for what is no number.
+#[inline(always)]
+fn decimal(bytes: &[u8], at: usize) -> Option<Decimal> {
+    common(bytes, at).or_else(|| usual(bytes, at))
+}
+
+/// What is not quite so common. Apart, so that the loop around [`common`] stays small.
+#[inline(never)]
+fn usual(bytes: &[u8], at: usize) -> Option<Decimal> {
+    let negative = byte(bytes, at) == b'-';
+    let start = at + usize::from(negative);
+    let whole = eight(bytes, start);
+    let whole_digits = leading(whole);
+    if whole_digits == 0 || whole_digits == 8 || (whole_digits > 1 && whole as u8 == b'0') {
+        return None;
+    }
+    let whole = value(whole, whole_digits);
+    let point = start + whole_digits;
+    if byte(bytes, point) != b'.' {
+        let ends = byte(bytes, point) | 0x20 != b'e';
+        return ends.then_some(Decimal { negative, digits: whole, scale: 0, end: point });
+    }
+    let (one, two) = (eight(bytes, point + 1), eight(bytes, point + 9));
+    let one_digits = leading(one);
+    let two_digits = if one_digits == 8 { leading(two) } else { 0 };
+    let scale = one_digits + two_digits;
+    let end = point + 1 + scale;
+    let next = byte(bytes, end);
+    if one_digits == 0 || whole_digits + scale > 19 || next | 0x20 == b'e' || next.is_ascii_digit() {
+        return None;
+    }
+    let digits = whole * TENS[scale] + value(one, one_digits) * TENS[two_digits] + value(two, two_digits);
+    Some(Decimal { negative, digits, scale, end })
+}
+
+#[inline(always)]
+fn signed(magnitude: f64, negative: bool) -> f64 {
+    f64::from_bits(magnitude.to_bits() | u64::from(negative) << 63)
+}
+
+/// The number at an offset and the offset after it; `None` when it has to be read another way.
+#[inline(always)]
+pub fn float64(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
+    let Decimal { negative, digits, scale, end } = decimal(bytes, at)?;
+    (digits <= EXACT).then(|| (signed(digits as f64 / FLOAT_TENS[scale], negative), end))
+}
+
+/// The number at an offset and the offset after it; `None` when it has to be read another way.
+#[inline(always)]
+pub fn float32(bytes: &[u8], at: usize) -> Option<(f32, usize)> {
+    let Decimal { negative, digits, scale, end } = decimal(bytes, at)?;
+    let nearly = digits as f64 / FLOAT_TENS[scale];
+    // Two roundings moved it by less than two units in its last place; only within that of the middle could that decide an FP32.
+    let from_middle = (nearly.to_bits() & 0x1fff_ffff).abs_diff(0x1000_0000);
+    (from_middle > 2).then(|| (signed(nearly, negative) as f32, end))
+}
+
+/// Where the number at an offset ends; `None` when that has to be found another way.
+pub fn end(bytes: &[u8], at: usize) -> Option<usize> {
+    decimal(bytes, at).map(|decimal| decimal.end)
+}
+
+/// The integer at an offset, its sign apart, and the offset after it; `None` when it has to be read another way.
+#[inline(always)]
+pub fn integer(bytes: &[u8], at: usize) -> Option<(bool, u64, usize)> {
+    let negative = byte(bytes, at) == b'-';
+    let start = at + usize::from(negative);
+    let (one, two) = (eight(bytes, start), eight(bytes, start + 8));
+    let one_digits = leading(one);
+    let two_digits = if one_digits == 8 { leading(two) } else { 0 };
+    let count = one_digits + two_digits;
+    let end = start + count;
+    let next = byte(bytes, end);
+    let leads_with_zero = count > 1 && one as u8 == b'0';
+    if count == 0 || leads_with_zero || next == b'.' || next | 0x20 == b'e' || next.is_ascii_digit() {
+        return None;
+    }
+    Some((negative, value(one, one_digits) * TENS[two_digits] + value(two, two_digits), end))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn usual_forms_are_read_whole_and_end_where_they_end() {
+        for (text, expected) in [
+            ("0", 0.0),
+            ("7,", 7.0),
+            ("-0.5]", -0.5),
+            ("1234567", 1_234_567.0),
+            ("3.25161265 ", 3.251_612_65),
+            ("-1234.00000001", -1_234.000_000_01),
+            ("0.4967141530112327,", 0.496_714_153_011_232_7),
+        ] {
+            let end = text.trim_end_matches([',', ']', ' ']).len();
+            assert_eq!(float64(text.as_bytes(), 0), Some((expected, end)), "{text}");
+        }
+        assert!(float64(b"-0.0", 0).is_some_and(|(zero, _)| zero.is_sign_negative()));
+        assert_eq!(integer(b"-9007199254740993,", 0), Some((true, 9_007_199_254_740_993, 17)));
+    }
+
+    #[test]
+    fn other_forms_are_left_to_others() {
+        for text in ["", "-", "x", "01", "00.5", "1.", ".5", "1e3", "1.5E-3", "12345678", "0.12345678901234567", "+1"] {
+            assert_eq!(float64(text.as_bytes(), 0), None, "{text}");
+        }
+        for text in ["", "-", "01", "1.0", "1e3", "12345678901234567"] {
+            assert_eq!(integer(text.as_bytes(), 0), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_in_the_middle_between_two_is_not_rounded_twice() {
+        // The middle of 1 and the next FP32 is 1.000000059604644775390625. This is a little more, but FP64 cannot tell the two apart.
+        let text = "1.0000000596046448";
+        assert_eq!(float32(text.as_bytes(), 0), None);
+        assert_eq!(text.parse::<f32>(), Ok(1.000_000_1));
+        assert_eq!(float32(b"1.000000059604644", 0), Some((1.0, 17)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_the_standard_library_reads(whole in 0_u64..20_000_000, behind in "[0-9]{0,18}", minus: bool) {
+            let point = if behind.is_empty() { "" } else { "." };
+            let text = format!("{}{whole}{point}{behind}", if minus { "-" } else { "" });
+            if let Some((number, end)) = float64(text.as_bytes(), 0) {
+                prop_assert_eq!((number.to_bits(), end), (text.parse::<f64>().unwrap().to_bits(), text.len()));
+            }
+            if let Some((number, end)) = float32(text.as_bytes(), 0) {
+                prop_assert_eq!((number.to_bits(), end), (text.parse::<f32>().unwrap().to_bits(), text.len()));
+            }
+        }
+
+        #[test]
+        fn integers_of_every_length_are_read(number: i64) {
+            let text = number.to_string();
+            if let Some((negative, magnitude, end)) = integer(text.as_bytes(), 0) {
+                prop_assert_eq!((negative, magnitude, end), (number < 0, number.unsigned_abs(), text.len()));
+            }
+        }
+    }
+}

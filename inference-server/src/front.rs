@@ -1,0 +1,185 @@
+//! The first thing that a request meets on its core: inference goes straight to the model, gRPC to `api/grpc`,
+//! everything else to the routes of `api/http`.
+//! Written on hyper, as a router's work would be a good part of a tiny model's.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body as Boxed};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+
+use crate::{
+    api::{
+        answer::Chunks,
+        grpc::{Grpc, is_grpc},
+        http::{Api, router},
+    },
+    limits::{Patience, SlowBody, TooSlow},
+};
+
+/// What all connections share.
+pub struct Front {
+    api: Arc<Api>,
+    routes: Router,
+    grpc: Grpc,
+}
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front").field("api", &self.api).finish_non_exhaustive()
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum Reply {
+    /// An inference answer.
+    Chunks(Chunks),
+    /// An answer over gRPC.
+    Grpc(tonic::body::Body),
+    /// Anything else.
+    Boxed(Boxed),
+}
+
+impl Front {
+    /// The front of these models.
+    pub fn new(api: Arc<Api>) -> Self {
+        let routes = router(Arc::clone(&api));
+        let grpc = Grpc::new(&api, api.codec);
+        Self { api, routes, grpc }
+    }
+
+    /// Answers a request, always.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        if is_grpc(request.headers()) {
+            let limit = if is_stream(request.uri().path()) { Duration::MAX } else { self.api.body_timeout };
+            let request = request.map(|body| SlowBody::new(body, limit, Patience::Whole).map_err(too_slow));
+            return self.grpc.answer(request).await.map(Reply::Grpc);
+        }
+        let is_http1 = request.version() <= Version::HTTP_11;
+        let (head, body) = request.into_parts();
+        let infer = Infer::of_path(head.uri.path()).filter(|_| head.method == Method::POST);
+        let mut response = match infer {
+            Some(Infer { model, version }) => self.api.infer(model, version, &head.headers, body).await,
+            None => {
+                let body = SlowBody::new(body, self.api.body_timeout, Patience::Whole);
+                self.elsewhere(Request::from_parts(head, Boxed::new(body))).await
+            }
+        };
+        // While the server is stopping, an HTTP/1.1 client is asked to come back over a new connection, which then goes elsewhere.
+        // Where a body was not read to its end the connection cannot go on either, and the client must know before it sends more on it.
+        let is_unread = matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT);
+        if is_http1 && (is_unread || self.api.status.is_stopping()) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn elsewhere(&self, request: Request<Boxed>) -> Response<Reply> {
+        let routed: Result<_, Infallible> = self.routes.clone().oneshot(request).await;
+        match routed {
+            Ok(response) => response.map(Reply::Boxed),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Methods of gRPC whose clients may say nothing for long.
+fn is_stream(path: &str) -> bool {
+    path.ends_with("/ModelStreamInfer") || path.ends_with("/ServerReflectionInfo")
+}
+
+/// A body that did not come in time, in gRPC's own word.
+fn too_slow(error: Box<dyn std::error::Error + Send + Sync>) -> Box<dyn std::error::Error + Send + Sync> {
+    if error.is::<TooSlow>() { Box::new(tonic::Status::deadline_exceeded(error.to_string())) } else { error }
+}
+
+/// A path that asks for inference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Infer<'a> {
+    model: &'a str,
+    version: Option<&'a str>,
+}
+
+impl<'a> Infer<'a> {
+    /// `/v2/models/NAME[/versions/VERSION]/infer`; names with escapes are left to the routes.
+    fn of_path(path: &'a str) -> Option<Self> {
+        let named = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
+        if named.contains('%') {
+            return None;
+        }
+        match named.split_once('/') {
+            None => Some(Self { model: named, version: None }).filter(|_| !named.is_empty()),
+            Some((model, rest)) => {
+                let version = rest.strip_prefix("versions/").filter(|version| !version.contains('/'))?;
+                Some(Self { model, version: Some(version) })
+            }
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Chunks(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Self::Grpc(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Boxed(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Chunks(body) => body.is_end_stream(),
+            Self::Grpc(body) => body.is_end_stream(),
+            Self::Boxed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Chunks(body) => body.size_hint(),
+            Self::Grpc(body) => body.size_hint(),
+            Self::Boxed(body) => body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inference_paths_are_told_from_all_others() {
+        let of = Infer::of_path;
+        assert_eq!(of("/v2/models/m/infer"), Some(Infer { model: "m", version: None }));
+        assert_eq!(of("/v2/models/m/versions/3/infer"), Some(Infer { model: "m", version: Some("3") }));
+        for other in [
+            "/v2/models/m",
+            "/v2/models//infer",
+            "/v2/models/a%20b/infer",
+            "/v2/models/m/versions/3/4/infer",
+            "/v2/models/m/other/3/infer",
+            "/v2/models/infer",
+            "/v3/models/m/infer",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What one client may ask of the server, in the types that the code uses, and where each limit is kept: slow clients in `guard` and
+//! `slow_body`; heads, headers and streams by the HTTP library, set up here; tensors and JSON by the codecs in `api`.
+
+mod guard;
+mod slow_body;
+
+use std::time::Duration;
+
+use hyper_util::{rt::TokioTimer, server::conn::auto};
+use millrace_contract::server_options as contract;
+
+pub use self::{
+    guard::{Guarded, Watch, drive},
+    slow_body::{Patience, SlowBody, TooSlow},
+};
+
+/// The least that the HTTP library reads at once.
+const LEAST_HEADER_BYTES: usize = 8 << 10;
+
+/// The limits; see [`contract::Limits`] for what each is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Body of a request and gRPC message, bytes.
+    pub body_bytes: usize,
+    /// Elements of a tensor.
+    pub tensor_elements: usize,
+    /// Bytes of a tensor.
+    pub tensor_bytes: usize,
+    /// Nesting of JSON.
+    pub json_depth: usize,
+    /// JSON of a request, bytes.
+    pub json_bytes: usize,
+    /// Headers of a request.
+    pub headers: usize,
+    /// Head of a request, bytes.
+    pub header_bytes: usize,
+    /// Open connections.
+    pub connections: usize,
+    /// Requests of one HTTP/2 connection.
+    pub streams: u32,
+    /// Inference requests at the same time.
+    pub requests: usize,
+    /// TLS and the head of a request.
+    pub head: Duration,
+    /// The body of a request.
+    pub body: Duration,
+    /// A client that takes nothing of its answer.
+    pub write: Duration,
+    /// A connection without a request.
+    pub idle: Duration,
+}
+
+impl From<&contract::Limits> for Limits {
+    fn from(limits: &contract::Limits) -> Self {
+        let contract::Limits {
+            body_bytes,
+            tensor_elements,
+            tensor_bytes,
+            json_depth,
+            json_bytes,
+            headers,
+            header_bytes,
+            connections,
+            streams,
+            requests,
+            head_milliseconds,
+            body_milliseconds,
+            write_milliseconds,
+            idle_milliseconds,
+        } = limits;
+        let size = |bytes: &u64| usize::try_from(*bytes).unwrap_or(usize::MAX);
+        Self {
+            body_bytes: size(body_bytes),
+            tensor_elements: size(tensor_elements),
+            tensor_bytes: size(tensor_bytes),
+            json_depth: *json_depth as usize,
+            json_bytes: size(json_bytes),
+            headers: *headers as usize,
+            header_bytes: (*header_bytes as usize).max(LEAST_HEADER_BYTES),
+            connections: *connections as usize,
+            streams: *streams,
+            requests: *requests as usize,
+            head: Duration::from_millis(*head_milliseconds),
+            body: Duration::from_millis(*body_milliseconds),
+            write: Duration::from_millis(*write_milliseconds),
+            idle: Duration::from_millis(*idle_milliseconds),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::from(&contract::Limits::default())
+    }
+}
+
+impl Limits {
+    /// Sets up the HTTP library: heads, headers, streams. More headers or bytes are answered 431 by it.
+    pub fn apply<E>(&self, builder: &mut auto::Builder<E>) {
+        // The guard knows an idle connection from a slow head; the library's own timer for heads does not.
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_headers(self.headers);
+        builder.http1().max_buf_size(self.header_bytes.max(LEAST_HEADER_BYTES));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.streams)
+            .max_header_list_size(u32::try_from(self.header_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(self.idle)
+            .keep_alive_timeout(self.write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_limit_is_the_one_that_is_kept() {
+        let written = contract::Limits { head_milliseconds: 1500, header_bytes: 1, ..contract::Limits::default() };
+        let limits = Limits::from(&written);
+        assert_eq!((limits.head, limits.header_bytes), (Duration::from_millis(1500), 8192));
+        assert_eq!(limits.body, Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,95 @@
+//! Events sent to an HTTP sink, a few at the same time. One that cannot be delivered is tried again, then dropped and counted.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use millrace_contract::server_options::EventMode;
+use reqwest::{Client, Url, redirect};
+use tokio::task::JoinSet;
+
+use super::{PayloadLogError, Record, event};
+use crate::metrics::{Metrics, Written};
+
+/// Events on their way at the same time.
+const AT_ONCE: usize = 8;
+const TRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The sink.
+#[derive(Debug)]
+pub struct EventSink {
+    client: Client,
+    url: Url,
+    mode: EventMode,
+    metrics: Arc<Metrics>,
+    sending: JoinSet<()>,
+}
+
+impl EventSink {
+    /// Events to `url`, each given up after `timeout` without an answer.
+    ///
+    /// # Errors
+    /// [`PayloadLogError::Url`], [`PayloadLogError::Client`].
+    pub fn new(url: &str, mode: EventMode, timeout: Duration, metrics: Arc<Metrics>) -> Result<Self, PayloadLogError> {
+        let invalid = || PayloadLogError::Url { url: url.to_owned() };
+        let parsed = Url::parse(url).map_err(|_| invalid())?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(invalid());
+        }
+        // Whoever was first has set it, to the same one.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = Client::builder().timeout(timeout).redirect(redirect::Policy::none()).no_proxy();
+        let client = builder.build().map_err(PayloadLogError::Client)?;
+        Ok(Self { client, url: parsed, mode, metrics, sending: JoinSet::new() })
+    }
+
+    /// Sends a record on its way; waits while too many are.
+    pub async fn add(&mut self, record: Record) {
+        while self.sending.len() >= AT_ONCE {
+            _ = self.sending.join_next().await;
+        }
+        let (headers, body) = event::request(&record, self.mode);
+        let (client, url, metrics) = (self.client.clone(), self.url.clone(), Arc::clone(&self.metrics));
+        self.sending.spawn(async move {
+            let delivered = deliver(&client, &url, &headers, &body.into()).await;
+            let outcome = match &delivered {
+                Ok(()) => Written::Written,
+                Err(error) => {
+                    tracing::debug!(id = record.id, error, "an event of the payload log is lost");
+                    Written::DroppedSink
+                }
+            };
+            metrics.payload_log(outcome, 1);
+        });
+    }
+
+    /// Waits for those on their way.
+    pub async fn finish(mut self) {
+        while self.sending.join_next().await.is_some() {}
+    }
+}
+
+async fn deliver(client: &Client, url: &Url, headers: &HeaderMap, body: &Bytes) -> Result<(), String> {
+    let mut pause = FIRST_PAUSE;
+    let mut error = String::new();
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        match client.post(url.clone()).headers(headers.clone()).body(body.clone()).send().await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => {
+                error = format!("the sink answered {}", answer.status());
+                let may_pass = answer.status().is_server_error() || answer.status() == StatusCode::TOO_MANY_REQUESTS;
+                if !may_pass {
+                    break;
+                }
+            }
+            // Without the URL, which may have a secret in it.
+            Err(failed) => error = failed.without_url().to_string(),
+        }
+    }
+    Err(error)
+}

@@ -1,0 +1,141 @@
+//! One session and what is done with it: requests put together, run, taken apart, answered. Whoever owns the worker (a lane's thread, a
+//! core) runs it; there is no lock around a session.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cpu_time::ThreadTime;
+use millrace_engine::{Model, NamedTensor};
+
+use crate::{
+    errors::{Reason, Refusal},
+    metrics::{ModelMetrics, Run},
+    place::SHORT,
+    queue::Work,
+    runtime::{Observer, Ran},
+    scatter,
+};
+
+/// A session and those who are told of its runs.
+pub struct Worker {
+    /// Number of the worker among those of its model, from 0.
+    pub index: usize,
+    /// Its session, owned.
+    pub model: Model,
+    /// Counts.
+    pub metrics: Arc<ModelMetrics>,
+    /// Told of every run.
+    pub observers: Arc<[Arc<dyn Observer>]>,
+    /// Of the last batch, from admission to the answer; kept for its room.
+    pub latencies: Vec<Duration>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// What a batch took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// When it was over.
+    pub ended: Instant,
+    /// From the first request taken to the last one answered.
+    pub took: Duration,
+    /// Processor time of this thread in it: what it takes on a machine that has nothing else to do.
+    pub busy: Duration,
+    /// Rows that were run.
+    pub rows: usize,
+}
+
+impl Worker {
+    /// Runs a batch and answers its requests; [`Worker::latencies`] are then theirs.
+    pub fn run(&mut self, mut batch: Vec<Work>) -> Done {
+        let (started, busy) = (Instant::now(), ThreadTime::now());
+        for work in &batch {
+            self.metrics.queued(started.duration_since(work.enqueued));
+        }
+        let rows: Vec<usize> = batch.iter().map(|work| work.rows).collect();
+        let admitted: Vec<Instant> = batch.iter().map(|work| work.enqueued).collect();
+        let inputs = scatter::gather(&mut batch);
+        let input = started.elapsed();
+        self.metrics.batched(input);
+        match self.compute(&inputs, &rows, input) {
+            Ok(parts) => {
+                for (work, part) in batch.into_iter().zip(&parts) {
+                    // The client may have gone while the model ran.
+                    _ = work.reply.send(Ok(Arc::clone(part)));
+                }
+                self.observed(&inputs, &rows, &parts);
+            }
+            Err(refusal) => self.one_by_one(batch, &inputs, &rows, refusal),
+        }
+        let ended = Instant::now();
+        self.latencies.clear();
+        self.latencies.extend(admitted.into_iter().map(|admitted| ended.duration_since(admitted)));
+        let took = ended.duration_since(started);
+        // Short is short; only where it was not, somebody else may have had the processor.
+        let busy = if took > SHORT { busy.elapsed() } else { took };
+        Done { ended, took, busy, rows: rows.iter().sum() }
+    }
+
+    /// After a batch that failed: one request must not fail for what another one sent, so each is tried alone.
+    fn one_by_one(&mut self, batch: Vec<Work>, inputs: &[NamedTensor], rows: &[usize], refusal: Refusal) {
+        if batch.len() == 1 {
+            for work in batch {
+                _ = work.reply.send(Err(refusal.clone()));
+            }
+            return;
+        }
+        for (work, inputs) in batch.into_iter().zip(scatter::rows_of(inputs, rows)) {
+            let alone = [work.rows];
+            match self.compute(&inputs, &alone, Duration::ZERO) {
+                Ok(parts) => {
+                    _ = work.reply.send(Ok(Arc::clone(&parts[0])));
+                    self.observed(&inputs, &alone, &parts);
+                }
+                Err(refusal) => _ = work.reply.send(Err(refusal)),
+            }
+        }
+    }
+
+    fn observed(&self, inputs: &[NamedTensor], rows: &[usize], answers: &[Arc<Vec<NamedTensor>>]) {
+        for observer in &*self.observers {
+            observer.ran(&Ran { worker: self.index, inputs, rows, answers });
+        }
+    }
+
+    /// Runs the model and gives each request its rows of the outputs. `input` is what putting the inputs together took.
+    fn compute(
+        &mut self,
+        inputs: &[NamedTensor],
+        rows: &[usize],
+        input: Duration,
+    ) -> Result<Vec<Arc<Vec<NamedTensor>>>, Refusal> {
+        let started = Instant::now();
+        let outputs = self.model.run(inputs);
+        let computed = Instant::now();
+        let outputs = outputs.map_err(|error| Refusal::new(Reason::ModelFailed, error.to_string()));
+        let parts = outputs.and_then(|outputs| scatter::scatter(outputs, rows));
+        let (compute, output) = (computed.duration_since(started), computed.elapsed());
+        self.metrics.computed(&Run { rows, input, compute, output });
+        parts
+    }
+}
+
+/// A thread that panics while it holds requests would leave them waiting for ever; a process that ends is restarted, and its clients
+/// see an error at once.
+pub struct ExitOnPanic;
+
+impl Drop for ExitOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a run of a model panicked");
+            std::process::exit(70);
+        }
+    }
+}

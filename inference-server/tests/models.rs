@@ -1,0 +1,380 @@
+//! Several models in one server, from a repository folder: loaded, swapped and unloaded while clients go on asking, through real sockets.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
+#[path = "support/repository.rs"]
+mod repository;
+mod support;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{Method, StatusCode};
+use millrace_contract::{
+    Digest,
+    model::{Artifact, ModelFormat},
+    repository::Control,
+    server::{ServedModel, ServerConfig},
+};
+use repository::{multiplier, put, serving, shares_of_all};
+use serde_json::{Value, json};
+use support::{Answer, Server};
+
+/// One row of 4 ones: the answer is 4 times the weight, in each of 4 columns.
+const ONES: &str = r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 1, 1]}]}"#;
+
+async fn post(server: &Server, path: &str) -> Answer {
+    server.call(Method::POST, path, "").await
+}
+
+async fn load(server: &Server, name: &str) -> Answer {
+    post(server, &format!("/v2/repository/models/{name}/load")).await
+}
+
+async fn ask(server: &Server, path: &str) -> Answer {
+    server.call(Method::POST, &format!("/v2/models/{path}/infer"), ONES).await
+}
+
+/// The first number of an answer.
+async fn first(server: &Server, path: &str) -> Value {
+    let answer = ask(server, path).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    answer.json()["outputs"][0]["data"][0].clone()
+}
+
+async fn index(server: &Server) -> Vec<String> {
+    let rows = post(server, "/v2/repository/index").await.json();
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    let rows = rows.as_array().unwrap().iter();
+    rows.map(|row| {
+        format!("{} {} {} {}", text(row, "name"), text(row, "version"), text(row, "state"), text(row, "reason"))
+    })
+    .map(|row| row.trim().to_owned())
+    .collect()
+}
+
+/// Waits until a condition over the known models holds.
+async fn until_known(server: &Server, condition: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let known = server.admin("/v1/models").await.json();
+        if condition(&known) {
+            return known;
+        }
+        assert!(Instant::now() < deadline, "the server knows {known}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_served_with_its_highest_versions_and_those_that_its_settings_ask_for() {
+    let folder = tempfile::tempdir().unwrap();
+    for version in [2, 9, 10] {
+        put(folder.path(), "all", version, &multiplier(4, version as f32));
+        put(folder.path(), "latest", version, &multiplier(4, version as f32));
+    }
+    std::fs::write(folder.path().join("all/config.json"), r#"{"versionPolicy": {"all": {}}}"#).unwrap();
+    std::fs::write(folder.path().join("flat.onnx"), multiplier(4, 0.5)).unwrap();
+    let server = Server::ready(serving(folder.path(), Control::None)).await;
+    assert_eq!(first(&server, "all").await, json!(40.0));
+    assert_eq!(first(&server, "all/versions/2").await, json!(8.0));
+    assert_eq!(first(&server, "latest").await, json!(40.0));
+    assert_eq!(first(&server, "flat").await, json!(2.0));
+    let unknown = ask(&server, "latest/versions/9").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert!(unknown.error().contains("has no version \"9\"; it has \"10\""), "{}", unknown.error());
+    assert_eq!(ask(&server, "other").await.status, StatusCode::NOT_FOUND);
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_that_are_named_with_their_digests_are_served_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str, version: u32| {
+        let bytes = multiplier(4, version as f32);
+        let file = put(folder.path(), name, version, &bytes);
+        let artifact = Artifact {
+            uri: format!("file://{}", file.display()),
+            digest: Digest::of(&bytes),
+            format: ModelFormat::Onnx,
+        };
+        ServedModel { version: Some(version.to_string()), ..ServedModel::new(name, artifact) }
+    };
+    let models = vec![named("a", 1), named("a", 2), named("b", 7)];
+    let server = Server::ready(ServerConfig { models, ..ServerConfig::default() }).await;
+    assert_eq!(first(&server, "a").await, json!(8.0));
+    assert_eq!(first(&server, "a/versions/1").await, json!(4.0));
+    assert_eq!(first(&server, "b").await, json!(28.0));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_broken_model_leaves_the_others_answering_and_the_server_not_ready_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "good", 1, &multiplier(4, 1.0));
+    put(folder.path(), "broken", 1, &multiplier(4, 1.0)[..100]);
+    for (name, config) in [("settings", r#"{"batch": 3}"#), ("size", r#"{"batching": {"maxSize": 0}}"#)] {
+        put(folder.path(), name, 1, &multiplier(4, 1.0));
+        std::fs::write(folder.path().join(name).join("config.json"), config).unwrap();
+    }
+    let server = Server::start(support::settings(serving(folder.path(), Control::None))).await;
+    until_known(&server, |known| known[1]["state"] == "READY" && known[0]["state"] == "UNAVAILABLE").await;
+    assert_eq!(first(&server, "good").await, json!(4.0));
+    assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(server.get("/v2/models/good/ready").await.status, StatusCode::OK);
+    assert_eq!(server.get("/v2/models/broken/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let report = server.admin("/v1/status").await.json();
+    assert_eq!((&report["ready"], &report["reason"]), (&json!(false), &json!("InvalidModel")));
+    assert!(report["message"].as_str().unwrap().contains("model \"broken\" version 1"), "{report}");
+    let known = server.admin("/v1/models").await.json();
+    assert!(known[2]["reason"].as_str().unwrap().contains("batch is not known; there are batching"), "{known}");
+    assert!(known[3]["reason"].as_str().unwrap().contains("batching.maxSize is 0, it must be from 1"), "{known}");
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_whose_rows_depend_on_each_other_is_not_batched_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = put(folder.path(), "m", 1, &shares_of_all(2));
+    put(folder.path(), "good", 1, &multiplier(4, 1.0));
+    let mut config = serving(folder.path(), Control::None);
+    config.batching.max_delay_microseconds = 200_000;
+    let server = Arc::new(Server::ready(config).await);
+    let calls = [1.0, 3.0].map(|value| {
+        let (server, body) = (
+            Arc::clone(&server),
+            json!({"inputs": [{"name": "X", "shape": [1, 2], "datatype": "FP32", "data": [value, value]}]}),
+        );
+        tokio::spawn(async move { server.infer(body.to_string()).await.json()["outputs"][0]["data"].clone() })
+    });
+    for call in calls {
+        assert_eq!(call.await.unwrap(), json!([0.5, 0.5]), "its own share, not that of both requests");
+    }
+    for (state, model, value) in [("rows_depend", "m", 1.0), ("shared", "m", 0.0), ("shared", "good", 1.0)] {
+        let line = format!("millrace_server_batching{{state=\"{state}\",model=\"{model}\"");
+        assert_eq!(server.metric(&line).await, Some(value), "{line}");
+    }
+    let page = millrace_inference_server::inspect::inspect(&file.display().to_string()).await.unwrap();
+    assert!(page.contains("batching\n  each request is run alone: tried with made-up rows"), "{page}");
+    Arc::into_inner(server).unwrap().end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_load_and_unload_only_where_the_configuration_lets_them() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier(4, 1.0));
+    let closed = Server::ready(serving(folder.path(), Control::None)).await;
+    for path in ["index", "models/m/load", "models/m/unload"] {
+        let answer = post(&closed, &format!("/v2/repository/{path}")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(answer.error().contains("repository.control to Explicit"), "{}", answer.error());
+    }
+    closed.end().await.unwrap();
+
+    let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
+    assert_eq!(index(&server).await, ["m 1 UNAVAILABLE NotLoaded: it is in the repository; load it to serve it"]);
+    assert_eq!(ask(&server, "m").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!(index(&server).await, ["m 1 READY"]);
+    assert_eq!(first(&server, "m").await, json!(4.0));
+    let missing = load(&server, "x").await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND, "{}", missing.text());
+    let own = server.call(Method::POST, "/v2/repository/models/m/load", r#"{"parameters": {"config": "{}"}}"#).await;
+    assert_eq!(own.status, StatusCode::BAD_REQUEST);
+    assert_eq!(post(&server, "/v2/repository/models/m/unload").await.status, StatusCode::OK);
+    assert_eq!(index(&server).await, ["m 1 UNAVAILABLE Unloaded: it was unloaded; load it to serve it again"]);
+    assert_eq!(ask(&server, "m").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let ready = server.call(Method::POST, "/v2/repository/index", r#"{"ready": true}"#).await;
+    assert_eq!(ready.json(), json!([]));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_fails_leaves_what_answered_and_tells_why() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier(4, 1.0));
+    let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    for (bytes, reason) in [
+        (multiplier(4, 1.0)[..90].to_vec(), "InvalidModel"),
+        (b"<html>not found</html>".to_vec(), "InvalidModel"),
+        (multiplier(5, 1.0), "SignatureChanged"),
+    ] {
+        put(folder.path(), "m", 1, &bytes);
+        let answer = load(&server, "m").await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{reason}");
+        assert!(answer.error().contains(reason), "{reason}: {}", answer.error());
+        assert_eq!(first(&server, "m").await, json!(4.0), "{reason}");
+        let rows = index(&server).await;
+        assert!(rows[0].starts_with(&format!("m 1 READY still the former file: {reason}")), "{rows:?}");
+        assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::OK);
+    }
+    std::fs::write(folder.path().join("m/config.json"), format!(r#"{{"digests": {{"1": "{}"}}}}"#, Digest::of("x")))
+        .unwrap();
+    put(folder.path(), "m", 1, &multiplier(4, 2.0));
+    let wrong = load(&server, "m").await;
+    assert!(wrong.error().contains("DigestMismatch"), "{}", wrong.error());
+    assert_eq!(first(&server, "m").await, json!(4.0));
+    std::fs::remove_file(folder.path().join("m/config.json")).unwrap();
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!((first(&server, "m").await, index(&server).await), (json!(8.0), vec!["m 1 READY".to_owned()]));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_followed_is_served_as_it_becomes() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier(4, 1.0));
+    let server = Server::ready(serving(folder.path(), Control::Poll)).await;
+    assert_eq!(first(&server, "m").await, json!(4.0));
+    put(folder.path(), "m", 2, &multiplier(4, 2.0)[..50]);
+    put(folder.path(), "new", 1, &multiplier(4, 3.0));
+    until_known(&server, |known| known[1]["state"] == "UNAVAILABLE" && known[2]["state"] == "READY").await;
+    assert_eq!((first(&server, "m").await, first(&server, "new").await), (json!(4.0), json!(12.0)));
+    assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::OK);
+    put(folder.path(), "m", 2, &multiplier(4, 2.0));
+    until_known(&server, |known| known.as_array().unwrap().len() == 2 && known[0]["version"] == "2").await;
+    assert_eq!(first(&server, "m").await, json!(8.0));
+    assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::OK);
+    std::fs::remove_dir_all(folder.path().join("new")).unwrap();
+    until_known(&server, |known| known.as_array().unwrap().len() == 1).await;
+    assert_eq!(ask(&server, "new").await.status, StatusCode::NOT_FOUND);
+    server.end().await.unwrap();
+}
+
+/// Clients that ask for `m` without pause until they are told to stop. Answers how many were answered; any failure panics.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn on(server: &Server, clients: usize) -> Self {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let one = |_| {
+            let (client, http) = (server.client.clone(), server.http);
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let request = http::Request::post(format!("http://{http}/v2/models/m/infer"))
+                        .body(http_body_util::Full::from(ONES))
+                        .unwrap();
+                    let response = client.request(request).await.unwrap();
+                    let status = response.status();
+                    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+                    assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+                    let answer: Value = serde_json::from_slice(&body).unwrap();
+                    // Whichever model answered, it answered rightly: the weight is the version, or 1.
+                    let version: f64 = answer["model_version"].as_str().unwrap().parse().unwrap();
+                    assert_eq!(answer["outputs"][0]["data"][0], json!(4.0 * version), "{answer}");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let clients = (0..clients).map(one).collect();
+        Self { stop, answered, clients }
+    }
+
+    /// Waits until so many more were answered.
+    async fn answers(&self, more: usize) {
+        let until = self.answered.load(Ordering::Relaxed) + more;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.answered.load(Ordering::Relaxed) < until {
+            assert!(
+                Instant::now() < deadline && !self.clients.iter().any(|client| client.is_finished()),
+                "the clients stopped"
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.await.unwrap();
+        }
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+/// Replaces the file of one version, so that the digest changes and nothing else.
+fn replace(folder: &Path, version: u32, round: usize) {
+    let mut bytes = multiplier(4, version as f32);
+    // `doc_string`: another file with the same tensors and the same answers.
+    let text = format!("round {round:04}");
+    bytes.extend([6 << 3 | 2, u8::try_from(text.len()).unwrap()]);
+    bytes.extend(text.as_bytes());
+    put(folder, "m", version, &bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_a_model_is_replaced_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    replace(folder.path(), 1, 0);
+    let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    let clients = Load::on(&server, 8);
+    let swaps = 60;
+    for round in 1..=swaps {
+        // In turn: the same version with another file, and a version that goes up.
+        replace(folder.path(), 1 + u32::try_from(round).unwrap() / 2, round);
+        let answer = load(&server, "m").await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        clients.answers(20).await;
+    }
+    let answered = clients.end().await;
+    assert_eq!(index(&server).await, ["m 31 READY"]);
+    println!("{answered} requests answered during {swaps} swaps, 0 failed");
+    assert!(answered >= 20 * swaps);
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_and_unloads_that_come_at_the_same_time_end_in_a_whole_state() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier(4, 1.0));
+    let server = Arc::new(Server::ready(serving(folder.path(), Control::Explicit)).await);
+    let calls = (0..24).map(|turn| {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            let verb = if turn % 3 == 2 { "unload" } else { "load" };
+            post(&server, &format!("/v2/repository/models/m/{verb}")).await.status
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert!(matches!(call.await.unwrap(), StatusCode::OK | StatusCode::NOT_FOUND));
+    }
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!(first(&server, "m").await, json!(4.0));
+    Arc::into_inner(server).unwrap().end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_inspect_prints_can_be_pasted() {
+    for name in ["classifier", "text", "regressor"] {
+        let file = support::model_file(name);
+        let page = millrace_inference_server::inspect::inspect(&file.display().to_string()).await.unwrap();
+        assert!(page.contains("inputs\n") && page.contains("outputs\n") && !page.contains("  #"), "{page}");
+        let mut config = support::config(name);
+        support::model(&mut config).name = name.to_owned();
+        let server = Server::ready(config).await;
+        let command = page.lines().last().unwrap().trim().replace("localhost:8080", &server.http.to_string());
+        let pasted = tokio::process::Command::new("sh").args(["-c", &command]).output().await.unwrap();
+        let answer: Value = serde_json::from_slice(&pasted.stdout).unwrap();
+        assert!(answer["outputs"].is_array(), "{command}\n{answer}");
+        server.end().await.unwrap();
+    }
+    let file = support::model_file("identity");
+    let page = millrace_inference_server::inspect::inspect(&file.display().to_string()).await.unwrap();
+    assert!(
+        page.ends_with("# Input in_bf16 is BF16, which has no JSON form: send it as binary data or over gRPC.\n"),
+        "{page}"
+    );
+}

@@ -1,0 +1,244 @@
+//! How a rollout goes forward: start, preparation of a switch, steps, promotion. Pure.
+//!
+//! Pods come before weight, and the evidence before the next step. Each function is asked only when nothing ends the rollout.
+
+use millrace_contract::decision::{Check, DecidedBy};
+use millrace_crds::inference_service::{Capacity, OverrideVerb, RevisionStatus, StepApproval, Strategy};
+
+use super::{
+    canary::Judgement,
+    interrupts::{by_operator, withdrawn},
+    phase::{Facts, Move, ascending},
+    pods::UNSCHEDULABLE,
+    routing::ALL,
+    scaling::pods_for,
+    target::Target,
+};
+
+/// How long no pod of the stable revision may be ready before a new revision takes over without being compared with it.
+const STABLE_DOWN_SECONDS: i64 = 60;
+/// How long pods may wait for room before the stable ones give theirs (`capacity: Recreate`).
+const NO_ROOM_SECONDS: i64 = 30;
+
+/// Pods first, weight after.
+pub fn start(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    let is_first = facts.status.stable.is_none();
+    let way = Way::of(facts);
+    let weight = match way {
+        Way::Steps => ascending(&facts.rollout.steps).first().map_or(ALL, |step| step.weight),
+        Way::Switch | Way::Straight => ALL,
+    };
+    // A service that has nothing yet serves from its first pod on.
+    let needed = if is_first { 1 } else { pods_for(weight, facts.replicas) };
+    let wanted = pods_for(weight, facts.replicas);
+    if canary.replicas < wanted {
+        return Move::Scale(wanted);
+    }
+    if facts.canary_ready >= needed {
+        let message = format!("{} is ready and has loaded its model", canary.model_version);
+        return match way {
+            Way::Steps if weight < ALL => weigh(weight, Some(0), "StepStarted", message, Vec::new()),
+            Way::Steps | Way::Straight => weigh(ALL, None, "Ready", message, Vec::new()),
+            Way::Switch => Move::Prepare,
+        };
+    }
+    if let Some(message) = no_room(facts, canary) {
+        return Move::Recreate { message };
+    }
+    // Without anything that serves there is nothing to go back to: it goes on trying, and says why it does not get there.
+    let is_late = seconds_since_start(facts) >= facts.rollout.progress_deadline_seconds && !is_paused(facts);
+    if is_late && !is_first {
+        let (reason, message) = late(facts);
+        return by_operator(
+            &reason,
+            format!(
+                "{} was not ready within {} s: {message}",
+                canary.model_version, facts.rollout.progress_deadline_seconds
+            ),
+            Vec::new(),
+        );
+    }
+    Move::Stay(waits_for_pods(facts, canary, weight))
+}
+
+/// How requests come to a new revision.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By steps.
+    Steps,
+    /// All at once, after it was previewed or had copies.
+    Switch,
+    /// All at once.
+    Straight,
+}
+
+impl Way {
+    fn of(facts: &Facts<'_>) -> Self {
+        let has_given_room = facts.status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some());
+        let is_alone = facts.status.stable.is_none() || facts.stable_down_seconds >= STABLE_DOWN_SECONDS;
+        let is_asked_for = facts.status.overridden.as_ref().is_some_and(|known| known.verb == OverrideVerb::Rollback);
+        // At zero there are no requests to compare by.
+        if is_alone || has_given_room || is_asked_for || facts.replicas == 0 {
+            return Self::Straight;
+        }
+        match facts.rollout.strategy {
+            Strategy::Canary => Self::Steps,
+            Strategy::BlueGreen | Strategy::Shadow => Self::Switch,
+            Strategy::Replace => Self::Straight,
+        }
+    }
+}
+
+/// Why the stable pods have to go first, if they have to and may.
+fn no_room(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<String> {
+    let may = match facts.rollout.capacity {
+        Capacity::Surge => false,
+        Capacity::Recreate => facts.status.rollout.as_ref()?.recreating_since.is_none(),
+    };
+    let trouble = facts.canary_trouble.filter(|trouble| trouble.reason == UNSCHEDULABLE)?;
+    let has_waited = seconds_since_start(facts) >= NO_ROOM_SECONDS;
+    let stable = facts.status.stable.as_ref().filter(|_| may && has_waited)?;
+    Some(format!(
+        "no node has room for {} beside {} ({}), and capacity is Recreate: the pods of {} go first",
+        canary.model_version, stable.model_version, trouble.message, stable.model_version
+    ))
+}
+
+fn is_paused(facts: &Facts<'_>) -> bool {
+    facts.status.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some())
+}
+
+/// The one switch of BlueGreen and Shadow.
+pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    let wanted = pods_for(ALL, facts.replicas);
+    if canary.replicas < wanted {
+        return Move::Scale(wanted);
+    }
+    if facts.canary_ready < wanted {
+        return Move::Stay(waits_for_pods(facts, canary, ALL));
+    }
+    if Way::of(facts) == Way::Steps {
+        let first = ascending(&facts.rollout.steps).first().map_or(ALL, |step| step.weight);
+        return weigh(first, (first < ALL).then_some(0), "StrategyEdited", go_on(canary, first), Vec::new());
+    }
+    match facts.judgement {
+        // Handled before; kept here so that no bad revision can ever go forward.
+        Judgement::Bad { message, .. } | Judgement::Open { message, .. } => Move::Stay(message.clone()),
+        Judgement::Good { .. } if facts.rollout.switch.approval == StepApproval::Manual => {
+            Move::Stay(waits_for_a_person(canary))
+        }
+        Judgement::Good { checks } => {
+            let message = format!("{} passed its checks and takes all requests", canary.model_version);
+            weigh(ALL, None, "Switched", message, checks.clone())
+        }
+    }
+}
+
+fn waits_for_a_person(canary: &RevisionStatus) -> String {
+    format!("{} passed and waits for a person: kubectl millrace promote, or abort", canary.model_version)
+}
+
+/// The weight and step that follow the canary's, by a person's wish.
+pub fn after(facts: &Facts<'_>, canary: &RevisionStatus) -> (i32, Option<usize>) {
+    let steps = ascending(&facts.rollout.steps);
+    let next = steps.iter().position(|step| step.weight > canary.weight.intended);
+    match next.and_then(|index| Some((index, steps.get(index)?))) {
+        Some((index, step)) if canary.weight.intended > 0 => (step.weight, Some(index)),
+        Some(_) | None => (ALL, None),
+    }
+}
+
+fn go_on(canary: &RevisionStatus, weight: i32) -> String {
+    format!("{} goes on to {weight} % of the requests", canary.model_version)
+}
+
+fn late(facts: &Facts<'_>) -> (String, String) {
+    match facts.canary_trouble {
+        Some(trouble) => (trouble.reason.clone(), trouble.message.clone()),
+        None => ("ProgressDeadlineExceeded".to_owned(), "its pods do not become ready".to_owned()),
+    }
+}
+
+pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    if facts.is_accepted {
+        return Move::Measure;
+    }
+    Move::Stay(format!("waiting until every router gives {} its {} %", canary.model_version, canary.weight.intended))
+}
+
+pub fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    let steps = ascending(&facts.rollout.steps);
+    let weight = canary.weight.intended;
+    let at = steps.iter().position(|step| step.weight >= weight).or_else(|| steps.len().checked_sub(1));
+    let Some((index, step)) = at.and_then(|index| Some((index, steps.get(index)?))) else {
+        return go_to(facts, canary, (ALL, None), "NoSteps", Vec::new());
+    };
+    if step.weight != weight {
+        return go_to(facts, canary, (step.weight, Some(index)), "StepsEdited", Vec::new());
+    }
+    match facts.judgement {
+        // Handled by `rejected` before; kept here so that no bad canary can ever go forward.
+        Judgement::Bad { message, .. } => Move::Stay(message.clone()),
+        Judgement::Open { message, .. } => Move::Stay(message.clone()),
+        Judgement::Good { .. } if step.approval == StepApproval::Manual => Move::Stay(waits_for_a_person(canary)),
+        Judgement::Good { checks } => match steps.get(index + 1) {
+            Some(next) => go_to(facts, canary, (next.weight, Some(index + 1)), "StepPassed", checks.clone()),
+            None => go_to(facts, canary, (ALL, None), "StepsPassed", checks.clone()),
+        },
+    }
+}
+
+/// Scale up before weight.
+fn go_to(
+    facts: &Facts<'_>,
+    canary: &RevisionStatus,
+    (weight, step): (i32, Option<usize>),
+    reason: &'static str,
+    checks: Vec<Check>,
+) -> Move {
+    let wanted = pods_for(weight, facts.replicas);
+    if canary.replicas < wanted {
+        return Move::Scale(wanted);
+    }
+    if facts.canary_ready < wanted {
+        return Move::Stay(waits_for_pods(facts, canary, weight));
+    }
+    let message = match step {
+        Some(_) => go_on(canary, weight),
+        None => format!("{} passed every step and gets all requests", canary.model_version),
+    };
+    weigh(weight, step, reason, message, checks)
+}
+
+pub fn promote(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    let stable = facts.status.stable.as_ref();
+    if let Target::Revision(wanted) = facts.target
+        && stable.is_some_and(|stable| stable.revision == wanted.hash)
+        && let Some(back) = withdrawn(facts, canary)
+    {
+        return back;
+    }
+    if facts.is_accepted {
+        return Move::Promote;
+    }
+    Move::Stay(format!("waiting until every router gives {} all requests", canary.model_version))
+}
+
+fn weigh(weight: i32, step: Option<usize>, reason: &'static str, message: String, checks: Vec<Check>) -> Move {
+    Move::Weigh { weight, step, decided_by: DecidedBy::Operator, reason, message, checks }
+}
+
+pub(super) fn waits_for_pods(facts: &Facts<'_>, canary: &RevisionStatus, weight: i32) -> String {
+    let wanted = pods_for(weight, facts.replicas);
+    let why =
+        facts.canary_trouble.map(|trouble| format!(": {}, {}", trouble.reason, trouble.message)).unwrap_or_default();
+    format!(
+        "waiting for pods of {} before it gets {weight} %: {} of {wanted} are ready with the right model{why}",
+        canary.model_version, facts.canary_ready
+    )
+}
+
+fn seconds_since_start(facts: &Facts<'_>) -> i64 {
+    let start = facts.status.rollout.as_ref().map_or(facts.now, |rollout| rollout.start_time.0);
+    facts.now.as_second() - start.as_second()
+}

@@ -1,0 +1,166 @@
+//! What the moves beside a rollout's way do to the status: preparation, pause, return of the former revision, rehearsal. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use millrace_contract::decision::{Check, DecidedBy, Question, Verdict};
+use millrace_crds::{
+    conditions::{PAUSED, ROLLOUT_SUCCEEDED},
+    inference_service::{RehearsalStatus, RevisionStatus},
+};
+
+use super::{
+    moves::{Moved, shortened},
+    revision::Revision,
+    routing::ALL,
+    told::{Happened, normal, warning},
+};
+use crate::conditions::Is;
+
+impl Moved {
+    pub(super) fn prepare(&mut self, now: Time) {
+        if let Some(rollout) = &mut self.status.rollout {
+            rollout.step_start_time = Some(now);
+        }
+        let Some(canary) = &self.status.canary else { return };
+        let note = format!("{} is ready in full; its switch is prepared", canary.model_version);
+        self.status.next_step = Some(note.clone());
+        self.told.push(normal(Happened::Prepared, note));
+    }
+
+    pub(super) fn recreate(&mut self, message: &str, now: Time) {
+        if let Some(rollout) = &mut self.status.rollout {
+            rollout.recreating_since = Some(now);
+        }
+        let subject = self.canary_version();
+        self.decide(Question::Step, subject, Verdict::Unknown, "Recreating", message, DecidedBy::Operator, &[]);
+        self.status.next_step = Some(message.to_owned());
+        self.told.push(warning(Happened::Recreating, message));
+    }
+
+    pub(super) fn pause(&mut self, generation: i64, now: Time) {
+        let subject = self.canary_version();
+        let message = format!("{subject} does not go forward, by a request; bad evidence still rejects it");
+        self.conditions(generation, &now).set(PAUSED, Is::True, "PausedByUser", &message);
+        if let Some(rollout) = &mut self.status.rollout {
+            rollout.paused_since = Some(now);
+        }
+        self.decide(Question::Step, subject, Verdict::Unknown, "Paused", &message, DecidedBy::User, &[]);
+        self.status.next_step = Some(format!("{message}; kubectl millrace resume lets it go on"));
+        self.told.push(normal(Happened::Paused, message));
+    }
+
+    pub(super) fn resume(&mut self) {
+        if let Some(rollout) = &mut self.status.rollout {
+            rollout.paused_since = None;
+        }
+        self.end_pause();
+        let subject = self.canary_version();
+        let message = format!("{subject} may go forward again, by a request");
+        self.decide(Question::Step, subject, Verdict::Unknown, "Resumed", &message, DecidedBy::User, &[]);
+        self.status.next_step = Some(message.clone());
+        self.told.push(normal(Happened::Resumed, message));
+    }
+
+    pub(super) fn end_pause(&mut self) {
+        self.status.conditions.retain(|condition| condition.type_ != PAUSED);
+    }
+
+    fn canary_version(&self) -> String {
+        self.status.canary.as_ref().map(|canary| canary.model_version.clone()).unwrap_or_default()
+    }
+
+    /// One routing write: the pods of the former revision are there.
+    pub(super) fn give_back(
+        &mut self,
+        reason: &str,
+        message: &str,
+        decided_by: DecidedBy,
+        checks: &[Check],
+        generation: i64,
+        now: Time,
+    ) {
+        let Some(previous) = self.status.previous.take() else { return };
+        let left = self.status.stable.replace(previous.revision);
+        let Some(left) = left else { return };
+        let subject = left.model_version.clone();
+        let verdict = match decided_by {
+            DecidedBy::Operator => {
+                self.conditions(generation, &now).set(ROLLOUT_SUCCEEDED, Is::False, reason, message);
+                self.remember_as_bad(left, reason, message, &now);
+                Verdict::Fail
+            }
+            DecidedBy::User => {
+                self.status.conditions.retain(|condition| condition.type_ != ROLLOUT_SUCCEEDED);
+                Verdict::Unknown
+            }
+        };
+        self.decide(Question::Rollback, subject, verdict, reason, message, decided_by, checks);
+        self.status.next_step = Some(format!("rolled back: {message}"));
+        self.told.push(warning(Happened::RolledBack, format!("{reason}: {message}")));
+    }
+
+    pub(super) fn baked(&mut self, reason: &str, message: &str) {
+        if self.status.previous.take().is_none() {
+            return;
+        }
+        self.status.next_step = Some(message.to_owned());
+        self.told.push(normal(Happened::Baked, format!("{reason}: {message}")));
+    }
+
+    pub(super) fn hold(&mut self, version: &str) {
+        self.status.rejected.retain(|known| known.model_version != version);
+        let message = format!("{version} is served by a request, whatever is newer");
+        let subject = version.to_owned();
+        self.decide(Question::Rollback, subject, Verdict::Unknown, "RolledBack", &message, DecidedBy::User, &[]);
+        self.status.next_step = Some(message.clone());
+        self.told.push(warning(Happened::RolledBack, message));
+    }
+
+    pub(super) fn follow(&mut self) {
+        let subject = self.status.stable.as_ref().map(|stable| stable.model_version.clone()).unwrap_or_default();
+        let message = "the model is followed again, by a request".to_owned();
+        self.decide(Question::Step, subject, Verdict::Unknown, "Followed", &message, DecidedBy::User, &[]);
+        self.status.next_step = Some(message.clone());
+        self.told.push(normal(Happened::Resumed, message));
+    }
+
+    pub(super) fn rehearse(&mut self, revision: &Revision, wanted: i64, now: Time) {
+        let message = format!("{} gets copies of {wanted} live requests and answers nobody", revision.model_version);
+        self.status.rehearsal = Some(RehearsalStatus {
+            revision: RevisionStatus { replicas: 1, ..revision.recorded() },
+            start_time: now,
+            end_time: None,
+            wanted,
+            compared: 0,
+            verdict: None,
+            checks: Vec::new(),
+            message: message.clone(),
+        });
+        self.told.push(normal(Happened::RehearsalStarted, message));
+    }
+
+    pub(super) fn rehearsed(&mut self, verdict: Verdict, message: &str, decided_by: DecidedBy, now: Time) {
+        let Some(rehearsal) = &mut self.status.rehearsal else { return };
+        rehearsal.end_time = Some(now);
+        rehearsal.verdict = Some(verdict);
+        rehearsal.message = shortened(message);
+        let (subject, checks) = (rehearsal.revision.model_version.clone(), rehearsal.checks.clone());
+        self.decide(Question::Rehearse, subject, verdict, "Rehearsed", message, decided_by, &checks);
+        self.told.push(normal(Happened::RehearsalEnded, message));
+    }
+
+    /// A rollout needs the room, and the copies' place in the plan.
+    pub(super) fn end_rehearsal(&mut self, why: &str, now: &Time) {
+        let running = self.status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
+        let Some(version) = running.map(|rehearsal| rehearsal.revision.model_version.clone()) else { return };
+        let message = format!("the rehearsal of {version} ended early: {why}");
+        self.rehearsed(Verdict::Unknown, &message, DecidedBy::Operator, now.clone());
+    }
+
+    /// Nobody but these two has requests.
+    pub(super) fn share_out(&mut self) {
+        let taken = self.status.canary.as_ref().map_or(0, |canary| canary.weight.intended);
+        if let Some(stable) = &mut self.status.stable {
+            stable.weight.intended = ALL - taken;
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A rehearsal: a version gets copies of live requests while nothing is rolled out, so that it is known how it would do before anybody
+//! is answered by it. It promotes and rejects nothing. Pure.
+
+use millrace_contract::decision::{Check, DecidedBy, Verdict};
+use millrace_crds::inference_service::RehearsalStatus;
+
+use super::phase::{Facts, Move};
+
+/// Longest a rehearsal lasts, in seconds: then it ends with what it has.
+pub const MAX_SECONDS: i64 = 3_600;
+
+fn running<'a>(facts: &'a Facts<'_>) -> Option<&'a RehearsalStatus> {
+    facts.status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none())
+}
+
+/// What a rehearsal that runs does next, if that is more than waiting.
+pub fn next(facts: &Facts<'_>) -> Option<Move> {
+    let rehearsal = running(facts)?;
+    let version = &rehearsal.revision.model_version;
+    let ended = |verdict, message| Some(Move::Rehearsed { verdict, message, decided_by: DecidedBy::Operator });
+    let seconds = facts.now.as_second() - rehearsal.start_time.0.as_second();
+    let (compared, checks) = facts.copies;
+    let failed: Vec<&str> = of(checks, Verdict::Fail);
+    if compared >= rehearsal.wanted {
+        return match failed.as_slice() {
+            [] => ended(verdict(checks), format!("{version}: {compared} copies were compared, and no check failed")),
+            names => {
+                let names = names.join(", ");
+                ended(Verdict::Fail, format!("{version}: of {compared} copies, these checks failed: {names}"))
+            }
+        };
+    }
+    if let Some(trouble) = facts.rehearsed.trouble.as_ref().filter(|trouble| trouble.is_final) {
+        return ended(Verdict::Fail, format!("{version} can't be served: {}", trouble.message));
+    }
+    let never_ready = facts.rehearsed.loaded == 0 && seconds >= facts.rollout.progress_deadline_seconds;
+    if never_ready && compared == 0 {
+        let why = facts.rehearsed.trouble.as_ref().map_or("its pod does not become ready", |one| &*one.message);
+        return ended(Verdict::Fail, format!("{version} was not ready after {seconds} s: {why}"));
+    }
+    if seconds >= MAX_SECONDS {
+        let message = format!("{version}: only {compared} of {} copies came in {seconds} s", rehearsal.wanted);
+        return ended(if failed.is_empty() { Verdict::Unknown } else { Verdict::Fail }, message);
+    }
+    None
+}
+
+fn of(checks: &[Check], verdict: Verdict) -> Vec<&str> {
+    checks.iter().filter(|check| check.verdict == verdict).map(|check| check.name.as_str()).collect()
+}
+
+fn verdict(checks: &[Check]) -> Verdict {
+    let is_open = checks.is_empty() || !of(checks, Verdict::Unknown).is_empty();
+    if is_open { Verdict::Unknown } else { Verdict::Pass }
+}
+
+/// What `abort` does while nothing but a rehearsal goes on.
+pub fn aborted(facts: &Facts<'_>) -> Option<Move> {
+    if facts.status.canary.is_some() {
+        return None;
+    }
+    let rehearsal = running(facts)?;
+    let message = format!("the rehearsal of {} was ended by a request", rehearsal.revision.model_version);
+    Some(Move::Rehearsed { verdict: Verdict::Unknown, message, decided_by: DecidedBy::User })
+}
+
+/// What is waited for, a sentence.
+pub fn waits(rehearsal: &RehearsalStatus, loaded: i32) -> String {
+    let RehearsalStatus { revision, wanted, compared, .. } = rehearsal;
+    if loaded == 0 {
+        return format!("waiting for a pod of {} with its model", revision.model_version);
+    }
+    format!("{compared} of {wanted} copies of live requests were compared")
+}

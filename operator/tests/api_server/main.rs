@@ -1,0 +1,29 @@
+//! The controllers on a real API server, undisturbed and disturbed. One binary, so that the server starts once.
+//!
+//! | file         | holds                                                                                     |
+//! |--------------|-------------------------------------------------------------------------------------------|
+//! | `*_story.rs` | the life of one kind, step by step                                                        |
+//! | `faults.rs`  | each story with a crash before and after every write, and other faults                    |
+//! | `bugs.rs`    | known mistakes of operators, seeded, which the stories must catch                         |
+//! | `watches.rs` | the controllers at work while events of their watches are lost                            |
+//! | `dataset.rs` and the other kinds | what a kind does in a situation of its own                            |
+//! | `leader.rs`  | leader election between replicas                                                          |
+
+// Tests stop at the first surprise.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod bugs;
+mod dataset;
+mod dataset_story;
+mod faults;
+mod inference_service;
+mod inference_service_gateway;
+mod inference_service_story;
+mod inference_service_switch_story;
+mod inference_service_traffic;
+mod leader;
+mod model_version;
+mod model_version_story;
+mod training_job;
+mod training_job_story;
+mod watches;

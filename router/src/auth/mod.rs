@@ -1,0 +1,128 @@
+//! Who may call a service: API keys and tokens. A request looks at what is in memory; files and key sets are read by [`refresh`].
+
+pub mod keys;
+pub mod provider;
+pub mod refresh;
+pub mod tokens;
+
+use std::path::{Path, PathBuf};
+
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use millrace_contract::routing_policy::Auth;
+
+use self::{keys::Keys, tokens::Tokens};
+use crate::{caller::Caller, refusal::Refusal};
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const SCHEME: &str = "bearer ";
+
+/// The way into one service.
+#[derive(Debug)]
+pub struct Gate {
+    rule: Auth,
+    /// API keys, where the plan has some.
+    pub keys: Option<Keys>,
+    /// Tokens, where the plan has them.
+    pub tokens: Option<Tokens>,
+}
+
+impl Gate {
+    /// By a plan's rule. Keys of a folder are read at once, so that no valid request is refused; a key set that is elsewhere is not
+    /// there yet.
+    pub fn new(rule: Auth, keys_dir: Option<&Path>) -> Self {
+        let below = |name: &str| keys_dir.and_then(|folder| inside(folder, name));
+        let keys = rule.api_keys.as_ref().map(|rule| Keys::new(rule, rule.folder.as_deref().and_then(below)));
+        let tokens = rule.jwt.as_ref().map(|rule| {
+            let file = rule.jwks.strip_prefix("file:").and_then(below);
+            Tokens::new(rule.clone(), file)
+        });
+        Self { rule, keys, tokens }
+    }
+
+    /// The rule it was made from.
+    pub fn rule(&self) -> &Auth {
+        &self.rule
+    }
+
+    /// Who calls, by the credentials in these headers, `now` in seconds since 1970. Credentials are taken out of the headers: they
+    /// are none of the servers' business.
+    pub fn admit(&self, headers: &mut HeaderMap, now: u64) -> Result<Caller, Refusal> {
+        let presented = headers.remove(API_KEY);
+        let authorization = headers.remove(AUTHORIZATION);
+        let bearer = authorization.as_ref().and_then(|value| value.to_str().ok()).and_then(bearer);
+        let key = presented.as_ref().and_then(|value| value.to_str().ok());
+        for secret in key.into_iter().chain(bearer) {
+            if let Some(name) = self.keys.as_ref().and_then(|keys| keys.owner(secret)) {
+                return Ok(Caller { name, claims: None });
+            }
+        }
+        match (&self.tokens, bearer) {
+            (Some(tokens), Some(token)) => tokens.verify(token, now).map_err(Refusal::Unauthenticated),
+            (Some(_) | None, None) if key.is_none() => Err(Refusal::Unauthenticated("no credentials".into())),
+            (Some(_) | None, None) | (None, Some(_)) => Err(Refusal::Unauthenticated("unknown API key".into())),
+        }
+    }
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim())
+}
+
+/// A path of one plain name below a folder: a plan may not reach elsewhere.
+fn inside(folder: &Path, name: &str) -> Option<PathBuf> {
+    let is_plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+    is_plain.then(|| folder.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use millrace_contract::routing_policy::ApiKeys;
+
+    use super::*;
+
+    fn gate() -> Gate {
+        // echo -n open-sesame | sha256sum
+        let hash = "d7ecdf25eaf3deba0f2628771dbdd22d4138ab6cf38f91ed02a2ca0dec7c8ab7";
+        let api_keys = ApiKeys { hashes: [("shop".to_owned(), hash.to_owned())].into(), folder: None };
+        Gate::new(Auth { api_keys: Some(api_keys), jwt: None }, None)
+    }
+
+    fn admitted(headers: &[(&'static str, &'static str)]) -> Result<String, String> {
+        let mut map: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
+        let result = gate().admit(&mut map, 0);
+        assert!(map.is_empty(), "credentials stay: {map:?}");
+        result.map(|caller| caller.name.to_string()).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_hash_in_either_header() {
+        assert_eq!(admitted(&[("x-api-key", "open-sesame")]), Ok("shop".into()));
+        assert_eq!(admitted(&[("authorization", "Bearer open-sesame")]), Ok("shop".into()));
+        assert_eq!(admitted(&[("authorization", "bearer open-sesame")]), Ok("shop".into()));
+    }
+
+    #[test]
+    fn whoever_has_none_or_another_is_refused_with_the_reason() {
+        let unknown = Err("valid credentials are needed: unknown API key".to_owned());
+        assert_eq!(admitted(&[("x-api-key", "open-barley")]), unknown);
+        assert_eq!(admitted(&[("authorization", "Bearer x")]), unknown);
+        let none = Err("valid credentials are needed: no credentials".to_owned());
+        assert_eq!(admitted(&[]), none);
+        assert_eq!(admitted(&[("authorization", "Basic open-sesame")]), none);
+        assert_eq!(admitted(&[("authorization", "Bearer")]), none);
+    }
+
+    #[test]
+    fn a_plan_reaches_only_plain_names_below_the_folder() {
+        let folder = Path::new("/keys");
+        assert_eq!(inside(folder, "fraud"), Some("/keys/fraud".into()));
+        for name in ["", "..", ".hidden", "a/b", "/etc", "a\\b"] {
+            assert_eq!(inside(folder, name), None, "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The thin adapter to where keys are: mounted Secrets and key sets, read again and again beside the requests.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures::{StreamExt, stream};
+use tokio::time::{interval, timeout};
+use tracing::{info, warn};
+
+use super::{Gate, tokens::Tokens};
+use crate::{metrics::Problem, router::Router};
+
+/// How often is looked what is due; also how soon a rotated Secret is seen.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Seconds between two readings of a key set at an issuer.
+const SET_EVERY: u64 = 300;
+/// Seconds between two readings of a key set in a file.
+const FILE_EVERY: u64 = 1;
+/// Least seconds between two readings because of an unknown key.
+const SOONEST: u64 = 5;
+const FETCH_WITHIN: Duration = Duration::from_secs(10);
+const LARGEST_SET: usize = 1024 * 1024;
+const AT_ONCE: usize = 8;
+
+/// Seconds since 1970.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// Keep the keys of all services fresh until the task is dropped.
+pub async fn follow(router: Arc<Router>) {
+    // The client takes the process's provider; one that is there already serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().timeout(FETCH_WITHIN).build();
+    let client = client.inspect_err(|error| warn!(%error, "key sets at a URL can't be read")).ok();
+    let mut ticks = interval(LOOK_EVERY);
+    loop {
+        ticks.tick().await;
+        let snapshot = router.snapshot();
+        let gates: Vec<(String, Arc<Gate>)> = snapshot
+            .services()
+            .filter_map(|service| Some((service.name.clone(), service.policy.gate.clone()?)))
+            .collect();
+        stream::iter(gates)
+            .for_each_concurrent(AT_ONCE, |(service, gate)| {
+                let (router, client) = (&router, client.as_ref());
+                async move { one(router, client, &service, &gate).await }
+            })
+            .await;
+    }
+}
+
+async fn one(router: &Router, client: Option<&reqwest::Client>, service: &str, gate: &Gate) {
+    if let Some(keys) = &gate.keys
+        && let Err(error) = keys.refresh()
+    {
+        router.metrics.met(Problem::Keys);
+        warn!(%error, service, "API keys can't be read; the former ones stay valid");
+    }
+    let Some(tokens) = &gate.tokens else { return };
+    let every = if tokens.file.is_some() { FILE_EVERY } else { SET_EVERY };
+    if !tokens.is_due(unix_now(), every, SOONEST) {
+        return;
+    }
+    match read(tokens, client).await.and_then(|text| tokens.replace_if_new(&text)) {
+        Ok(Some(keys)) => info!(service, keys, "following a new key set"),
+        Ok(None) => {}
+        Err(problem) => {
+            router.metrics.met(Problem::Keys);
+            warn!(service, problem, "the key set can't be read; the former one stays valid");
+        }
+    }
+}
+
+async fn read(tokens: &Tokens, client: Option<&reqwest::Client>) -> Result<Vec<u8>, String> {
+    if let Some(file) = &tokens.file {
+        return tokio::fs::read(file).await.map_err(|error| format!("{}: {error}", file.display()));
+    }
+    let url = &tokens.rule.jwks;
+    if !url.starts_with("https://") && !url.starts_with("http://") {
+        return Err(format!("auth.jwt.jwks: \"{url}\" is no https:// URL and no file: below --keys-dir"));
+    }
+    let client = client.ok_or("no client")?;
+    let fetch = async {
+        let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+        let mut chunks = answer.map_err(|error| error.to_string())?.bytes_stream();
+        let mut text = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            text.extend_from_slice(&chunk.map_err(|error| error.to_string())?);
+            if text.len() > LARGEST_SET {
+                return Err(format!("{url}: more than {LARGEST_SET} bytes"));
+            }
+        }
+        Ok(text)
+    };
+    timeout(FETCH_WITHIN, fetch).await.map_err(|_| format!("{url}: no answer in {FETCH_WITHIN:?}"))?
+}

@@ -1,0 +1,193 @@
+//! JSON Web Tokens: verified by the key set of their issuer, which is read by [`super::refresh`]. What was verified is remembered until
+//! it expires or the key set changes, since a signature costs more than a whole request.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation, decode, decode_header,
+    errors::ErrorKind,
+    jwk::{Jwk, JwkSet},
+};
+use millrace_contract::routing_policy::Jwt;
+use quick_cache::sync::Cache;
+use serde_json::Value;
+
+use crate::caller::Caller;
+
+/// Verified tokens that are remembered.
+const REMEMBERED: usize = 4_096;
+const LONGEST_TOKEN: usize = 8 * 1024;
+/// Clocks may differ by so many seconds.
+const LEEWAY: u64 = 30;
+/// Algorithms with a public key. None with a shared secret: a public key would be taken for one.
+const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+/// Tokens of one issuer.
+#[derive(Debug)]
+pub struct Tokens {
+    /// The rule of the plan.
+    pub rule: Jwt,
+    /// Where the key set is, if it is a file.
+    pub file: Option<PathBuf>,
+    /// The set as it was read.
+    text: ArcSwap<Vec<u8>>,
+    keys: ArcSwap<Vec<Key>>,
+    verified: Cache<Arc<str>, Verified>,
+    /// Somebody showed a token of a key that is not in the set.
+    wants_keys: AtomicBool,
+    /// Second of the last attempt to read the set.
+    read_at: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Key {
+    id: Option<String>,
+    algorithm: Option<Algorithm>,
+    key: DecodingKey,
+}
+
+#[derive(Clone, Debug)]
+struct Verified {
+    caller: Caller,
+    expires: u64,
+}
+
+impl Tokens {
+    /// No key is known yet.
+    pub fn new(rule: Jwt, file: Option<PathBuf>) -> Self {
+        super::provider::install();
+        let tokens = Self {
+            rule,
+            file,
+            text: ArcSwap::default(),
+            keys: ArcSwap::default(),
+            verified: Cache::new(REMEMBERED),
+            wants_keys: AtomicBool::new(true),
+            read_at: AtomicU64::new(0),
+        };
+        if let Some(text) = tokens.file.as_ref().and_then(|file| std::fs::read(file).ok()) {
+            let _ = tokens.replace(&text);
+        }
+        tokens
+    }
+
+    /// Whether the key set is to be read again: regularly every `every` seconds, and after `soonest` when a key is missing. Asking is
+    /// taken for an attempt.
+    pub fn is_due(&self, now: u64, every: u64, soonest: u64) -> bool {
+        let age = now.saturating_sub(self.read_at.load(Ordering::Relaxed));
+        let due = age >= every || (age >= soonest && self.wants_keys.load(Ordering::Relaxed));
+        if due {
+            self.read_at.store(now, Ordering::Relaxed);
+        }
+        due
+    }
+
+    /// Follow this key set, if it is another one; says how many keys it has.
+    pub fn replace_if_new(&self, text: &[u8]) -> Result<Option<usize>, String> {
+        let is_same = **self.text.load() == text;
+        self.wants_keys.store(false, Ordering::Relaxed);
+        if is_same { Ok(None) } else { self.replace(text).map(Some) }
+    }
+
+    /// A new key set as text. One that is none leaves the former in force.
+    fn replace(&self, text: &[u8]) -> Result<usize, String> {
+        let set: JwkSet = serde_json::from_slice(text).map_err(|error| format!("no JSON Web Key Set: {error}"))?;
+        let keys: Vec<Key> = set.keys.iter().filter_map(key).collect();
+        let count = keys.len();
+        if count == 0 {
+            return Err("no key in the set has an algorithm that is supported".to_owned());
+        }
+        self.text.store(Arc::new(text.to_vec()));
+        self.keys.store(Arc::new(keys));
+        self.wants_keys.store(false, Ordering::Relaxed);
+        // A key that was withdrawn takes its tokens with it.
+        self.verified.clear();
+        Ok(count)
+    }
+
+    /// Who shows this token, `now` in seconds since 1970; else why it is not valid.
+    pub fn verify(&self, token: &str, now: u64) -> Result<Caller, String> {
+        if let Some(known) = self.verified.get(token)
+            && known.expires + LEEWAY > now
+        {
+            return Ok(known.caller);
+        }
+        if token.len() > LONGEST_TOKEN {
+            return Err("the token is too long".to_owned());
+        }
+        let claims = self.claims(token)?;
+        let name = claims.get("sub").and_then(Value::as_str).unwrap_or_default().into();
+        let expires = claims.get("exp").and_then(Value::as_f64).unwrap_or_default() as u64;
+        let caller = Caller { name, claims: Some(Arc::new(claims)) };
+        self.verified.insert(token.into(), Verified { caller: caller.clone(), expires });
+        Ok(caller)
+    }
+
+    fn claims(&self, token: &str) -> Result<Value, String> {
+        let header = decode_header(token).map_err(|_| "no API key and no token".to_owned())?;
+        if !ALGORITHMS.contains(&header.alg) {
+            return Err(format!("algorithm {:?} is not accepted", header.alg));
+        }
+        let keys = self.keys.load();
+        let fits = |key: &&Key| {
+            let same_id = header.kid.is_none() || key.id == header.kid;
+            same_id && key.algorithm.is_none_or(|algorithm| algorithm == header.alg)
+        };
+        let mut validation = Validation::new(header.alg);
+        validation.leeway = LEEWAY;
+        validation.validate_nbf = true;
+        validation.set_issuer(&[&self.rule.issuer]);
+        validation.set_audience(&self.rule.audiences);
+        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+        let mut reason = "its key is not in the key set".to_owned();
+        for key in keys.iter().filter(fits) {
+            match decode::<Value>(token, &key.key, &validation) {
+                Ok(decoded) => return Ok(decoded.claims),
+                Err(error) => reason = explain(error.kind()),
+            }
+        }
+        if !keys.iter().any(|key| fits(&key)) {
+            self.wants_keys.store(true, Ordering::Relaxed);
+        }
+        Err(reason)
+    }
+}
+
+fn key(jwk: &Jwk) -> Option<Key> {
+    let algorithm = match jwk.common.key_algorithm {
+        Some(named) => Some(ALGORITHMS.into_iter().find(|known| format!("{known:?}") == named.to_string())?),
+        None => None,
+    };
+    let key = DecodingKey::from_jwk(jwk).ok()?;
+    Some(Key { id: jwk.common.key_id.clone(), algorithm, key })
+}
+
+fn explain(kind: &ErrorKind) -> String {
+    match kind {
+        ErrorKind::ExpiredSignature => "the token has expired".to_owned(),
+        ErrorKind::ImmatureSignature => "the token is not valid yet".to_owned(),
+        ErrorKind::InvalidIssuer => "the token has another issuer".to_owned(),
+        ErrorKind::InvalidAudience => "the token is for another audience".to_owned(),
+        ErrorKind::InvalidSignature => "the signature is wrong".to_owned(),
+        ErrorKind::MissingRequiredClaim(claim) => format!("the token has no {claim}"),
+        // The library's own list; the others say that it is no token.
+        _ => "no API key and no token".to_owned(),
+    }
+}

@@ -1,0 +1,163 @@
+//! Whether two answers of the Open Inference Protocol say the same. Pure.
+//!
+//! Classes are integers, booleans and text, and the place of the greatest number of each row where an answer has numbers only, in
+//! rows of two and more. Numbers agree when they differ by at most the tolerance times the greater of 1 and the live number.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::traffic::Agreement;
+
+#[derive(Deserialize)]
+struct Answer {
+    outputs: Vec<Output>,
+}
+
+#[derive(Deserialize)]
+struct Output {
+    name: String,
+    datatype: String,
+    #[serde(default)]
+    shape: Vec<i64>,
+    data: Vec<Value>,
+}
+
+/// Compare a live answer with its copy's; none when they can't be: no JSON of the protocol, or other tensors.
+pub fn compare(live: &[u8], copy: &[u8], tolerance: f64) -> Option<Agreement> {
+    let live: Answer = serde_json::from_slice(live).ok()?;
+    let copy: Answer = serde_json::from_slice(copy).ok()?;
+    if live.outputs.len() != copy.outputs.len() {
+        return None;
+    }
+    let mut total = Agreement::default();
+    let mut by_greatest = Agreement::default();
+    for output in &live.outputs {
+        let other = copy.outputs.iter().find(|other| other.name == output.name && other.datatype == output.datatype)?;
+        let (ours, theirs) = (flat(&output.data), flat(&other.data));
+        if ours.len() != theirs.len() {
+            return None;
+        }
+        if output.datatype.starts_with("FP") || output.datatype == "BF16" {
+            let (ours, theirs) = (numbers(&ours)?, numbers(&theirs)?);
+            let close = ours.iter().zip(&theirs).all(|(ours, theirs)| is_close(*ours, *theirs, tolerance));
+            also(&mut total.numbers, close);
+            if let Some(width) = width(&output.shape, ours.len()) {
+                also(&mut by_greatest.classes, greatest(&ours, width) == greatest(&theirs, width));
+            }
+        } else {
+            also(&mut total.classes, ours == theirs);
+        }
+    }
+    Some(Agreement { classes: total.classes.or(by_greatest.classes), ..total })
+}
+
+fn also(so_far: &mut Option<bool>, agrees: bool) {
+    *so_far = Some(so_far.unwrap_or(true) && agrees);
+}
+
+fn flat(data: &[Value]) -> Vec<&Value> {
+    data.iter()
+        .flat_map(|value| match value {
+            Value::Array(items) => flat(items),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => vec![value],
+        })
+        .collect()
+}
+
+/// A number that JSON has no word for comes as null or as text.
+fn numbers(values: &[&Value]) -> Option<Vec<f64>> {
+    let number = |value: &&Value| match value {
+        Value::Number(number) => number.as_f64(),
+        Value::Null => Some(f64::NAN),
+        Value::String(text) => text.parse().ok(),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    values.iter().map(number).collect()
+}
+
+fn is_close(ours: f64, theirs: f64, tolerance: f64) -> bool {
+    // Infinities are close to themselves only; a number that is none agrees with another one.
+    ours == theirs || (ours.is_nan() && theirs.is_nan()) || (ours - theirs).abs() <= tolerance * ours.abs().max(1.0)
+}
+
+fn width(shape: &[i64], count: usize) -> Option<usize> {
+    let width = usize::try_from(*shape.get(1..)?.last()?).ok()?;
+    (width > 1 && count.is_multiple_of(width)).then_some(width)
+}
+
+fn greatest(values: &[f64], width: usize) -> Vec<Option<usize>> {
+    let place = |row: &[f64]| {
+        let numbered = row.iter().enumerate().filter(|(_, value)| !value.is_nan());
+        numbered.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index)
+    };
+    values.chunks(width).map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(outputs: &[(&str, &str, &[i64], Value)]) -> Vec<u8> {
+        let outputs: Vec<_> = outputs
+            .iter()
+            .map(|(name, datatype, shape, data)| json!({"name": name, "datatype": datatype, "shape": shape, "data": data}))
+            .collect();
+        json!({"model_name": "fraud", "outputs": outputs}).to_string().into_bytes()
+    }
+
+    fn classifier(label: i64, probabilities: [f64; 2]) -> Vec<u8> {
+        answer(&[("label", "INT64", &[1], json!([label])), ("probabilities", "FP32", &[1, 2], json!([probabilities]))])
+    }
+
+    fn agreement(classes: Option<bool>, numbers: Option<bool>) -> Option<Agreement> {
+        Some(Agreement { classes, numbers })
+    }
+
+    #[test]
+    fn classes_and_numbers_are_compared_apart() {
+        let live = classifier(1, [0.3, 0.7]);
+        let cases = [
+            (classifier(1, [0.3, 0.7]), agreement(Some(true), Some(true))),
+            (classifier(1, [0.305, 0.695]), agreement(Some(true), Some(true))),
+            (classifier(1, [0.2, 0.8]), agreement(Some(true), Some(false))),
+            (classifier(0, [0.7, 0.3]), agreement(Some(false), Some(false))),
+        ];
+        for (copy, expected) in cases {
+            assert_eq!(compare(&live, &copy, 0.01), expected, "{}", String::from_utf8_lossy(&copy));
+        }
+    }
+
+    #[test]
+    fn where_there_are_only_numbers_in_rows_the_greatest_is_the_class() {
+        let rows = |data: Value| answer(&[("p", "FP32", &[2, 3], data)]);
+        let live = rows(json!([0.1, 0.7, 0.2, 0.5, 0.3, 0.2]));
+        assert_eq!(
+            compare(&live, &rows(json!([[0.2, 0.6, 0.2], [0.5, 0.3, 0.2]])), 0.01),
+            agreement(Some(true), Some(false))
+        );
+        assert_eq!(
+            compare(&live, &rows(json!([0.1, 0.7, 0.2, 0.3, 0.5, 0.2])), 1.0),
+            agreement(Some(false), Some(true))
+        );
+        let one = |value: f64| answer(&[("y", "FP64", &[1, 1], json!([value]))]);
+        assert_eq!(compare(&one(1000.0), &one(1009.0), 0.01), agreement(None, Some(true)));
+        assert_eq!(compare(&one(1000.0), &one(1011.0), 0.01), agreement(None, Some(false)));
+    }
+
+    #[test]
+    fn what_is_not_the_same_kind_of_answer_is_not_compared() {
+        let live = classifier(1, [0.3, 0.7]);
+        for copy in [
+            b"not json".to_vec(),
+            answer(&[]),
+            answer(&[("label", "INT64", &[1], json!([1])), ("other", "FP32", &[1, 2], json!([0.3, 0.7]))]),
+            answer(&[("label", "INT32", &[1], json!([1])), ("probabilities", "FP32", &[1, 2], json!([0.3, 0.7]))]),
+            answer(&[("label", "INT64", &[1], json!([1])), ("probabilities", "FP32", &[1, 3], json!([0.3, 0.4, 0.3]))]),
+        ] {
+            assert_eq!(compare(&live, &copy, 0.01), None, "{}", String::from_utf8_lossy(&copy));
+        }
+        assert_eq!(compare(b"", b"", 0.01), None);
+    }
+}

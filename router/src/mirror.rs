@@ -1,0 +1,93 @@
+//! Copies of requests for a revision whose answers nobody gets. A copy is made after the client was answered, waits for nobody, and is
+//! the first thing that is left out when the router is short of anything.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use millrace_contract::routing::MIRROR_HEADER;
+use tokio::time::Instant;
+
+use crate::{
+    balance::least_loaded,
+    compare::compare,
+    forward::{Call, Payload, Received, attempt},
+    router::Router,
+    snapshot::Service,
+    traffic::{Copying, MirrorCounts},
+};
+
+const MIRROR: HeaderName = HeaderName::from_static(MIRROR_HEADER);
+/// In ten thousand.
+const ALL: u32 = 10_000;
+
+/// The live answer a copy's is compared with.
+#[derive(Debug)]
+pub struct Live {
+    /// Its body; none where it streamed.
+    pub body: Option<Bytes>,
+    /// Time to its head in microseconds.
+    pub microseconds: u64,
+}
+
+/// Perhaps send a copy of a call that was answered, by the draw. `served_by` is the target that answered.
+pub fn perhaps(
+    router: &Arc<Router>,
+    service: &Arc<Service>,
+    call: &Call,
+    served_by: &str,
+    live: impl FnOnce() -> Live,
+) {
+    let Some(mirror) = &service.policy.mirror else { return };
+    let Some(target) = service.targets.get(mirror.target).filter(|target| target.revision != served_by) else { return };
+    let Payload::Held(body) = &call.payload else { return };
+    if rand::random_range(0..ALL) >= mirror.per_ten_thousand {
+        return;
+    }
+    if router.is_short() || target.endpoints.is_empty() {
+        return mirror.counts.shed();
+    }
+    let Some(copying) = mirror.counts.begin(mirror.most) else { return };
+    let mut copy = Call {
+        method: call.method.clone(),
+        path: call.path.clone(),
+        headers: call.headers.clone(),
+        payload: Payload::Held(body.clone()),
+    };
+    copy.headers.insert(MIRROR, HeaderValue::from_static("1"));
+    let sent = Copy { router: router.clone(), service: service.clone(), call: copy, live: live(), copying };
+    tokio::spawn(sent.send(mirror.target, mirror.tolerance, mirror.counts.clone()));
+}
+
+struct Copy {
+    router: Arc<Router>,
+    service: Arc<Service>,
+    call: Call,
+    live: Live,
+    copying: Copying,
+}
+
+impl Copy {
+    async fn send(self, target: usize, tolerance: f64, counts: Arc<MirrorCounts>) {
+        let Self { router, service, call, live, copying } = self;
+        let target = &service.targets[target];
+        let started = Instant::now();
+        let Some(endpoint) = least_loaded(&target.endpoints, &[], 0, started.into_std()) else { return };
+        let within = router.settings.connect_timeout;
+        let result = attempt(&call, endpoint, started + service.timeout, within, started.into_std()).await;
+        let microseconds = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match result {
+            Ok(answered) if answered.head.status.is_success() => {
+                let percent = microseconds.saturating_mul(100) / live.microseconds.max(1);
+                counts.took(u32::try_from(percent).unwrap_or(u32::MAX));
+                let copied = match answered.body {
+                    Received::Held(bytes) => Some(bytes),
+                    Received::Streaming(_) => None,
+                };
+                counts.compared(live.body.zip(copied).and_then(|(live, copied)| compare(&live, &copied, tolerance)));
+            }
+            Ok(_) | Err(_) => counts.failed(),
+        }
+        drop(copying);
+    }
+}
