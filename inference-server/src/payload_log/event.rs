@@ -1,11 +1,10 @@
 //! A record as a CloudEvent (version 1.0 of the specification and of its HTTP protocol binding). Pure.
 
-use std::fmt::Write;
-
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jiff::Timestamp;
 use millrace_contract::server_options::EventMode;
 use millrace_engine::{Data, NamedTensor};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use super::Record;
@@ -14,6 +13,10 @@ use super::Record;
 const TYPE: &str = "dev.millrace.inference.v1";
 const SPECIFICATION: &str = "1.0";
 const JSON: &str = "application/json";
+/// What the HTTP binding (§3.1.3.2) has encoded in headers beside what is no ASCII.
+const IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+/// All but what RFC 3986 calls unreserved.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const CLOUD_EVENT: &str = "application/cloudevents+json";
 
 /// The data of an event, in the words of the Open Inference Protocol.
@@ -114,7 +117,7 @@ pub fn request(record: &Record, mode: EventMode) -> (HeaderMap, Vec<u8>) {
     let event = Event {
         specversion: SPECIFICATION,
         id,
-        source: format!("/v2/models/{}", encoded(&source.model, true)),
+        source: format!("/v2/models/{}", utf8_percent_encode(&source.model, IN_PATH)),
         r#type: TYPE,
         subject: &source.model,
         time: Timestamp::try_from(*time).unwrap_or(Timestamp::UNIX_EPOCH).to_string(),
@@ -139,7 +142,7 @@ pub fn request(record: &Record, mode: EventMode) -> (HeaderMap, Vec<u8>) {
                 ("ce-time", &event.time),
             ];
             for (name, value) in attributes {
-                if let Ok(value) = HeaderValue::try_from(encoded(value, false)) {
+                if let Ok(value) = HeaderValue::try_from(utf8_percent_encode(value, IN_HEADER).to_string()) {
                     headers.insert(HeaderName::from_static(name), value);
                 }
             }
@@ -147,24 +150,4 @@ pub fn request(record: &Record, mode: EventMode) -> (HeaderMap, Vec<u8>) {
         }
     };
     (headers, body)
-}
-
-/// Percent-encoded: as the binding asks for headers (whatever is not printable ASCII, spaces, quotes and percent signs), or, for a part
-/// of a `path`, all but what never needs it.
-fn encoded(text: &str, path: bool) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        let plain = if path {
-            byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
-        } else {
-            byte.is_ascii_graphic() && !b"\"%".contains(&byte)
-        };
-        if plain {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }

@@ -19,6 +19,7 @@ use hyper_util::{
     },
     rt::TokioExecutor,
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tower::util::ServiceFn;
 
@@ -65,8 +66,8 @@ impl Asker {
     }
 
     async fn query(&self, address: &str, query: &str) -> Answer {
-        let encoded = encoded(query);
-        let uri = self.allowed(&format!("{}/api/v1/query?query={encoded}", address.trim_end_matches('/')))?;
+        let query = utf8_percent_encode(query, NON_ALPHANUMERIC);
+        let uri = self.allowed(&format!("{}/api/v1/query?query={query}", address.trim_end_matches('/')))?;
         let (status, body) = self.send(Method::GET, uri, Bytes::new()).await?;
         let answer: Value = serde_json::from_slice(&body)
             .map_err(|_| format!("the answer, with status {status}, is not that of a Prometheus"))?;
@@ -137,12 +138,6 @@ fn is_out_of_bounds(ip: IpAddr) -> bool {
         IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     };
     is_link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
-}
-
-fn encoded(query: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    let one = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    query.bytes().map(one).collect()
 }
 
 /// The one number of an answer of Prometheus' HTTP API (`/api/v1/query`): a scalar, or a vector of one series.
