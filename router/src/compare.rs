@@ -22,13 +22,30 @@ struct Output {
     data: Vec<Value>,
 }
 
-/// Compare a live answer with its copy's; none when they can't be: no JSON of the protocol, or other tensors.
+/// Compare a live answer with its copy's; none when the live one can't be compared with anything: it is no JSON of the protocol. A copy
+/// that lacks what the live answer has does not agree; what it has more is not looked at.
 pub fn compare(live: &[u8], copy: &[u8], tolerance: f64) -> Option<Agreement> {
     let live: Answer = serde_json::from_slice(live).ok()?;
-    let copy: Answer = serde_json::from_slice(copy).ok()?;
-    if live.outputs.len() != copy.outputs.len() {
-        return None;
+    let same = |copy: Answer| agreement(&live, &copy, tolerance);
+    Some(serde_json::from_slice(copy).ok().and_then(same).unwrap_or_else(|| disagreement(&live)))
+}
+
+/// Whatever the live answer has that could agree does not.
+fn disagreement(live: &Answer) -> Agreement {
+    let has = |wanted: &dyn Fn(&Output) -> bool| live.outputs.iter().any(wanted).then_some(false);
+    let is_row = |output: &Output| width(&output.shape, flat(&output.data).len()).is_some();
+    Agreement {
+        classes: has(&|output| !is_number(output) || is_row(output)),
+        numbers: has(&|output| is_number(output)),
     }
+}
+
+fn is_number(output: &Output) -> bool {
+    output.datatype.starts_with("FP") || output.datatype == "BF16"
+}
+
+/// None where the copy lacks something.
+fn agreement(live: &Answer, copy: &Answer, tolerance: f64) -> Option<Agreement> {
     let mut total = Agreement::default();
     let mut by_greatest = Agreement::default();
     for output in &live.outputs {
@@ -37,7 +54,7 @@ pub fn compare(live: &[u8], copy: &[u8], tolerance: f64) -> Option<Agreement> {
         if ours.len() != theirs.len() {
             return None;
         }
-        if output.datatype.starts_with("FP") || output.datatype == "BF16" {
+        if is_number(output) {
             let (ours, theirs) = (numbers(&ours)?, numbers(&theirs)?);
             let close = ours.iter().zip(&theirs).all(|(ours, theirs)| is_close(*ours, *theirs, tolerance));
             also(&mut total.numbers, close);
@@ -147,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_same_kind_of_answer_is_not_compared() {
+    fn a_copy_that_lacks_what_the_live_answer_has_does_not_agree() {
         let live = classifier(1, [0.3, 0.7]);
         for copy in [
             b"not json".to_vec(),
@@ -156,8 +173,21 @@ mod tests {
             answer(&[("label", "INT32", &[1], json!([1])), ("probabilities", "FP32", &[1, 2], json!([0.3, 0.7]))]),
             answer(&[("label", "INT64", &[1], json!([1])), ("probabilities", "FP32", &[1, 3], json!([0.3, 0.4, 0.3]))]),
         ] {
-            assert_eq!(compare(&live, &copy, 0.01), None, "{}", String::from_utf8_lossy(&copy));
+            assert_eq!(
+                compare(&live, &copy, 0.01),
+                agreement(Some(false), Some(false)),
+                "{}",
+                String::from_utf8_lossy(&copy)
+            );
         }
-        assert_eq!(compare(b"", b"", 0.01), None);
+        let one = answer(&[("y", "FP64", &[1, 1], json!([1.0]))]);
+        assert_eq!(compare(&one, &answer(&[]), 0.01), agreement(None, Some(false)), "it has no classes");
+        assert_eq!(compare(b"", b"", 0.01), None, "nothing could agree with this");
+    }
+
+    #[test]
+    fn what_a_copy_has_more_is_not_looked_at() {
+        let live = answer(&[("label", "INT64", &[1], json!([1]))]);
+        assert_eq!(compare(&live, &classifier(1, [0.3, 0.7]), 0.01), agreement(Some(true), None));
     }
 }

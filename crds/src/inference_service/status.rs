@@ -64,7 +64,7 @@ pub struct InferenceServiceStatus {
     pub plan_generation: i64,
     /// Revisions that are not tried again unless something in them changes or `retry` asks for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("maxItems" = 10))]
+    #[schemars(extend("maxItems" = 32))]
     pub rejected: Vec<RejectedRevision>,
     /// Drift of live inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +103,10 @@ pub struct Override {
     /// Its revision.
     #[schemars(extend("maxLength" = 63))]
     pub revision: String,
+    /// The revision that a rollback left: it is not gone back to while the rollback holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 63))]
+    pub left: Option<String>,
     /// `spec.model` at that time.
     pub model: ModelReference,
     /// When it was decided.

@@ -22,7 +22,7 @@ use super::{
 
 /// Pause between the moment every router follows a plan and the first request that counts.
 pub const SETTLE_SECONDS: i64 = 3;
-/// Restarts of the canary's containers after which it is rejected without asking how often the stable revision's restart.
+/// So many more restarts of the canary's containers than of the stable revision's within an hour, and it is rejected, whatever was counted.
 pub const MAX_RESTARTS: u64 = 3;
 /// How long a canary that gets requests may be without any ready pod.
 pub const MAX_UNREADY_SECONDS: i64 = 30;
@@ -37,6 +37,8 @@ pub(super) const DRY_RUN: &str = "dry run, decides nothing: ";
 const REHEARSED_COPIES: u64 = 100;
 /// Errors a request that are tolerated after promotion, beyond those of the rollout: times differ, and nothing is compared.
 const BAKE_MARGIN: f64 = 0.02;
+/// Errors a request that are taken for usual before anything was counted, and for how many requests that stands.
+const USUAL: (f64, f64) = (0.025, 20.0);
 /// Chance that a revision within that margin is sent back for its errors.
 const BAKE_ALPHA: f64 = 0.001;
 
@@ -255,12 +257,14 @@ fn judge_preview(rollout: &Rollout, evidence: &Evidence, start: Option<Timestamp
     }
 }
 
-/// Judges a revision after its promotion. There is nobody to compare it with at the same time, so only plain facts and a rate of
-/// errors far above what the rollout saw count.
+/// Judges a revision after its promotion. There is nobody to compare it with at the same time, so only plain facts count, and a rate of
+/// errors far above what was seen before it; where nothing was (it was only previewed, and nobody asked), above what is usual anywhere.
 fn judge_bake(evidence: &Evidence, now: Timestamp) -> Judgement {
     let (canary, stable) = evidence.counts.totals();
-    let (seen, errors) = (canary.requests + stable.requests, canary.errors + stable.errors);
-    let tolerated = (errors as f64 + 0.5) / (seen as f64 + 1.0) + BAKE_MARGIN;
+    let arms = [&canary, &stable, &evidence.usual];
+    let (seen, errors) = arms.iter().fold((0, 0), |sum, arm| (sum.0 + arm.requests, sum.1 + arm.errors));
+    let (usual, weight) = USUAL;
+    let tolerated = (errors as f64 + usual * weight) / (seen as f64 + weight) + BAKE_MARGIN;
     let baked = &evidence.baked;
     let log_evidence = sequential::log_evidence(
         baked.errors,
@@ -319,9 +323,10 @@ pub fn judge(rollout: &Rollout, evidence: &Evidence, stage: Stage<'_>, is_sticky
 }
 
 fn plainly_bad(evidence: &Evidence, now: Timestamp) -> Option<(String, String)> {
-    let restarts = evidence.restarts_seen;
-    if restarts >= MAX_RESTARTS {
-        return Some(("CanaryCrashed".to_owned(), format!("its containers died {restarts} times")));
+    let (restarts, stable) = (evidence.restarts_seen, evidence.stable_restarts_seen);
+    if restarts >= stable + MAX_RESTARTS {
+        let message = format!("its containers died {restarts} times, those of the stable revision {stable} times");
+        return Some(("CanaryCrashed".to_owned(), message));
     }
     let unready = now.as_second() - evidence.unready_since?.as_second();
     let is_too_long = unready >= MAX_UNREADY_SECONDS;

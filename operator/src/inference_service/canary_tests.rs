@@ -106,6 +106,8 @@ fn a_canary_that_keeps_dying_or_stays_away_is_bad_whatever_its_share() {
     let mut dying = counted(requests(100, 0), requests(100, 0));
     dying.restarts_seen = 3;
     assert_eq!(word(&judge(&rollout(analysis()), &dying, at_second(60, false), false)), "CanaryCrashed");
+    dying.stable_restarts_seen = 1;
+    assert_eq!(word(&judge(&rollout(analysis()), &dying, at_second(60, false), false)), "good", "a node was restarted");
     let mut away = counted(requests(100, 0), requests(100, 0));
     away.unready_since = Some(at(31));
     assert_eq!(word(&judge(&rollout(analysis()), &away, at_second(60, false), false)), "good");
@@ -158,5 +160,32 @@ fn nothing_goes_forward_without_the_users_own_checks() {
     for (weight, answers, expected) in cases {
         let evidence = measured(&rollout, weight, &answers);
         assert_eq!(word(&judge(&rollout, &evidence, at_second(60, false), false)), expected);
+    }
+}
+
+#[test]
+fn a_promoted_revision_goes_back_for_errors_that_are_not_usual() {
+    let previewed = |usual: Arm| {
+        let mut evidence = Evidence::of(None, ("canary", "stable"), None);
+        evidence.usual = usual;
+        evidence
+    };
+    let cases = [
+        ("nothing was ever counted", previewed(Arm::default()), requests(100, 40), "BakeErrorRate"),
+        ("few errors are usual anywhere", previewed(Arm::default()), requests(1_000, 30), "open"),
+        ("one error is chance", previewed(Arm::default()), requests(3, 1), "open"),
+        ("stable had as many", previewed(requests(1_000, 400)), requests(100, 40), "open"),
+        ("stable had none", previewed(requests(1_000, 0)), requests(1_000, 60), "BakeErrorRate"),
+        (
+            "the steps showed none",
+            counted(requests(1_000, 0), requests(1_000, 0)),
+            requests(1_000, 60),
+            "BakeErrorRate",
+        ),
+    ];
+    for (case, mut evidence, baked, expected) in cases {
+        evidence.baked = baked;
+        let judgement = judge_bake(&evidence, at(0));
+        assert!(word(&judgement).starts_with(expected), "{case}: {judgement:?}");
     }
 }

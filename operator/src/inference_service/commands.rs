@@ -197,7 +197,10 @@ fn not_to_abort(status: &InferenceServiceStatus, revision: &str) -> Option<Strin
     if status.stable.is_none() {
         return Some(format!("revision {revision} is the first one: there is nothing to go back to"));
     }
-    decided(status).map(|message| format!("{message}: ask for a rollback once every router follows"))
+    // The stable pods stand until every router follows, unless they gave their room.
+    let has_given_room = status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some());
+    let objection = decided(status).filter(|_| has_given_room);
+    objection.map(|message| format!("{message}, and the former pods gave it their room: ask for a rollback after that"))
 }
 
 fn not_to_roll_back(revision: &str, to: Option<&str>, met: Met<'_>) -> Option<String> {
@@ -241,6 +244,10 @@ fn not_to_rehearse(version: Option<&str>, requests: Option<i64>, met: Met<'_>) -
     };
     if let Some(canary) = &status.canary {
         return Some(format!("{} is being rolled out: wait for its end, or abort it first", canary.model_version));
+    }
+    if let Some(warm) = &status.previous {
+        let until = warm.until.0;
+        return Some(format!("{} is watched after its promotion until {until}: rehearse then", stable.model_version));
     }
     if let Some(running) = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none()) {
         let RevisionStatus { model_version, .. } = &running.revision;
@@ -293,6 +300,8 @@ mod tests {
         rolled_back.rejected = vec![rejected(&two)];
         let first = InferenceServiceStatus { stable: None, ..rolling.clone() };
         let decided = rolling_out(&one, &two, 100);
+        let mut recreated = decided.clone();
+        recreated.rollout.as_mut().unwrap().recreating_since = Some(Time(at(9)));
         let mut paused = rolling.clone();
         paused.rollout.as_mut().unwrap().paused_since = Some(Time(at(9)));
         let cases = [
@@ -322,10 +331,12 @@ mod tests {
                 &rolling,
                 "nothing is paused, and no rollback holds a version: there is nothing to resume".to_owned(),
             ),
+            (asked("abort", &canary, "n"), &decided, "Abort".to_owned()),
             (
                 asked("abort", &canary, "n"),
-                &decided,
-                "fraud-2 gets all requests already: ask for a rollback once every router follows".to_owned(),
+                &recreated,
+                "fraud-2 gets all requests already, and the former pods gave it their room: ask for a rollback after that"
+                    .to_owned(),
             ),
             (asked("abort", &canary, "n"), &rolling, "Abort".to_owned()),
             (asked("abort", "0000", "n"), &rolling, format!("revision 0000 is not being rolled out: {canary} is")),
@@ -421,6 +432,9 @@ mod tests {
         let mut busy = status.clone();
         let revision = serving(&two).stable.unwrap();
         let hash = revision.revision.clone();
+        let mut baking = status.clone();
+        let warm = PreviousRevision { revision: revision.clone(), rollout_start_time: None, until: Time(at(9)) };
+        baking.previous = Some(warm);
         busy.rehearsal = Some(RehearsalStatus {
             revision,
             start_time: Time(at(0)),
@@ -447,6 +461,11 @@ mod tests {
                 "fraud-2 is being rolled out: wait for its end, or abort it first",
             ),
             (asked("abort", &hash, "n"), &busy, "Abort"),
+            (
+                of("fraud-3", 100),
+                &baking,
+                "fraud-1 is watched after its promotion until 2026-01-01T00:00:09Z: rehearse then",
+            ),
         ] {
             assert_eq!(told(meets(&annotation, status, 0)), expected, "{annotation}");
         }

@@ -276,6 +276,7 @@ impl<'a> Deciding<'a> {
                 kind: pair.kind,
                 weight: pair.new.weight.intended,
                 generation: plan.generation,
+                replicas: self.service.spec.scaling.replicas,
                 routers: &self.observed.routers,
                 pods: &self.observed.pods,
             };

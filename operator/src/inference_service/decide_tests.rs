@@ -59,6 +59,7 @@ fn pod(revision: &RevisionStatus) -> ServerPod {
         ip: None,
         is_ready: true,
         is_ending: false,
+        made: None,
         restarts: 0,
         trouble: None,
         sketches: Some(ServerSketches {

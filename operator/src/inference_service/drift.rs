@@ -186,6 +186,7 @@ mod tests {
             ip: None,
             is_ready: true,
             is_ending: false,
+            made: None,
             restarts: 0,
             trouble: None,
             sketches: Some(ServerSketches {

@@ -32,6 +32,9 @@ use super::{
 /// Key of the evidence in its ConfigMap.
 pub const EVIDENCE_KEY: &str = "evidence.json";
 
+/// How long a restart is remembered.
+const RESTARTS_FORGOTTEN_SECONDS: i64 = 3_600;
+
 /// Everything counted in one rollout.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,12 +52,21 @@ pub struct Evidence {
     pub counts: CanaryEvidence,
     /// Since when no pod of the canary has been ready.
     pub unready_since: Option<Timestamp>,
-    /// Restarts of its containers, in every phase.
+    /// Restarts of its containers, in every phase, since `restarts_since`.
     #[serde(default)]
     pub restarts_seen: u64,
+    /// Those of the revision it is compared with.
+    #[serde(default)]
+    pub stable_restarts_seen: u64,
+    /// Since when restarts are counted: after an hour they are forgotten.
+    #[serde(default)]
+    pub restarts_since: Option<Timestamp>,
     /// Requests and errors since its promotion, while it bakes.
     #[serde(default)]
     pub baked: Arm,
+    /// Those of the other revision while this one was previewed: what is usual.
+    #[serde(default)]
+    pub usual: Arm,
     /// What its answers to copies of live requests say.
     #[serde(default)]
     pub copies: Mirrored,
@@ -102,6 +114,8 @@ pub struct Look<'a> {
     pub weight: i32,
     /// Generation of the plan that gives it this share.
     pub generation: i64,
+    /// Pods that the spec asks for.
+    pub replicas: i32,
     /// What the routers counted.
     pub routers: &'a RouterAnswers,
     /// Pods of both revisions.
@@ -134,7 +148,9 @@ impl Evidence {
             || self.counts != stored.counts
             || self.unready_since != stored.unready_since
             || self.restarts_seen != stored.restarts_seen
+            || self.stable_restarts_seen != stored.stable_restarts_seen
             || self.baked != stored.baked
+            || self.usual != stored.usual
             || self.copies != stored.copies
             || self.clusters != stored.clusters
             || self.metrics != stored.metrics
@@ -161,7 +177,7 @@ impl Evidence {
         self.absorb_routers(look, is_new, &mut canary, &mut stable);
         self.absorb_pods(look, is_new, &mut canary, &mut stable);
         self.absorb_copies(look);
-        self.restarts_seen += canary.restarts;
+        self.count_restarts(look.now, (canary.restarts, stable.restarts));
         match look.kind {
             // Refused is a share outside 1..=99 % or a 33rd one, neither of which a rollout has; nothing is counted then, and
             // without counts no canary goes forward.
@@ -169,11 +185,22 @@ impl Evidence {
                 let _ = self.counts.observe(f64::from(look.weight) / 100.0, &canary, &stable, settings);
                 self.absorb_clusters(look, is_new, settings);
             }
-            Kind::Preview => {}
+            Kind::Preview => self.usual.add(&Arm { predictions: BTreeMap::new(), ..stable }),
             Kind::Bake => self.baked.add(&canary),
         }
-        let is_up = look.pods.iter().any(|pod| pod.revision == look.canary && pod.is_ready);
-        self.unready_since = if is_up { None } else { self.unready_since.or(Some(look.now)) };
+        // At zero nobody expects a pod, and one that was moved to another node has yet to load its model.
+        let mut ours = look.pods.iter().filter(|pod| pod.revision == look.canary);
+        let is_excused = look.replicas == 0 || ours.any(|pod| pod.is_ready || pod.is_starting(look.now));
+        self.unready_since = if is_excused { None } else { self.unready_since.or(Some(look.now)) };
+    }
+
+    fn count_restarts(&mut self, now: Timestamp, (canary, stable): (u64, u64)) {
+        let since = *self.restarts_since.get_or_insert(now);
+        if now.as_second() - since.as_second() >= RESTARTS_FORGOTTEN_SECONDS {
+            (self.restarts_seen, self.stable_restarts_seen, self.restarts_since) = (0, 0, Some(now));
+        }
+        self.restarts_seen += canary;
+        self.stable_restarts_seen += stable;
     }
 
     fn absorb_routers(&mut self, look: &Look<'_>, is_new: bool, canary: &mut Arm, stable: &mut Arm) {

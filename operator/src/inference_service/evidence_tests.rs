@@ -43,6 +43,7 @@ fn pod(uid: &str, revision: &str, restarts: u64, is_ready: bool, predicted: u64)
         ip: None,
         is_ready,
         is_ending: false,
+        made: None,
         restarts,
         trouble: None,
         sketches: Some(ServerSketches {
@@ -86,6 +87,7 @@ fn looked_at(
         kind: Kind::Split,
         weight,
         generation,
+        replicas: 1,
         routers: &RouterAnswers { answers, ..RouterAnswers::default() },
         pods,
     };
@@ -243,6 +245,7 @@ fn a_cluster_of_keys_counts_for_the_revision_it_belongs_to_and_no_other() {
             kind: Kind::Split,
             weight: 5,
             generation: 2,
+            replicas: 1,
             routers: &routers,
             pods: &[],
         };
@@ -254,4 +257,70 @@ fn a_cluster_of_keys_counts_for_the_revision_it_belongs_to_and_no_other() {
         "{}",
         check.message
     );
+}
+
+fn seen_by(
+    evidence: &mut Evidence,
+    second: i64,
+    kind: Kind,
+    replicas: i32,
+    answer: Option<RouterStats>,
+    pods: &[ServerPod],
+) {
+    let routers = RouterAnswers { answers: vec![answer], ..RouterAnswers::default() };
+    let (service, canary, stable) = (("fraud", "u1"), "canary", "stable");
+    let look = Look {
+        now: at(second),
+        service,
+        canary,
+        stable,
+        kind,
+        weight: 0,
+        generation: 2,
+        replicas,
+        routers: &routers,
+        pods,
+    };
+    evidence.absorb(&look, &EvidenceSettings::default());
+}
+
+#[test]
+fn a_pod_that_nobody_asks_for_or_that_has_just_been_made_is_not_missed() {
+    let starting = ServerPod { made: Some(at(0)), sketches: None, ..pod("b", "canary", 0, false, 0) };
+    let dying = ServerPod { restarts: 1, ..starting.clone() };
+    let cases = [
+        ("there is none", 1, 40, vec![], Some(at(40))),
+        ("at zero", 0, 40, vec![], None),
+        ("one was moved", 1, 40, vec![starting.clone()], None),
+        ("it never gets ready", 1, 600, vec![starting], Some(at(600))),
+        ("it dies", 1, 40, vec![dying], Some(at(40))),
+    ];
+    for (case, replicas, second, pods, expected) in cases {
+        let mut evidence = Evidence::of(None, PAIR, None);
+        seen_by(&mut evidence, second, Kind::Bake, replicas, None, &pods);
+        assert_eq!(evidence.unready_since, expected, "{case}");
+    }
+}
+
+#[test]
+fn restarts_are_forgotten_after_an_hour_and_those_of_the_other_revision_are_known() {
+    let mut evidence = Evidence::of(None, PAIR, None);
+    for (second, restarts) in [(0, 0), (60, 2), (3_599, 3)] {
+        let pods = [pod("a", "canary", restarts, true, 0), pod("b", "stable", restarts, true, 0)];
+        seen_by(&mut evidence, second, Kind::Bake, 1, None, &pods);
+    }
+    assert_eq!((evidence.restarts_seen, evidence.stable_restarts_seen), (3, 3));
+    seen_by(&mut evidence, 3_600, Kind::Bake, 1, None, &[pod("a", "canary", 4, true, 0)]);
+    assert_eq!((evidence.restarts_seen, evidence.stable_restarts_seen), (1, 0));
+}
+
+#[test]
+fn what_the_stable_revision_does_during_a_preview_is_known_as_usual() {
+    let mut evidence = Evidence::of(None, PAIR, None);
+    for (requests, errors) in [(100, 50), (300, 60)] {
+        let answer = router("a", 2, (0, 0), (requests, errors));
+        seen_by(&mut evidence, 0, Kind::Preview, 1, answer, &[]);
+    }
+    assert_eq!((evidence.usual.requests, evidence.usual.errors), (200, 10));
+    assert_eq!(totals(&evidence), ((0, 0), (0, 0)), "nothing was split");
 }

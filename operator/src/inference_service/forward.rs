@@ -7,7 +7,7 @@ use millrace_crds::inference_service::{Capacity, OverrideVerb, RevisionStatus, S
 
 use super::{
     canary::Judgement,
-    interrupts::{by_operator, withdrawn},
+    interrupts::{aborted, by_operator, withdrawn},
     phase::{Facts, Move, ascending},
     pods::UNSCHEDULABLE,
     routing::ALL,
@@ -17,6 +17,8 @@ use super::{
 
 /// How long no pod of the stable revision may be ready before a new revision takes over without being compared with it.
 const STABLE_DOWN_SECONDS: i64 = 60;
+/// Why a revision gets all requests that took the room of the stable pods: nobody else is there.
+const ROOM_GIVEN: &str = "RoomGiven";
 /// How long pods may wait for room before the stable ones give theirs (`capacity: Recreate`).
 const NO_ROOM_SECONDS: i64 = 30;
 
@@ -74,11 +76,10 @@ enum Way {
 
 impl Way {
     fn of(facts: &Facts<'_>) -> Self {
-        let has_given_room = facts.status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some());
         let is_alone = facts.status.stable.is_none() || facts.stable_down_seconds >= STABLE_DOWN_SECONDS;
         let is_asked_for = facts.status.overridden.as_ref().is_some_and(|known| known.verb == OverrideVerb::Rollback);
         // At zero there are no requests to compare by.
-        if is_alone || has_given_room || is_asked_for || facts.replicas == 0 {
+        if is_alone || has_given_room(facts) || is_asked_for || facts.replicas == 0 {
             return Self::Straight;
         }
         match facts.rollout.strategy {
@@ -87,6 +88,11 @@ impl Way {
             Strategy::Replace => Self::Straight,
         }
     }
+}
+
+/// The stable pods have gone, for the nodes have no room for both.
+pub(super) fn has_given_room(facts: &Facts<'_>) -> bool {
+    facts.status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some())
 }
 
 /// Why the stable pods have to go first, if they have to and may.
@@ -115,7 +121,11 @@ pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
         return Move::Scale(wanted);
     }
     if facts.canary_ready < wanted {
-        return Move::Stay(waits_for_pods(facts, canary, ALL));
+        let waits = Move::Stay(waits_for_pods(facts, canary, ALL));
+        return no_room(facts, canary).map_or(waits, |message| Move::Recreate { message });
+    }
+    if has_given_room(facts) {
+        return weigh(ALL, None, ROOM_GIVEN, go_on(canary, ALL), Vec::new());
     }
     if Way::of(facts) == Way::Steps {
         let first = ascending(&facts.rollout.steps).first().map_or(ALL, |step| step.weight);
@@ -160,6 +170,9 @@ fn late(facts: &Facts<'_>) -> (String, String) {
 }
 
 pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    if has_given_room(facts) {
+        return go_to(facts, canary, (ALL, None), ROOM_GIVEN, Vec::new());
+    }
     if facts.is_accepted {
         return Move::Measure;
     }
@@ -167,6 +180,9 @@ pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
 }
 
 pub fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    if has_given_room(facts) {
+        return go_to(facts, canary, (ALL, None), ROOM_GIVEN, Vec::new());
+    }
     let steps = ascending(&facts.rollout.steps);
     let weight = canary.weight.intended;
     let at = steps.iter().position(|step| step.weight >= weight).or_else(|| steps.len().checked_sub(1));
@@ -201,7 +217,8 @@ fn go_to(
         return Move::Scale(wanted);
     }
     if facts.canary_ready < wanted {
-        return Move::Stay(waits_for_pods(facts, canary, weight));
+        let waits = Move::Stay(waits_for_pods(facts, canary, weight));
+        return no_room(facts, canary).map_or(waits, |message| Move::Recreate { message });
     }
     let message = match step {
         Some(_) => go_on(canary, weight),
@@ -211,6 +228,9 @@ fn go_to(
 }
 
 pub fn promote(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    if let Some(aborted) = aborted(facts, canary) {
+        return aborted;
+    }
     let stable = facts.status.stable.as_ref();
     if let Target::Revision(wanted) = facts.target
         && stable.is_some_and(|stable| stable.revision == wanted.hash)

@@ -5,7 +5,7 @@ use millrace_crds::inference_service::RevisionStatus;
 
 use super::{
     canary::Judgement,
-    commands::{Command, Verb},
+    commands::Verb,
     forward::{self, waits_for_pods},
     phase::{Facts, Move},
     pods::Trouble,
@@ -16,15 +16,18 @@ use super::{
 
 /// The first of them that holds.
 pub fn interrupted(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
-    if let Some(Command { verb: Verb::Abort, .. }) = facts.command {
-        return Some(Move::Reject {
-            reason: "Aborted".to_owned(),
-            message: format!("{} was aborted by a request", canary.model_version),
-            decided_by: DecidedBy::User,
-            checks: facts.judgement.checks().to_vec(),
-        });
-    }
-    withdrawn(facts, canary).or_else(|| rejected(facts, canary)).or_else(|| promoted_by_user(facts, canary))
+    let ended = aborted(facts, canary).or_else(|| withdrawn(facts, canary)).or_else(|| rejected(facts, canary));
+    ended.or_else(|| promoted_by_user(facts, canary))
+}
+
+/// A person ends it. Also once all requests were decided to go to it: the stable pods stand until every router follows.
+pub(super) fn aborted(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
+    facts.command.filter(|command| command.verb == Verb::Abort).map(|_| Move::Reject {
+        reason: "Aborted".to_owned(),
+        message: format!("{} was aborted by a request", canary.model_version),
+        decided_by: DecidedBy::User,
+        checks: facts.judgement.checks().to_vec(),
+    })
 }
 
 pub(super) fn withdrawn(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {

@@ -21,8 +21,8 @@ use crate::{
     events::Told,
 };
 
-/// Rejections remembered.
-const MAX_REJECTED: usize = 10;
+/// Rejections remembered. A version whose rejection is forgotten would be tried again while it is newer than what serves.
+const MAX_REJECTED: usize = 32;
 
 /// A status after a move, and what to record and tell about it.
 #[derive(Clone, Debug, PartialEq)]

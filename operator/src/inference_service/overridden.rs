@@ -22,6 +22,7 @@ pub fn after(
         verb,
         model_version: model_version.to_owned(),
         revision: revision.to_owned(),
+        left: None,
         model: model.clone(),
         time: Time(whole_seconds(now)),
     };
@@ -32,7 +33,8 @@ pub fn after(
         }
         (Move::Reject { decided_by: DecidedBy::User, .. }, Some(canary)) => Some(of(OverrideVerb::Abort, canary)),
         (Move::Return { decided_by: DecidedBy::User, reason, .. }, _) if reason == "RolledBack" => {
-            former.previous.as_ref().map(|previous| of(OverrideVerb::Rollback, &previous.revision))
+            let back = former.previous.as_ref().map(|previous| of(OverrideVerb::Rollback, &previous.revision));
+            back.map(|back| Override { left: former.stable.as_ref().map(|left| left.revision.clone()), ..back })
         }
         // Its revision is known once it is rolled out.
         (Move::Hold(version), _) => Some(made(OverrideVerb::Rollback, version, "")),
@@ -85,6 +87,8 @@ pub fn said(overridden: &Override) -> (Is, String, String) {
 
 #[cfg(test)]
 mod tests {
+    use millrace_crds::inference_service::PreviousRevision;
+
     use super::*;
     use crate::inference_service::fixtures::{approved, at, rolling_out, serving, spec};
 
@@ -107,6 +111,20 @@ mod tests {
         assert_eq!(after(&later, &model, &stay, at(10)), Some(made.clone()));
         assert_eq!(after(&later, &spec("other").model, &stay, at(10)), None);
         assert_eq!(after(&later, &model, &Move::Forget(made.revision), at(10)), None);
+    }
+
+    #[test]
+    fn a_rollback_knows_which_revision_it_left() {
+        let mut baking = serving(&approved("fraud", 2));
+        baking.previous = Some(PreviousRevision {
+            revision: serving(&approved("fraud", 1)).stable.unwrap(),
+            rollout_start_time: None,
+            until: Time(at(100)),
+        });
+        let (reason, message, checks) = ("RolledBack".to_owned(), String::new(), Vec::new());
+        let back = Move::Return { reason, message, decided_by: DecidedBy::User, checks };
+        let made = after(&baking, &spec("fraud").model, &back, at(9)).unwrap();
+        assert_eq!((made.model_version.as_str(), made.left), ("fraud-1", Some(baking.stable.unwrap().revision)));
     }
 
     #[test]

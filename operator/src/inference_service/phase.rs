@@ -275,6 +275,10 @@ fn held(facts: &Facts<'_>, chosen: Move) -> Move {
     let Some(since) = facts.status.rollout.as_ref().and_then(|rollout| rollout.paused_since.as_ref()) else {
         return chosen;
     };
+    // The stable pods are gone already: to wait would only leave users without answers.
+    if forward::has_given_room(facts) {
+        return chosen;
+    }
     match chosen {
         Move::Prepare | Move::Recreate { .. } | Move::Weigh { decided_by: DecidedBy::Operator, .. } => {
             Move::Stay(format!("paused since {}: kubectl millrace resume lets it go on", since.0))

@@ -354,6 +354,14 @@ fn promotion_waits_for_the_routers_and_can_still_be_called_back() {
             "withdraw Withdrawn",
         ),
         ("a newer one waits its turn", given(100).but(|g| g.target = other), "promote"),
+        (
+            "a person has seen enough",
+            given(100).but(|g| {
+                g.accepted = false;
+                g.command = command(Verb::Abort);
+            }),
+            "reject Aborted",
+        ),
     ]);
 }
 
@@ -624,6 +632,34 @@ fn stable_pods_give_their_room_where_the_policy_says_so() {
         ("once", recreating(), "stay"),
         ("then it takes all requests at once", recreating().but(|g| g.ready = 1), "weigh 100 step None Ready"),
         ("it comes too late", recreating().but(|g| g.now = 100_000), "reject Unschedulable"),
+        (
+            "a pause does not keep users without answers",
+            recreating().but(|g| {
+                g.ready = 1;
+                g.status.rollout.as_mut().unwrap().paused_since = Some(Time(at(60)));
+            }),
+            "weigh 100 step None Ready",
+        ),
+    ]);
+    let next_share = |capacity| {
+        given(5).but(|g| {
+            g.rollout.capacity = capacity;
+            (g.replicas, g.judgement) = (4, good());
+            g.status.canary.as_mut().unwrap().replicas = 4;
+            g.trouble = Some(Trouble {
+                reason: "Unschedulable".to_owned(),
+                message: "0/3 nodes are available".to_owned(),
+                is_final: false,
+            });
+        })
+    };
+    let gone =
+        |weight: i32| given(weight).but(|g| g.status.rollout.as_mut().unwrap().recreating_since = Some(Time(at(60))));
+    check(vec![
+        ("the next share waits for room", next_share(Capacity::Surge), "stay"),
+        ("or takes it", next_share(Capacity::Recreate), "recreate"),
+        ("then there is nothing to measure", gone(5), "weigh 100 step None RoomGiven"),
+        ("and no step to wait for", gone(5).but(|g| g.accepted = false), "weigh 100 step None RoomGiven"),
     ]);
 }
 

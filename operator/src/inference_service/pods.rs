@@ -1,5 +1,6 @@
 //! What pods say about a revision: ready, loaded, restarts, and why not. Pure.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::ResourceExt;
 use millrace_contract::sketch::ServerSketches;
@@ -10,6 +11,9 @@ pub const SERVER_CONTAINER: &str = "server";
 
 /// Reason of a pod that no node has room for.
 pub const UNSCHEDULABLE: &str = "Unschedulable";
+
+/// How long a pod may take to its first readiness before it counts as one that is away.
+const MAX_START_SECONDS: i64 = 600;
 
 /// Reasons a server gives that no second try changes: the file itself is wrong.
 const FINAL_REASONS: [&str; 4] = ["InvalidModel", "DigestMismatch", "ExternalData", "UnsupportedModel"];
@@ -40,6 +44,8 @@ pub struct ServerPod {
     pub is_ready: bool,
     /// It is being deleted.
     pub is_ending: bool,
+    /// When it was made.
+    pub made: Option<Timestamp>,
     /// How often the server's container was started again.
     pub restarts: u64,
     /// Why it is not ready.
@@ -73,10 +79,18 @@ impl ServerPod {
             ip: status.and_then(|status| status.pod_ip.clone()),
             is_ready: has_ready && !is_ending,
             is_ending,
+            made: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             restarts: server.map_or(0, |server| u64::try_from(server.restart_count).unwrap_or_default()),
             trouble: trouble.filter(|_| !has_ready),
             sketches: None,
         }
+    }
+
+    /// It is new, and nothing went wrong with it yet: so begins every pod, also one whose node was drained.
+    pub fn is_starting(&self, now: Timestamp) -> bool {
+        let age = self.made.map_or(i64::MAX, |made| now.as_second() - made.as_second());
+        let is_new = age < MAX_START_SECONDS && self.restarts == 0 && self.trouble.is_none();
+        is_new && !self.is_ending && !self.is_ready
     }
 
     fn has_loaded(&self, revision: &RevisionStatus) -> bool {

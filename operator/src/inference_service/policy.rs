@@ -48,6 +48,11 @@ impl<'a> Servable<'a> {
         decided.or(self.status.stable.as_ref())
     }
 
+    /// Whether this is the one that all requests are meant for: it can't stand in for itself.
+    pub fn is_stable(self, revision: &RevisionStatus) -> bool {
+        self.stable().is_some_and(|stable| stable.revision == revision.revision)
+    }
+
     /// Of two revisions of one version the first answers for it. A rehearsed one answers nobody.
     fn all(self) -> impl Iterator<Item = &'a RevisionStatus> {
         let Self { status, plan } = self;
@@ -172,7 +177,7 @@ fn names(service: &str, servable: Servable<'_>, targets: &[Target]) -> BTreeMap<
 }
 
 fn fallback(fallback: &crd::Fallback, servable: Servable<'_>) -> Option<Fallback> {
-    let revision = servable.named(Some(&fallback.model_version))?;
+    let revision = servable.named(Some(&fallback.model_version)).filter(|backup| !servable.is_stable(backup))?;
     Some(Fallback {
         revision: revision.revision.clone(),
         on_overload: fallback.on.contains(&FallbackOn::Overload),

@@ -196,6 +196,7 @@ fn a_fallback_answers_when_it_is_asked_to() {
         (fallback(json!(["Overload"])), 1, Some(expected((true, false, false)))),
         (fallback(json!(["Absence", "Outage"])), 1, Some(expected((false, true, true)))),
         (fallback(json!(["Absence"])), 0, None),
+        (json!({"fallback": {"modelVersion": "fraud-2"}}), 1, None),
     ];
     for (more, loaded, expected) in cases {
         assert_eq!(plan(more.clone(), &with(loaded)).policy.fallback, expected, "{more}");

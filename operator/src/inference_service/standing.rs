@@ -147,6 +147,7 @@ pub fn said(
     let mut problems: Vec<(String, String)> = missing.map(|wish| missing_because(&wish, status, known)).collect();
     problems.extend(spec.routes.iter().filter(|one| route(one, servable).is_none()).map(left_out));
     problems.extend(shadowed(&spec.routes));
+    problems.extend(own_backup(spec, servable));
     let Some((reason, _)) = problems.first() else {
         let all = match (spec.routes.is_empty(), &spec.fallback) {
             (true, _) => "the fallback is",
@@ -193,6 +194,16 @@ fn starting(named: &str, pods: &Pods) -> (String, String) {
         Some(trouble) => (trouble.reason.clone(), format!("{named} does not start: {}", trouble.message)),
         None => ("Starting".to_owned(), format!("{named} starts: it answers once a pod has loaded its model")),
     }
+}
+
+/// Admission sees this of a pin only: a followed model may come to serve its own backup.
+fn own_backup(spec: &InferenceServiceSpec, servable: Servable<'_>) -> Option<(String, String)> {
+    let version = &spec.fallback.as_ref()?.model_version;
+    servable.named(Some(version)).filter(|backup| servable.is_stable(backup))?;
+    let sentence = format!(
+        "fallback.modelVersion {version} is the version that serves, which can't stand in for itself: name another one"
+    );
+    Some(("FallbackIsTheModel".to_owned(), sentence))
 }
 
 fn left_out(route: &Route) -> (String, String) {

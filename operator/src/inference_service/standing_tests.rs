@@ -44,6 +44,7 @@ fn pod(revision: &RevisionStatus, is_ready: bool, has_loaded: bool) -> ServerPod
         ip: None,
         is_ready,
         is_ending: false,
+        made: None,
         restarts: 0,
         trouble: None,
         sketches: has_loaded.then_some(sketches),
@@ -194,6 +195,11 @@ fn what_keeps_a_version_from_answering_is_said_with_the_remedy() {
             json!({"fallback": {"modelVersion": "fraud-4"}}),
             vec![],
             Some("False ModelVersionNotApproved: ModelVersion fraud-4, which fallback names, is not approved: approve it, or name an approved one".to_owned()),
+        ),
+        (
+            json!({"fallback": {"modelVersion": "fraud-2"}}),
+            vec![],
+            Some("False FallbackIsTheModel: fallback.modelVersion fraud-2 is the version that serves, which can't stand in for itself: name another one".to_owned()),
         ),
         (
             json!({"routes": [route_to("a", "1", &["fraud-2", "fraud-9"])]}),

@@ -98,6 +98,8 @@ fn fill_revisions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
         fill(canary, &seen.canary, canary_requests);
     }
     if let Some(previous) = &mut status.previous {
+        // All requests may come back at any moment.
+        previous.revision.replicas = seen.replicas;
         fill(&mut previous.revision, &seen.previous, 0);
     }
     if let Some(rehearsal) = status.rehearsal.as_mut().filter(|rehearsal| rehearsal.end_time.is_none()) {
@@ -181,6 +183,9 @@ fn stalled(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<Said> {
     if let Target::Nothing { reason, message, stalled: true } = seen.target {
         return stuck(reason, message);
     }
+    if let Some((reason, message)) = hanging(status, seen) {
+        return stuck(&reason, &message);
+    }
     // A first revision is never given up, but after its deadline somebody should look.
     let rollout = status.rollout.as_ref().filter(|_| status.stable.is_none())?;
     let trouble = seen.canary.trouble.as_ref()?;
@@ -189,6 +194,33 @@ fn stalled(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<Said> {
         return None;
     }
     stuck(&trouble.reason, &trouble.message)
+}
+
+/// A rollout that neither goes forward nor back, longer than a new revision may take: a router that does not follow, or pods for the next
+/// share that do not come. Nothing speaks against the model, so it is not rejected.
+fn hanging(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<(String, String)> {
+    let (_, canary, rollout) = (status.stable.as_ref()?, status.canary.as_ref()?, status.rollout.as_ref()?);
+    let last = status.history.iter().find(|decision| decision.subject == canary.model_version);
+    let since = last.and_then(|decision| decision.time.parse::<Timestamp>().ok());
+    let since = since.unwrap_or(rollout.start_time.0).max(rollout.start_time.0);
+    let waited = seen.now.as_second() - since.as_second();
+    if waited < seen.progress_deadline_seconds || rollout.paused_since.is_some() {
+        return None;
+    }
+    let weight = canary.weight.intended;
+    if weight > 0 && rollout.step_start_time.is_none() && !seen.is_accepted {
+        let message = format!(
+            "since {since} not every ready router gives {} its {weight} %: look at the pods of millrace-router in this namespace, or ask for an abort",
+            canary.model_version
+        );
+        return Some(("RoutersDoNotFollow".to_owned(), message));
+    }
+    let trouble = seen.canary.trouble.as_ref().filter(|_| canary.ready < canary.replicas)?;
+    let message = format!(
+        "{} of {} pods of {} are ready: {}",
+        canary.ready, canary.replicas, canary.model_version, trouble.message
+    );
+    Some((trouble.reason.clone(), message))
 }
 
 fn working(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<Said> {

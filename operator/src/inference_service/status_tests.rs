@@ -1,5 +1,8 @@
 //! Tests of the status.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use millrace_crds::inference_service::PreviousRevision;
+
 use super::*;
 use crate::inference_service::{
     fixtures::{approved, at, rejected, rolling_out, serving},
@@ -126,7 +129,7 @@ fn conditions_and_phase_agree_in_every_state() {
         (
             "no pod is ready",
             &serving(&one),
-            Seen { stable: down, ..seen() },
+            Seen { stable: down.clone(), ..seen() },
             "Serving",
             vec!["Ready=False(ImagePullBackOff)", "Reconciling=True(Scaling)"],
         ),
@@ -136,6 +139,20 @@ fn conditions_and_phase_agree_in_every_state() {
             seen(),
             "Progressing",
             vec!["Ready=True(Serving)", "Reconciling=True(RollingOut)"],
+        ),
+        (
+            "no router follows",
+            &rolling_out(&one, &two, 5),
+            Seen { is_accepted: false, now: at(600), ..seen() },
+            "Progressing",
+            vec!["Ready=True(Serving)", "Stalled=True(RoutersDoNotFollow)"],
+        ),
+        (
+            "a pod for the next share does not come",
+            &rolling_out(&one, &two, 5),
+            Seen { canary: down.clone(), now: at(600), ..seen() },
+            "Progressing",
+            vec!["Ready=True(Serving)", "Stalled=True(ImagePullBackOff)"],
         ),
         (
             "it was rolled back",
@@ -217,4 +234,16 @@ fn a_service_without_pods_by_wish_says_so() {
             "fraud-1 has no pods, as scaling.replicas says: requests wait for it as long as scaling.coldStart says; raise it to serve"
         )
     );
+}
+
+#[test]
+fn the_warm_revision_has_as_many_pods_as_the_one_that_serves() {
+    let mut baking = serving(&approved("fraud", 2));
+    baking.previous = Some(PreviousRevision {
+        revision: serving(&approved("fraud", 1)).stable.unwrap(),
+        rollout_start_time: None,
+        until: Time(at(100)),
+    });
+    let status = filled(baking, &Seen { replicas: 10, ..seen() });
+    assert_eq!(status.previous.unwrap().revision.replicas, 10);
 }

@@ -38,7 +38,11 @@ pub fn target(
     let held =
         status.overridden.as_ref().filter(|held| held.verb == OverrideVerb::Rollback && held.model == spec.model);
     if let Some(held) = held {
-        return pinned(&held.model_version, status, versions, revision_of);
+        return match pinned(&held.model_version, status, versions, revision_of) {
+            // The same version with the server block that was left: only another block is tried.
+            Target::Revision(wanted) if held.left.as_ref() == Some(&wanted.hash) => Target::Stay,
+            other => other,
+        };
     }
     match (&spec.model.model_version, &spec.model.name) {
         (Some(pin), _) => pinned(pin, status, versions, revision_of),
@@ -127,6 +131,9 @@ fn is_rejected(status: &InferenceServiceStatus, revision: &Revision) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use millrace_crds::inference_service::Override;
+
     use super::*;
     use crate::inference_service::fixtures::{approved, model_version, pinned_to, rejected, serving, spec};
 
@@ -167,6 +174,30 @@ mod tests {
     }
 
     #[test]
+    fn a_rollback_within_one_version_holds_until_the_server_block_changes_again() {
+        let versions = [approved("fraud", 1)];
+        let (mut status, mut edited) = (serving(&versions[0]), spec("fraud"));
+        edited.server.concurrency = 2;
+        let left = Revision::of(&versions[0], &edited.server, &status, "server:1").hash;
+        let of = |left: Option<String>| Override {
+            verb: OverrideVerb::Rollback,
+            model_version: "fraud-1".to_owned(),
+            revision: status.stable.as_ref().unwrap().revision.clone(),
+            left,
+            model: edited.model.clone(),
+            time: Time(jiff::Timestamp::UNIX_EPOCH),
+        };
+        let (with, without) = (of(Some(left)), of(None));
+        status.overridden = Some(with);
+        assert_eq!(chosen(target(&edited, &status, &versions, "server:1")), "stay");
+        let mut again = edited.clone();
+        again.server.concurrency = 3;
+        assert_eq!(chosen(target(&again, &status, &versions, "server:1")), "fraud-1");
+        status.overridden = Some(without);
+        assert_eq!(chosen(target(&edited, &status, &versions, "server:1")), "fraud-1");
+    }
+
+    #[test]
     fn with_everything_rejected_and_nothing_serving_it_says_so() {
         let versions = [approved("fraud", 1)];
         let status =
@@ -190,8 +221,7 @@ mod tests {
     #[test]
     fn a_version_that_is_being_deleted_is_not_rolled_out() {
         let mut version = approved("fraud", 1);
-        version.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        version.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
         let none = InferenceServiceStatus::default();
         assert_eq!(chosen(target(&spec("fraud"), &none, &[version], "server:1")), "NoApprovedVersion");
     }
