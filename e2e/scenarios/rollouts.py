@@ -62,7 +62,7 @@ def switch(second, address):
     millrace("approve", second)
     wait("the switch waits for a person", lambda: "waits for a person" in status_of(NAME).get("nextStep", ""), 120, lambda: status_of(NAME).get("nextStep"))
     now = status_of(NAME)
-    preview, plain = answered_by(address, f"{NAME}-preview"), answered_by(address, NAME)
+    preview, plain = answered_by(address_of(f"{NAME}-preview"), f"{NAME}-preview.{NS.name}.svc"), answered_by(address, NAME)
     if preview != (200, now["canary"]["revision"]) or plain != (200, now["stable"]["revision"]):
         raise Failed(f"the preview answered {preview}, the service {plain}: {now['canary']} {now['stable']}")
     millrace("pause", NAME)

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 /// Runs the controllers of Millrace.
 #[derive(Clone, Debug, Parser)]
@@ -23,6 +24,22 @@ pub struct Settings {
     /// Image of the router.
     #[arg(long, env = "MILLRACE_ROUTER_IMAGE")]
     pub router_image: String,
+
+    /// Routers in each namespace with an InferenceService; of two, one may go at any time.
+    #[arg(long, env = "MILLRACE_ROUTER_REPLICAS", default_value_t = 2, value_parser = clap::value_parser!(i32).range(1..=64))]
+    pub router_replicas: i32,
+
+    /// Longest a router that ends waits for its requests in flight, in seconds: as long as the longest `spec.requests.timeoutMilliseconds`.
+    #[arg(long, env = "MILLRACE_ROUTER_FINISH_SECONDS", default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=600))]
+    pub router_finish_seconds: i64,
+
+    /// How many of ten thousand requests routers write a line about to their standard output.
+    #[arg(long, env = "MILLRACE_ROUTER_ACCESS_LOG_PER_TEN_THOUSAND", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub router_access_log_per_ten_thousand: u32,
+
+    /// Requests and limits of routers, as in a container's `resources`, in JSON.
+    #[arg(long, env = "MILLRACE_ROUTER_RESOURCES", default_value = r#"{"requests":{"cpu":"50m","memory":"32Mi"},"limits":{"memory":"512Mi"}}"#, value_parser = resources)]
+    pub router_resources: ResourceRequirements,
 
     /// When images are pulled.
     #[arg(long, env = "MILLRACE_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
@@ -80,6 +97,10 @@ pub struct Settings {
     /// Log level, or a filter as `info,millrace_operator=debug`.
     #[arg(long, env = "MILLRACE_LOG", default_value = "info")]
     pub log: String,
+}
+
+fn resources(json: &str) -> Result<ResourceRequirements, serde_json::Error> {
+    serde_json::from_str(json)
 }
 
 impl Settings {

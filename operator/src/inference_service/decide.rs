@@ -31,6 +31,7 @@ use super::{
     pair::{Pair, named_revisions},
     phase::{self, Facts, Move, Phase},
     pods::Pods,
+    policy::preview_name,
     replay,
     retraining::{self, Answer},
     revision::{self, Revision},
@@ -75,6 +76,8 @@ pub struct Decided {
     pub drops_route: bool,
     /// Revisions whose children shall go once every router follows a plan without them.
     pub leaving: bool,
+    /// Whether the canary is reached by an address of its own.
+    pub has_preview: bool,
     /// The plan, where it is to be written.
     pub plan: Option<RoutingPlan>,
     /// Whether every ready router follows the plan of the status.
@@ -203,6 +206,7 @@ impl<'a> Deciding<'a> {
             route: gateway.route,
             drops_route: gateway.remove,
             leaving,
+            has_preview: plan.as_ref().is_some_and(|plan| plan.policy.names.contains_key(&preview_name(&self.name))),
             plan: plan.filter(|_| is_new_plan),
             is_accepted,
             evidence: judged.evidence.and_then(|evidence| serde_json::to_string(&evidence).ok()),

@@ -27,6 +27,7 @@ fn observed(status: &InferenceServiceStatus) -> Observed {
         recorded: vec![approved("fraud", 1), approved("fraud", 2)],
         deployments: revisions.iter().map(|revision| deployment(&revision.revision)).collect(),
         services: Vec::new(),
+        preview: None,
         budgets: Vec::new(),
         pods: revisions.iter().map(|revision| pod(revision)).collect(),
         plan: plan.map(|plan| ConfigMap {

@@ -24,7 +24,7 @@ use millrace_contract::{
 };
 use millrace_crds::{
     InferenceService, ModelVersion,
-    inference_service::{RevisionStatus, Server},
+    inference_service::{Requests, RevisionStatus, Server},
     labels::{COMPONENT, INFERENCE_SERVICE, MANAGED_BY, MANAGED_BY_VALUE, MODEL_VERSION, REVISION, component},
 };
 
@@ -32,6 +32,7 @@ use super::{
     drift::MONITORING_KEY,
     evidence::EVIDENCE_KEY,
     pods::SERVER_CONTAINER,
+    policy::preview_name,
     routing::{plan_name, revision_name},
     shared::{another_first, port, probe},
 };
@@ -44,10 +45,10 @@ use crate::{
     },
 };
 
-/// Seconds a server gets for requests in flight after SIGTERM.
+/// Least seconds a server gets for requests in flight after SIGTERM.
 const DRAIN_SECONDS: u32 = 20;
-/// Seconds before a pod that does not end is killed: going on until routers noticed, the drain, and some more.
-const GRACE_SECONDS: i64 = 45;
+/// Seconds before a pod that does not end is killed, beside its drain: going on until routers noticed, and what waits to be written.
+const GRACE_SECONDS: u32 = 25;
 /// Longest a server may take to answer at all after its start, in probes of 2 s: an hour. A model that does not load in time is
 /// judged by `progressDeadlineSeconds`, not by the kubelet.
 const STARTUP_PROBES: i32 = 1_800;
@@ -84,9 +85,15 @@ fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> 
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
+/// Seconds a server gets for requests in flight: as long as routers wait for one, when its pods are made.
+fn drain_seconds(requests: &Requests) -> u32 {
+    let longest = u32::try_from(requests.timeout_milliseconds.saturating_add(999) / 1_000).unwrap_or_default();
+    longest.max(DRAIN_SECONDS)
+}
+
 /// What a server of this revision is told.
-pub fn server_config(service: &str, revision: &str, version: &ModelVersion, server: &Server) -> ServerConfig {
-    let Server { resources: _, batching, queue, concurrency, scheduling: _ } = server;
+pub fn server_config(service: &InferenceService, revision: &str, version: &ModelVersion) -> ServerConfig {
+    let Server { resources: _, batching, queue, concurrency, scheduling: _ } = &service.spec.server;
     let status = version.status.as_ref();
     let signature = status.and_then(|status| status.signature.clone()).or_else(|| version.spec.signature.clone());
     ServerConfig {
@@ -96,12 +103,12 @@ pub fn server_config(service: &str, revision: &str, version: &ModelVersion, serv
             signature,
             task: Some(version.spec.evaluation.task),
             profile: profile(version),
-            ..ServedModel::new(service, version.spec.artifact.clone())
+            ..ServedModel::new(service.name_any(), version.spec.artifact.clone())
         }),
         batching: batching.clone(),
         queue: queue.clone(),
         concurrency: u32::try_from(*concurrency).unwrap_or(1),
-        drain_seconds: DRAIN_SECONDS,
+        drain_seconds: drain_seconds(&service.spec.requests),
         ..ServerConfig::default()
     }
 }
@@ -152,7 +159,8 @@ fn pod(
     settings: &Settings,
 ) -> Result<PodSpec, Error> {
     let server = &service.spec.server;
-    let config = server_config(&service.name_any(), &revision.revision, version, server);
+    let config = server_config(service, &revision.revision, version);
+    let grace = config.drain_seconds.saturating_add(GRACE_SECONDS);
     let config = serde_json::to_string(&config)
         .map_err(|error| Error::Internal(format!("the server's configuration can't be written as JSON: {error}")))?;
     let container = Container {
@@ -177,7 +185,7 @@ fn pod(
     };
     let mut pod = PodSpec {
         containers: vec![container],
-        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        termination_grace_period_seconds: Some(grace.into()),
         volumes: Some(vec![empty_dir("tmp", None)]),
         ..restricted_pod(settings)
     };
@@ -232,11 +240,19 @@ pub fn disruption_budget(service: &InferenceService, revision: &str, is_alone: b
 
 /// The address users know: it leads to the namespace's routers, whatever serves.
 pub fn front_service(service: &InferenceService) -> Service {
-    let name = service.name_any();
+    to_routers(service, service.name_any())
+}
+
+/// The address of a canary, for a look at it: the routers know it by this host.
+pub fn preview_service(service: &InferenceService) -> Service {
+    to_routers(service, preview_name(&service.name_any()))
+}
+
+fn to_routers(service: &InferenceService, name: String) -> Service {
     Service {
         metadata: ObjectMeta {
-            labels: Some(labels([(INFERENCE_SERVICE, &name), (MANAGED_BY, MANAGED_BY_VALUE)])),
-            ..metadata(service, name.clone())
+            labels: Some(labels([(INFERENCE_SERVICE, &service.name_any()), (MANAGED_BY, MANAGED_BY_VALUE)])),
+            ..metadata(service, name)
         },
         spec: Some(ServiceSpec {
             selector: Some(labels([(COMPONENT, component::ROUTER)])),

@@ -34,9 +34,16 @@ fn servers_pass_the_restricted_standard_and_have_no_token() {
 #[test]
 fn a_pod_that_ends_has_time_to_drain_and_another_takes_its_place_first() {
     let (_, _, deployment) = made();
-    let grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap();
-    assert!(grace > i64::from(DRAIN_SECONDS));
+    assert_eq!(deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], json!(45));
     assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"], json!({"maxSurge": 1, "maxUnavailable": 0}));
+}
+
+#[test]
+fn a_server_drains_for_as_long_as_a_request_may_take() {
+    let requests = |timeout_milliseconds| Requests { timeout_milliseconds, ..Requests::default() };
+    for (timeout, expected) in [(1, 20), (20_001, 21), (600_000, 600)] {
+        assert_eq!(drain_seconds(&requests(timeout)), expected, "{timeout} ms");
+    }
 }
 
 #[test]
@@ -74,7 +81,7 @@ fn names_and_labels_say_service_and_revision_and_hold_no_digest() {
 #[test]
 fn the_server_is_told_the_model_its_digest_and_the_profile_of_its_training_data() {
     let version = approved("fraud", 1);
-    let config = server_config("svc", "r1", &version, &Server::default());
+    let config = server_config(&service("svc", spec("fraud")), "r1", &version);
     let model = config.model.unwrap();
     assert_eq!((model.name.as_str(), model.revision.as_str()), ("svc", "r1"));
     assert_eq!(model.version.as_deref(), Some("1"));
@@ -90,6 +97,8 @@ fn the_front_service_leads_to_the_routers_and_a_revisions_own_to_its_pods() {
     assert_eq!(front["metadata"]["name"], json!("svc"));
     assert_eq!(front["spec"]["selector"], json!({"millrace.dev/component": "router"}));
     assert_eq!(front["spec"]["ports"], json!([{"name": "http", "port": 80, "targetPort": 8080}]));
+    let preview = serde_json::to_value(preview_service(&service)).unwrap();
+    assert_eq!((&preview["metadata"]["name"], &preview["spec"]), (&json!("svc-preview"), &front["spec"]));
     let headless = serde_json::to_value(revision_service(&service, &revision.revision)).unwrap();
     assert_eq!(headless["spec"]["clusterIP"], json!("None"));
     assert_eq!(headless["metadata"]["labels"]["millrace.dev/inference-service"], json!("svc"));

@@ -26,6 +26,7 @@ use super::{
     metric::{self, Answer, Subject},
     pair::{Pair, named_revisions},
     pods::ServerPod,
+    policy::preview_name,
     retraining::Sources,
     routing::{RouterAnswers, plan_name},
     scrape::{self, Scrape},
@@ -48,6 +49,8 @@ pub struct Observed {
     pub deployments: Vec<Deployment>,
     /// Headless Services of its revisions.
     pub services: Vec<Service>,
+    /// The Service by which a canary is reached, whoever it belongs to; only looked for while there is a canary, or one of ours.
+    pub preview: Option<Service>,
     /// Budgets of its revisions.
     pub budgets: Vec<PodDisruptionBudget>,
     /// Its pods, with what their servers answered.
@@ -93,7 +96,7 @@ pub async fn observe(
     let routers_selector = format!("{COMPONENT}={}", component::ROUTER);
     let (deployments, services, budgets, pods, routers, (siblings, key_secrets), front, (versions, recorded)) = try_join!(
         cluster.list::<Deployment>(&namespace, &of_revisions),
-        cluster.list::<Service>(&namespace, &of_revisions),
+        cluster.list::<Service>(&namespace, &ours),
         cluster.list::<PodDisruptionBudget>(&namespace, &of_revisions),
         cluster.list::<Pod>(&namespace, &of_revisions),
         cluster.list::<Pod>(&namespace, &routers_selector),
@@ -102,6 +105,7 @@ pub async fn observe(
         versions(cluster, service, &namespace),
     )?;
     let (pods, routers) = futures::join!(servers(scrape, &pods), answers(scrape, &routers, counts_copies(service)));
+    let preview = preview(cluster, service, &namespace, &services).await?;
     let sources = sources(cluster, service, &namespace, &recorded).await?;
     let gateway = gateway(cluster, service, owner, &namespace).await?;
     // Read by name: an outdated list that lacks them would begin the evidence anew and lose what was counted.
@@ -124,7 +128,8 @@ pub async fn observe(
         versions,
         recorded,
         deployments: owned(owner, deployments),
-        services: owned(owner, services),
+        services: owned(owner, services).into_iter().filter(|one| one.labels().contains_key(REVISION)).collect(),
+        preview,
         budgets: owned(owner, budgets),
         pods,
         plan,
@@ -173,6 +178,20 @@ async fn gateway(
         Lookup::Found(_) | Lookup::Absent | Lookup::NotServed | Lookup::Forbidden => None,
     };
     Ok(Some(gateway::Found { route, taken, gateways }))
+}
+
+async fn preview(
+    cluster: &Cluster,
+    service: &InferenceService,
+    namespace: &str,
+    ours: &[Service],
+) -> Result<Option<Service>, Error> {
+    let name = preview_name(&service.name_any());
+    let is_tried = service.status.as_ref().is_some_and(|status| status.canary.is_some());
+    if is_tried || ours.iter().any(|one| one.name_any() == name) {
+        return cluster.get::<Service>(namespace, &name).await;
+    }
+    Ok(None)
 }
 
 fn owned<K: Resource>(owner: &Owner, objects: Vec<K>) -> Vec<K> {

@@ -50,7 +50,8 @@ pub async fn reconcile(
     apply_route(&ctx, &owner, &service, &observed, &mut decided, now).await?;
     let wrote = report(&ctx, &service, &decided).await?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
-    if !wrote && (decided.drops_route || !decided.obsolete.is_empty()) {
+    let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
+    if !wrote && (decided.drops_route || ends_preview || !decided.obsolete.is_empty()) {
         ctx.cluster.confirm_newest(&*service).await?;
         remove(&ctx, &owner, &observed, &decided).await?;
     }
@@ -129,6 +130,11 @@ async fn apply(
         // A plan moves users: it must not follow from a status that is no longer the newest.
         cluster.confirm_newest(service).await?;
         cluster.apply_over(owner, observed.plan.as_ref(), desired::plan(service, plan)).await?;
+    }
+    let is_free = observed.preview.as_ref().is_none_or(|live| owner.owns(live.meta()));
+    // Somebody else's Service of that name stays: the canary is reached by the header all the same.
+    if decided.has_preview && is_free {
+        cluster.apply_over(owner, observed.preview.as_ref(), desired::preview_service(service)).await?;
     }
     Ok(())
 }
@@ -220,10 +226,18 @@ async fn report(ctx: &Context, service: &InferenceService, decided: &Decided) ->
     Ok(wrote)
 }
 
-/// Children of revisions that no router sends anything to any more, and the HTTPRoute that nobody asks for.
+/// The address of a canary that is none any more.
+fn stale_preview<'a>(owner: &Owner, observed: &'a Observed, decided: &Decided) -> Option<&'a Service> {
+    observed.preview.as_ref().filter(|live| !decided.has_preview && owner.owns(live.meta()))
+}
+
+/// Children of revisions that no router sends anything to any more, the address of a canary, and the HTTPRoute that nobody asks for.
 async fn remove(ctx: &Context, owner: &Owner, observed: &Observed, decided: &Decided) -> Result<(), Error> {
     if let Some(route) = live_route(observed).filter(|_| decided.drops_route) {
         ctx.cluster.delete(owner, route).await?;
+    }
+    if let Some(preview) = stale_preview(owner, observed, decided) {
+        ctx.cluster.delete(owner, preview).await?;
     }
     for revision in &decided.obsolete {
         if let Some(deployment) = of::<Deployment>(&observed.deployments, revision) {

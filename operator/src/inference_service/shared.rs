@@ -10,8 +10,7 @@ use k8s_openapi::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             Affinity, Container, ContainerPort, HTTPGetAction, PodAffinityTerm, PodAntiAffinity, PodSpec,
-            PodTemplateSpec, Probe, ResourceRequirements, SecretVolumeSource, ServiceAccount, Volume, VolumeMount,
-            WeightedPodAffinityTerm,
+            PodTemplateSpec, Probe, SecretVolumeSource, ServiceAccount, Volume, VolumeMount, WeightedPodAffinityTerm,
         },
         networking::v1::{
             NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
@@ -20,7 +19,6 @@ use k8s_openapi::{
         rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
     },
     apimachinery::pkg::{
-        api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
         util::intstr::IntOrString,
     },
@@ -36,10 +34,10 @@ use crate::{
 
 /// Name of the policy that guards the servers of a namespace.
 pub const SERVER_POLICY: &str = "millrace-server";
-/// Routers of a namespace: one may go at any time.
-const REPLICAS: i32 = 2;
-/// Seconds before a router that does not end is killed: 5 s until everybody noticed, 30 s for requests in flight, and some more.
-const GRACE_SECONDS: i64 = 45;
+/// Seconds before a router that does not end is killed, beside those for its requests in flight: until everybody noticed, and some more.
+const GRACE_SECONDS: i64 = 15;
+/// What routers take by themselves: those that have it already are not started anew by an upgrade.
+const FINISH_SECONDS: i64 = 30;
 const STATE_PATH: &str = "/var/lib/millrace";
 /// Below it is a folder for each Secret with API keys, of its name.
 const KEYS_PATH: &str = "/etc/millrace/keys";
@@ -136,7 +134,7 @@ impl Shared<'_> {
         Deployment {
             metadata: self.metadata(ROUTER),
             spec: Some(DeploymentSpec {
-                replicas: Some(REPLICAS),
+                replicas: Some(self.settings.router_replicas),
                 selector: selector(component::ROUTER),
                 strategy: Some(another_first()),
                 revision_history_limit: Some(1),
@@ -158,14 +156,7 @@ impl Shared<'_> {
             args: Some(self.arguments()),
             env: Some(vec![env_from_field("POD_NAMESPACE", "metadata.namespace")]),
             ports: Some(vec![port("http", ROUTER_PORT), port("admin", ADMIN_PORT)]),
-            resources: Some(ResourceRequirements {
-                requests: Some(BTreeMap::from([
-                    ("cpu".to_owned(), Quantity("50m".to_owned())),
-                    ("memory".to_owned(), Quantity("32Mi".to_owned())),
-                ])),
-                limits: Some(BTreeMap::from([("memory".to_owned(), Quantity("512Mi".to_owned()))])),
-                ..ResourceRequirements::default()
-            }),
+            resources: Some(self.settings.router_resources.clone()),
             liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
             readiness_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(2), ..probe("/readyz") }),
             security_context: Some(restricted_container()),
@@ -177,7 +168,7 @@ impl Shared<'_> {
         PodSpec {
             service_account_name: Some(ROUTER.to_owned()),
             containers: vec![container],
-            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            termination_grace_period_seconds: Some(self.settings.router_finish_seconds + GRACE_SECONDS),
             affinity: Some(apart()),
             volumes: Some(
                 [token_volume(), empty_dir("state", Some("64Mi"))].into_iter().chain(self.key_volumes()).collect(),
@@ -188,7 +179,11 @@ impl Shared<'_> {
 
     fn arguments(&self) -> Vec<String> {
         let keys = (!self.key_secrets.is_empty()).then(|| format!("--keys-dir={KEYS_PATH}"));
-        [format!("--state-dir={STATE_PATH}")].into_iter().chain(keys).collect()
+        let Settings { router_finish_seconds: finish, router_access_log_per_ten_thousand: lines, .. } = self.settings;
+        let finish = (*finish != FINISH_SECONDS).then(|| format!("--finish-seconds={finish}"));
+        let log = (*lines > 0).then(|| format!("--access-log=- --access-log-per-ten-thousand={lines}"));
+        let log = log.iter().flat_map(|flags| flags.split(' ')).map(str::to_owned);
+        [format!("--state-dir={STATE_PATH}")].into_iter().chain(keys).chain(finish).chain(log).collect()
     }
 
     fn key_mounts(&self) -> impl Iterator<Item = VolumeMount> {
@@ -317,10 +312,9 @@ mod tests {
     use crate::inference_service::fixtures::settings;
 
     /// Arguments, mounts and volumes of the routers, beside those they always have.
-    fn router(secrets: &[&str]) -> (Value, Value, Value) {
+    fn router(secrets: &[&str], settings: &Settings) -> (Value, Value, Value) {
         let key_secrets = secrets.iter().map(|&secret| secret.to_owned()).collect();
-        let settings = settings();
-        let shared = Shared { namespace: "shop", owners: Vec::new(), key_secrets: &key_secrets, settings: &settings };
+        let shared = Shared { namespace: "shop", owners: Vec::new(), key_secrets: &key_secrets, settings };
         let pod = serde_json::to_value(shared.deployment()).unwrap()["spec"]["template"]["spec"].clone();
         let container = &pod["containers"][0];
         let from_third = |list: &Value| list.as_array().unwrap()[2..].to_vec();
@@ -330,8 +324,8 @@ mod tests {
 
     #[test]
     fn routers_are_given_the_secrets_that_services_name() {
-        assert_eq!(router(&[]), (json!(["--state-dir=/var/lib/millrace"]), json!([]), json!([])));
-        let (arguments, mounts, volumes) = router(&["b.keys", "a"]);
+        assert_eq!(router(&[], &settings()), (json!(["--state-dir=/var/lib/millrace"]), json!([]), json!([])));
+        let (arguments, mounts, volumes) = router(&["b.keys", "a"], &settings());
         assert_eq!(arguments, json!(["--state-dir=/var/lib/millrace", "--keys-dir=/etc/millrace/keys"]));
         let (a, b) = (key_volume("a"), key_volume("b.keys"));
         assert_eq!(
@@ -344,5 +338,32 @@ mod tests {
         let volume = |name: &str, secret: &str| json!({"name": name, "secret": {"secretName": secret, "defaultMode": 0o440, "optional": true}});
         assert_eq!(volumes, json!([volume(&a, "a"), volume(&b, "b.keys")]));
         assert!(!b.contains('.'), "{b}");
+    }
+
+    #[test]
+    fn routers_are_as_the_operators_options_say() {
+        let options = Settings {
+            router_finish_seconds: 90,
+            router_access_log_per_ten_thousand: 100,
+            router_replicas: 3,
+            ..settings()
+        };
+        let (arguments, ..) = router(&[], &options);
+        let expected = [
+            "--state-dir=/var/lib/millrace",
+            "--finish-seconds=90",
+            "--access-log=-",
+            "--access-log-per-ten-thousand=100",
+        ];
+        assert_eq!(arguments, json!(expected));
+        let key_secrets = BTreeSet::new();
+        let shared = Shared { namespace: "shop", owners: Vec::new(), key_secrets: &key_secrets, settings: &options };
+        let spec = shared.deployment().spec.unwrap();
+        let pod = spec.template.spec.unwrap();
+        assert_eq!((spec.replicas, pod.termination_grace_period_seconds), (Some(3), Some(105)));
+        assert_eq!(
+            json!(pod.containers[0].resources),
+            json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}})
+        );
     }
 }
