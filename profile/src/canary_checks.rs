@@ -28,11 +28,38 @@ impl Rate {
     }
 }
 
-/// More errors and restarts than stable?
+/// Part of the error check's budget that goes to client errors: few, since what they are to find is a model that refuses nearly everything.
+const REFUSALS_PART: f64 = 0.1;
+
+/// More errors and restarts than stable? Or does it refuse (4xx) what stable takes, as a model with another input does?
 pub(crate) fn error_rate(evidence: &CanaryEvidence, goal: Goal, settings: &EvidenceSettings, alpha: f64) -> Check {
     let rate = |arm: &Arm| Rate { events: arm.errors.saturating_add(arm.restarts), requests: arm.requests };
-    let test = CountCheck { name: "errorRate", events: "errors", tolerance: 1.0, evidence, alpha };
-    test.check(rate, goal, settings, |base| base + settings.error_harm)
+    let own = alpha * (1.0 - REFUSALS_PART);
+    let test = CountCheck { name: "errorRate", events: "errors", tolerance: 1.0, evidence, alpha: own };
+    let check = test.check(rate, goal, settings, |base| base + settings.error_harm);
+    if check.verdict == Verdict::Fail { check } else { refusals(evidence, alpha * REFUSALS_PART).unwrap_or(check) }
+}
+
+/// The check's failure where the canary refuses more than stable.
+fn refusals(evidence: &CanaryEvidence, alpha: f64) -> Option<Check> {
+    let of_phase = |phase: &Phase| {
+        sequential::log_evidence(phase.canary.client_errors, phase.stable.client_errors, phase.share, 1.0)
+    };
+    let log_evidence: f64 = evidence.phases.iter().map(of_phase).sum();
+    let (canary, stable) = evidence.totals();
+    let rate = |arm: &Arm| Rate { events: arm.client_errors, requests: arm.requests };
+    (log_evidence >= -alpha.ln()).then(|| Check {
+        verdict: Verdict::Fail,
+        value: rate(&canary).value(),
+        baseline: rate(&stable).value(),
+        log_evidence: Some(finite(log_evidence)),
+        samples: samples(canary.requests),
+        message: format!(
+            "the canary refused {} of {} requests as wrong (4xx), stable {} of {}: does it take the same input?",
+            canary.client_errors, canary.requests, stable.client_errors, stable.requests
+        ),
+        ..blank("errorRate")
+    })
 }
 
 /// Slower than stable's own quantile more often than stable?

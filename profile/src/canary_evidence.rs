@@ -94,6 +94,9 @@ pub struct Arm {
     pub requests: u64,
     /// Those that failed by the revision's own fault.
     pub errors: u64,
+    /// Those that it refused as the client's own fault (4xx).
+    #[serde(default)]
+    pub client_errors: u64,
     /// Restarts of its containers; each counts as an error.
     #[serde(default)]
     pub restarts: u64,
@@ -115,6 +118,7 @@ impl Arm {
     pub fn add(&mut self, other: &Self) {
         self.requests = self.requests.saturating_add(other.requests);
         self.errors = self.errors.saturating_add(other.errors);
+        self.client_errors = self.client_errors.saturating_add(other.client_errors);
         self.restarts = self.restarts.saturating_add(other.restarts);
         add_counts(&mut self.latency, &other.latency);
         for (output, counts) in &other.predictions {

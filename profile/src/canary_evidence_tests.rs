@@ -59,6 +59,24 @@ fn restarts_of_the_canary_count_as_errors() {
 }
 
 #[test]
+fn a_canary_that_refuses_what_stable_takes_fails() {
+    let settings = only(CanaryCheck::ErrorRate);
+    let refusing = |requests, client_errors| Arm { client_errors, ..arm(requests, 0) };
+    let cases = [
+        ("both refuse a tenth", refusing(1_000, 100), refusing(9_000, 900), Verdict::Pass),
+        ("it refuses all", refusing(20, 20), refusing(180, 0), Verdict::Fail),
+        ("it refuses all, and stable a tenth", refusing(30, 30), refusing(270, 27), Verdict::Fail),
+        ("stable refuses more", refusing(1_000, 0), refusing(9_000, 900), Verdict::Pass),
+    ];
+    for (case, canary, stable, expected) in cases {
+        let mut evidence = CanaryEvidence::default();
+        evidence.observe(0.1, &canary, &stable, &settings).unwrap();
+        let check = evidence.checks(Goal::Step, &settings).remove(0);
+        assert_eq!(check.verdict, expected, "{case}: {}", check.message);
+    }
+}
+
+#[test]
 fn each_step_needs_its_own_requests() {
     let settings = only(CanaryCheck::ErrorRate);
     let mut evidence = CanaryEvidence::default();

@@ -61,6 +61,7 @@ pub use traffic::*;
 #[x_kube(validation = Rule::new("has(self.auth) && has(self.auth.jwt) || (!has(self.routes) || self.routes.all(r, r.match.all(m, !has(m.claim)))) && (!has(self.sticky) || !has(self.sticky.claim))").message("a route or a sticky key by claim needs auth.jwt: nobody else verifies a token"))]
 #[x_kube(validation = Rule::new("has(self.auth) || (!has(self.routes) || self.routes.all(r, r.match.all(m, !has(m.caller)))) && (!has(self.sticky) || !has(self.sticky.caller))").message("a route or a sticky key by caller needs auth: nobody is known without"))]
 #[x_kube(validation = Rule::new("!has(self.fallback) || !has(self.model.modelVersion) || self.fallback.modelVersion != self.model.modelVersion").message("fallback.modelVersion is the model itself: name another one"))]
+#[x_kube(validation = Rule::new("!has(self.sticky) || self.rollout.strategy != 'Canary' || 'errorRate' in self.rollout.analysis.checks").message("with sticky keys only errorRate decides on a canary: keep it in rollout.analysis.checks"))]
 #[x_kube(validation = Rule::new("!has(self.retraining) || !('Drift' in self.retraining.triggers) || has(self.monitoring)").message("the trigger Drift needs monitoring.drift"))]
 pub struct InferenceServiceSpec {
     /// Which model.
