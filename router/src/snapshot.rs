@@ -82,6 +82,11 @@ impl Service {
         self.targets.iter().any(|target| target.weight > 0 && !target.endpoints.is_empty())
     }
 
+    /// Whether every target with a weight has an endpoint. Else the others have its part, and nobody gets the part of the plan.
+    pub fn is_split_as_planned(&self) -> bool {
+        self.targets.iter().all(|target| target.weight == 0 || !target.endpoints.is_empty())
+    }
+
     /// The target of a revision.
     pub fn target(&self, revision: &str) -> Option<&Arc<Target>> {
         self.targets.iter().find(|target| target.revision == revision)
