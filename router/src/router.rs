@@ -177,13 +177,23 @@ impl Router {
 
     /// Everything counted.
     pub fn stats(&self) -> RouterStats {
+        self.stats_of(None)
+    }
+
+    /// The same of one service, if one is named.
+    pub fn stats_of(&self, service: Option<&str>) -> RouterStats {
         let snapshot = self.snapshot();
-        self.counters.stats(|name| snapshot.service(name).map(|service| service.generation))
+        self.counters.stats(service, |name| snapshot.service(name).map(|service| service.generation))
     }
 
     /// What is counted beside the evidence.
     pub fn traffic(&self) -> RouterTraffic {
-        let mut services = self.traffic.stats();
+        self.traffic_of(None)
+    }
+
+    /// The same of one service, if one is named.
+    pub fn traffic_of(&self, service: Option<&str>) -> RouterTraffic {
+        let mut services = self.traffic.stats(service);
         let (snapshot, now) = (self.snapshot(), Instant::now());
         for service in snapshot.services() {
             let Some(stats) = services.get_mut(&service.name) else { continue };
