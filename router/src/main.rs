@@ -36,7 +36,7 @@ struct Flags {
     /// Namespace whose services are served.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     namespace: String,
-    /// Folder for the last plans and endpoints, on a volume that outlives the container.
+    /// Folder for the last plans, endpoints and key sets, on a volume that outlives the container.
     #[arg(long)]
     state_dir: Option<PathBuf>,
     /// Serve by this file of plans and endpoints instead of an API server.
@@ -174,6 +174,7 @@ fn settings(flags: &Flags) -> Settings {
         body_budget: flags.body_budget_mebibytes.saturating_mul(1024 * 1024),
         max_requests: flags.max_requests,
         keys_dir: flags.keys_dir.clone(),
+        state_dir: flags.state_dir.clone(),
     }
 }
 

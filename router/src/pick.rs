@@ -102,6 +102,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::Places,
         counting::Counters,
         inputs::Inputs,
         snapshot::{Lasting, Snapshot},
@@ -139,7 +140,7 @@ mod tests {
         });
         let inputs = Inputs { plans: vec![plan], endpoints: endpoints.collect() };
         let (counters, traffic) = (Counters::new("boot".into()), Traffic::default());
-        let lasting = Lasting { counters: &counters, traffic: &traffic, keys_dir: None };
+        let lasting = Lasting { counters: &counters, traffic: &traffic, places: Places::default() };
         Snapshot::build(inputs, &Snapshot::default(), &lasting).service("fraud").expect("planned").clone()
     }
 

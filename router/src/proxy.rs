@@ -68,6 +68,7 @@ async fn respond(
     let path = path.ok_or(Refusal::NotForwarded)?;
     let caller = match &service.policy.gate {
         Some(gate) => {
+            gate.wait().await;
             let admitted = gate.admit(&mut head.headers, unix_now());
             Some(admitted.inspect_err(|_| service.traffic.refused_caller())?)
         }

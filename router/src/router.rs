@@ -21,6 +21,7 @@ use tracing::warn;
 
 use crate::{
     access_log::AccessLog,
+    auth::Places,
     counting::Counters,
     inputs::Inputs,
     limits::Budget,
@@ -48,6 +49,8 @@ pub struct Settings {
     pub max_requests: usize,
     /// Folder below which plans may name keys.
     pub keys_dir: Option<PathBuf>,
+    /// Folder that outlives the process: key sets are kept there.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -59,6 +62,7 @@ impl Default for Settings {
             body_budget: 256 * 1024 * 1024,
             max_requests: 16_384,
             keys_dir: None,
+            state_dir: None,
         }
     }
 }
@@ -127,8 +131,9 @@ impl Router {
         let former = self.snapshot();
         let changed = **former.inputs() != inputs;
         if changed {
-            let keys_dir = self.settings.keys_dir.as_deref();
-            let lasting = Lasting { counters: &self.counters, traffic: &self.traffic, keys_dir };
+            let Settings { keys_dir, state_dir, .. } = &self.settings;
+            let places = Places { keys_dir: keys_dir.as_deref(), state_dir: state_dir.as_deref() };
+            let lasting = Lasting { counters: &self.counters, traffic: &self.traffic, places };
             let next = Snapshot::build(inputs, &former, &lasting);
             self.counters.keep_only(|name| next.service(name).is_some());
             self.traffic.keep_only(|name| next.service(name).is_some());
