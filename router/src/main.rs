@@ -60,6 +60,9 @@ struct Flags {
     /// A kept connection without another request by then is closed.
     #[arg(long, default_value_t = 120)]
     idle_timeout_seconds: u64,
+    /// A connection whose client takes nothing of its answer for so long is closed.
+    #[arg(long, default_value_t = 30)]
+    write_timeout_seconds: u64,
     /// Open connections.
     #[arg(long, default_value_t = 16_384)]
     max_connections: usize,
@@ -87,7 +90,7 @@ struct Flags {
     /// Threads that serve, at most one a core; if absent, one a core up to eight.
     #[arg(long)]
     threads: Option<usize>,
-    /// Memory for request bodies, all together, in MiB.
+    /// Memory for bodies of requests and held answers, all together, in MiB.
     #[arg(long, default_value_t = 256)]
     body_budget_mebibytes: usize,
 }
@@ -182,6 +185,7 @@ fn front_door(flags: &Flags) -> FrontDoor {
     FrontDoor {
         header_timeout: Duration::from_secs(flags.header_timeout_seconds),
         idle_timeout: Duration::from_secs(flags.idle_timeout_seconds),
+        write_timeout: Duration::from_secs(flags.write_timeout_seconds),
         max_connections: flags.max_connections,
         drain: Duration::from_secs(flags.drain_seconds),
         finish: Duration::from_secs(flags.finish_seconds),

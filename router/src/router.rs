@@ -43,7 +43,7 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Longest a client may take to send a body.
     pub body_timeout: Duration,
-    /// Bytes of request bodies in memory, all together.
+    /// Bytes of bodies in memory, of requests and answers, all together.
     pub body_budget: usize,
     /// Requests in hand at a time; more are answered with 503.
     pub max_requests: usize,
@@ -73,10 +73,10 @@ pub struct Router {
     pub settings: Settings,
     /// What it tells Prometheus.
     pub metrics: Metrics,
-    /// Memory for request bodies.
-    pub body_budget: Budget,
+    /// Memory for bodies of requests and answers.
+    pub body_budget: Arc<Budget>,
     /// Requests in hand.
-    pub requests: Budget,
+    pub requests: Arc<Budget>,
     /// Where a line a request goes, if anywhere.
     pub access_log: Option<AccessLog>,
     counters: Counters,
