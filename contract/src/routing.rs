@@ -79,17 +79,21 @@ pub struct ServiceStats {
     pub generations: BTreeMap<i64, BTreeMap<String, RevisionStats>>,
 }
 
-/// Counters of one revision under one plan generation: what was sent there by the random split, shield retries not included.
+/// Counters of one revision under one plan generation: what was sent there by the random split while every target with a weight had an
+/// endpoint, shield retries not included.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionStats {
     /// Requests that were decided to go there and have ended, whatever the outcome.
     pub requests: u64,
-    /// Those that failed by the revision's own fault: 5xx, timeout, connection refused or broken.
+    /// Those that failed by the revision's own fault: 5xx, 429 (it is full), timeout, connection refused or broken; over gRPC, the statuses
+    /// that stand for these.
     pub errors: u64,
     /// Errors that another revision answered for it.
     pub shielded: u64,
-    /// Requests that got a 4xx: the client's fault, no error of the revision.
+    /// Requests that got another 4xx (over gRPC, another status but OK), or whose client went away before it was answered: the client's fault,
+    /// no error of the revision. But a revision that gets more of them by the same random split has another opinion of what is right, or makes
+    /// clients wait: compare it as a rate of `requests` between the revisions of one generation.
     pub client_errors: u64,
     /// Extra requests answered for another revision as its shield; in no other counter here.
     pub as_shield: u64,

@@ -78,7 +78,7 @@ pub struct Ended {
 pub struct RevisionTraffic {
     /// Answers below 400 to clients, whatever brought the request there.
     pub answered: u64,
-    /// Answers 4xx, and clients that went away.
+    /// Answers 4xx other than 429, and clients that went away.
     pub client_errors: u64,
     /// Requests it failed.
     pub errors: u64,

@@ -50,17 +50,24 @@ pub fn answer<B>(router: &Router, request: &Request<B>) -> Response<Full<Bytes>>
     if request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }
+    let service = request.uri().query().and_then(service);
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" if router.is_ready() => text(StatusCode::OK, "ready\n"),
         "/readyz" if router.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no plans were read yet\n"),
         "/metrics" => typed(METRICS_TYPE, router.metrics.text(&router.traffic())),
-        "/v1/stats" => json(&router.stats()),
-        "/v1/traffic" => json(&router.traffic()),
+        "/v1/stats" => json(&router.stats_of(service)),
+        "/v1/traffic" => json(&router.traffic_of(service)),
         "/v1/plans" => json(router.snapshot().inputs().as_ref()),
         _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /v1/stats, /v1/traffic or /v1/plans\n"),
     }
+}
+
+/// The service that a query names, as `service=NAME` or `service=NAMESPACE/NAME`: a router has services of its own namespace only.
+fn service(query: &str) -> Option<&str> {
+    let named = query.split('&').find_map(|part| part.strip_prefix("service="))?;
+    Some(named.rsplit('/').next().unwrap_or(named))
 }
 
 fn json(value: &impl Serialize) -> Response<Full<Bytes>> {

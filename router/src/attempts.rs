@@ -5,13 +5,15 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant as Clock};
 
-use http::StatusCode;
+use millrace_contract::routing_policy::Ejection;
 use tokio::time::Instant;
 
 use crate::{
     balance::{Endpoint, least_loaded},
-    forward::{Answered, Call, Failure, Payload, attempt},
+    counting::Outcome,
+    forward::{Answered, Bounds, Call, Failure, Payload, Received, attempt},
     health::may_eject,
+    judge::{Attempted, outcome, trouble},
     router::Router,
     snapshot::{Service, Target},
 };
@@ -23,7 +25,7 @@ pub enum Trouble {
     Refused,
     /// The server may have read the request.
     Broken,
-    /// 503: the server is full or ends; another one may be neither.
+    /// 429, 503 or what gRPC has for them: the server is full or ends; another one may be neither.
     Unavailable,
     /// Another attempt would take as long.
     TimedOut,
@@ -50,21 +52,11 @@ fn tries_again(
     }
 }
 
-fn trouble(result: &Result<Answered, Failure>) -> Option<Trouble> {
-    match result {
-        Ok(answered) if answered.head.status == StatusCode::SERVICE_UNAVAILABLE => Some(Trouble::Unavailable),
-        Ok(_) => None,
-        Err(Failure::Refused) => Some(Trouble::Refused),
-        Err(Failure::Broken) => Some(Trouble::Broken),
-        Err(Failure::TimedOut) => Some(Trouble::TimedOut),
-    }
-}
-
 /// Whether the same request may be sent to somebody else after this: it is there as a whole, and no server acts on it twice.
-pub fn may_follow(service: &Service, call: &Call, result: &Result<Answered, Failure>) -> bool {
+pub fn may_follow(service: &Service, call: &Call, result: &Attempted) -> bool {
     let was_not_sent = matches!(result, Err(Failure::Refused));
     match &call.payload {
-        Payload::Held(_) => was_not_sent || service.policy.retries.idempotent,
+        Payload::Held(_) | Payload::Message(_) => was_not_sent || service.policy.retries.idempotent,
         Payload::Streamed(lender) => lender.is_whole(),
     }
 }
@@ -77,8 +69,9 @@ pub async fn at_target(
     call: &Call,
     has_shield: bool,
     started: Clock,
-) -> Result<Answered, Failure> {
+) -> Attempted {
     let deadline = Instant::from_std(started) + service.timeout;
+    let bounds = Bounds { deadline, connect_within: router.settings.connect_timeout, budget: &router.body_budget };
     let mut now = started;
     let rule = &service.policy.retries;
     let most = usize::try_from(rule.max_attempts).unwrap_or(usize::MAX);
@@ -92,8 +85,8 @@ pub async fn at_target(
         let Some(endpoint) = least_loaded(&target.endpoints, &tried, offset, now) else {
             return Err(Failure::Refused);
         };
-        let result = attempt(call, endpoint, deadline, router.settings.connect_timeout, now).await;
-        note(endpoint, target, service, &result);
+        let mut result = attempt(call, endpoint, bounds, now).await;
+        note(endpoint, target, service, &mut result);
         let Some(trouble) = trouble(&result) else { return result };
         tried.push(endpoint.address());
         broken += usize::from(trouble == Trouble::Broken);
@@ -113,27 +106,54 @@ pub async fn at_target(
     }
 }
 
-/// What an attempt tells of its endpoint. A server that is full or ends says so itself (503) and is left to the balancing.
-fn note(endpoint: &Arc<Endpoint>, target: &Target, service: &Service, result: &Result<Answered, Failure>) {
-    let failed = match result {
-        Ok(answered) if answered.head.status == StatusCode::SERVICE_UNAVAILABLE => return,
-        Ok(answered) => answered.head.status.is_server_error(),
-        Err(_) => true,
-    };
-    if !failed {
-        return endpoint.health.succeeded();
+/// What an attempt tells of its endpoint; of an answer that is still coming, its end will tell. A server that is full or ends says so
+/// itself and is left to the balancing.
+fn note(endpoint: &Endpoint, target: &Arc<Target>, service: &Service, result: &mut Attempted) {
+    let is_full = trouble(result) == Some(Trouble::Unavailable);
+    let has_failed = outcome(result) == Outcome::Error;
+    match result {
+        Ok(_) if is_full => {}
+        Ok(Answered { body: Received::Streaming(arriving), .. }) if !has_failed => {
+            arriving.later = Some(Later { target: target.clone(), rule: service.policy.ejection.clone() });
+        }
+        Ok(_) if !has_failed => endpoint.health.succeeded(),
+        Ok(_) => blame(endpoint, target, &service.policy.ejection),
+        Err(failure) => {
+            if *failure == Failure::Refused {
+                endpoint.health.refused(Clock::now());
+            }
+            blame(endpoint, target, &service.policy.ejection);
+        }
     }
+}
+
+/// The endpoint failed a request: it is left alone for a while when that was one too many.
+fn blame(endpoint: &Endpoint, target: &Target, rule: &Ejection) {
     let now = Clock::now();
-    if matches!(result, Err(Failure::Refused)) {
-        endpoint.health.refused(now);
-    }
-    let rule = &service.policy.ejection;
     let may_go = || {
         let out = target.endpoints.iter().filter(|other| other.health.is_ejected(now)).count();
         may_eject(out, target.endpoints.len(), rule)
     };
     if endpoint.health.failed(now, rule, may_go) {
         target.totals.ejected();
+    }
+}
+
+/// What is told of an endpoint when its answer has ended.
+#[derive(Debug)]
+pub struct Later {
+    target: Arc<Target>,
+    rule: Ejection,
+}
+
+impl Later {
+    /// It ended so.
+    pub fn ended(&self, endpoint: &Endpoint, outcome: Outcome) {
+        match outcome {
+            Outcome::Answered | Outcome::ClientError => endpoint.health.succeeded(),
+            Outcome::Error => blame(endpoint, &self.target, &self.rule),
+            Outcome::Cancelled => {}
+        }
     }
 }
 

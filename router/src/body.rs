@@ -1,6 +1,8 @@
-//! The two bodies that stream through the router: a request body that may be sent once, and an answer that counts its end.
+//! The bodies that pass through the router: an answer that is complete, and a request body that may be sent once. An answer that is still
+//! coming is in [`crate::streamed`].
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -11,19 +13,61 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use thiserror::Error;
-use tokio::time::Instant;
 
-use crate::{
-    counting::Outcome,
-    forward::{Arriving, Source},
-    ticket::Ticket,
-    traffic::InHand,
-    upstream::Broken,
-};
+use crate::{limits::Reserved, streamed::Streamed};
 
 /// Body of an answer to a client.
-pub type AnswerBody = Either<Full<Bytes>, Streamed>;
+pub type AnswerBody = Either<Whole, Streamed>;
+/// Body of a request to a server over HTTP/2.
+pub type RequestBody = Either<Full<Bytes>, Lent>;
+
+/// A complete body.
+#[derive(Debug, Default)]
+pub struct Whole {
+    data: Bytes,
+    trailers: Option<Box<HeaderMap>>,
+    in_hand: Option<Reserved>,
+}
+
+impl Whole {
+    /// Data, and trailers where there are some.
+    pub fn new(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { data, trailers: trailers.map(Box::new), in_hand: None }
+    }
+
+    /// Its data.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+}
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if !self.data.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.data)))));
+        }
+        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(u64::try_from(self.data.len()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The request stays in hand until its answer is sent or dropped: a client that does not read must not have any number of them.
+pub fn keep_in_hand(body: &mut AnswerBody, request: Reserved) {
+    match body {
+        Either::Left(whole) => whole.in_hand = Some(request),
+        Either::Right(streamed) => streamed.keep_in_hand(request),
+    }
+}
 
 /// A client's body that is not buffered. It is lent to one attempt after another until one of them begins to read it: a
 /// connection that is refused has read nothing.
@@ -76,140 +120,5 @@ impl Body for Lent {
             self.ended = true;
         }
         polled
-    }
-}
-
-/// An answer's body on its way from a server to a client. Its request is in flight and undecided until it ends.
-#[derive(Debug)]
-pub struct Streamed {
-    arriving: Arriving,
-    ticket: Ticket,
-    /// What the head said; a body that breaks, or a gRPC status at its end, overrules it.
-    outcome: Outcome,
-    _in_hand: InHand,
-}
-
-impl Streamed {
-    /// An answer whose head is judged already.
-    pub fn new(arriving: Arriving, outcome: Outcome, ticket: Ticket, in_hand: InHand) -> Self {
-        Self { arriving, ticket, outcome, _in_hand: in_hand }
-    }
-
-    /// The body was read to its end: its connection is free.
-    fn release(&mut self) {
-        let source = std::mem::replace(&mut self.arriving.source, Source::Ended);
-        if let Source::Connection(connection) = source
-            && connection.is_reusable()
-        {
-            self.arriving.in_flight.endpoint().pool().put(connection, Instant::now());
-        }
-    }
-}
-
-/// Why an answer's body broke off.
-#[derive(Debug, Error)]
-pub enum BodyError {
-    /// HTTP/1.1.
-    #[error(transparent)]
-    Broken(#[from] Broken),
-    /// HTTP/2.
-    #[error(transparent)]
-    Stream(#[from] hyper::Error),
-}
-
-impl Body for Streamed {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let polled = match &mut self.arriving.source {
-            Source::Connection(connection) => {
-                connection.poll_body(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece?))))
-            }
-            Source::Stream(body, _) => {
-                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
-            }
-            Source::Ended => Poll::Ready(None),
-        };
-        match &polled {
-            Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(outcome) = frame.trailers_ref().and_then(grpc_outcome) {
-                    self.outcome = outcome;
-                }
-            }
-            Poll::Ready(Some(Err(_))) => self.ticket.settle(Outcome::Error),
-            Poll::Ready(None) => {
-                let outcome = self.outcome;
-                self.ticket.settle(outcome);
-                self.release();
-            }
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.arriving.source {
-            Source::Connection(connection) => connection.is_complete(),
-            Source::Stream(body, _) => body.is_end_stream(),
-            Source::Ended => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.arriving.source {
-            Source::Connection(connection) => {
-                connection.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
-            }
-            Source::Stream(body, _) => body.size_hint(),
-            Source::Ended => SizeHint::with_exact(0),
-        }
-    }
-}
-
-impl Drop for Streamed {
-    fn drop(&mut self) {
-        if self.is_end_stream() {
-            self.ticket.settle(self.outcome);
-            self.release();
-        }
-    }
-}
-
-/// What a gRPC status in headers or trailers means for the revision; none without one. The codes that are a server's fault are
-/// those that gRPC maps to 5xx: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS.
-pub fn grpc_outcome(headers: &HeaderMap) -> Option<Outcome> {
-    let status: u16 = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    Some(match status {
-        0 => Outcome::Answered,
-        2 | 4 | 12 | 13 | 14 | 15 => Outcome::Error,
-        _ => Outcome::ClientError,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn a_grpc_status_is_judged_as_its_http_counterpart() {
-        let cases = [
-            ("0", Some(Outcome::Answered)),
-            ("3", Some(Outcome::ClientError)),
-            ("13", Some(Outcome::Error)),
-            ("14", Some(Outcome::Error)),
-            ("x", None),
-        ];
-        for (status, expected) in cases {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-status", HeaderValue::from_static(status));
-            assert_eq!(grpc_outcome(&headers), expected, "grpc-status {status}");
-        }
-        assert_eq!(grpc_outcome(&HeaderMap::new()), None);
     }
 }

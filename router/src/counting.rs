@@ -141,8 +141,8 @@ impl Counters {
         self.services.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| has_plan(name));
     }
 
-    /// Everything counted, with the generation that `followed` says is followed for each service.
-    pub fn stats(&self, followed: impl Fn(&str) -> Option<i64>) -> RouterStats {
+    /// What was counted, of one service if `only` that is asked for, with the generation that `followed` says is followed.
+    pub fn stats(&self, only: Option<&str>, followed: impl Fn(&str) -> Option<i64>) -> RouterStats {
         let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         let stats_of = |(name, service): (&String, &ServiceCounters)| {
             let plan_generation = followed(name)?;
@@ -153,7 +153,11 @@ impl Counters {
             };
             Some((name.clone(), stats))
         };
-        RouterStats { boot_id: self.boot_id.clone(), services: services.iter().filter_map(stats_of).collect() }
+        let services = match only {
+            Some(name) => services.get_key_value(name).and_then(stats_of).into_iter().collect(),
+            None => services.iter().filter_map(stats_of).collect(),
+        };
+        RouterStats { boot_id: self.boot_id.clone(), services }
     }
 }
 
@@ -208,7 +212,7 @@ mod tests {
         counters.of_plan(&plan("u1", 1, &["a", "b"]))[1].ended(Outcome::Answered, 50);
         assert_eq!(counters.of_plan(&plan("u1", 1, &["b"]))[0].stats().requests, 1);
         assert_eq!(counters.of_plan(&plan("u1", 2, &["b"]))[0].stats().requests, 0);
-        let stats = counters.stats(|_| Some(2));
+        let stats = counters.stats(None, |_| Some(2));
         let service = &stats.services["fraud"];
         assert_eq!((stats.boot_id.as_str(), service.service_uid.as_str(), service.plan_generation), ("boot", "u1", 2));
         assert_eq!(service.generations[&1]["b"].requests, 1);
@@ -221,7 +225,7 @@ mod tests {
         for generation in 1..=6 {
             counters.of_plan(&plan("u1", generation, &["a"]));
         }
-        let kept: Vec<i64> = counters.stats(|_| Some(6)).services["fraud"].generations.keys().copied().collect();
+        let kept: Vec<i64> = counters.stats(None, |_| Some(6)).services["fraud"].generations.keys().copied().collect();
         assert_eq!(kept, [3, 4, 5, 6]);
     }
 
@@ -230,7 +234,7 @@ mod tests {
         let counters = Counters::new("boot".into());
         counters.of_plan(&plan("u1", 7, &["a"]))[0].ended(Outcome::Error, 1);
         counters.of_plan(&plan("u2", 1, &["a"]));
-        let service = &counters.stats(|_| Some(1)).services["fraud"];
+        let service = &counters.stats(None, |_| Some(1)).services["fraud"];
         assert_eq!(service.service_uid, "u2");
         assert_eq!(service.generations.keys().collect::<Vec<_>>(), [&1]);
     }
@@ -240,6 +244,6 @@ mod tests {
         let counters = Counters::new("boot".into());
         counters.of_plan(&plan("u1", 1, &["a"]));
         counters.keep_only(|name| name != "fraud");
-        assert!(counters.stats(|_| Some(1)).services.is_empty());
+        assert!(counters.stats(None, |_| Some(1)).services.is_empty());
     }
 }

@@ -3,22 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, Method, Request, Response, Uri, Version, response,
-    uri::{PathAndQuery, Scheme},
-};
-use hyper::body::Incoming;
+use http::{HeaderMap, Method, Response, response, uri::PathAndQuery};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    attempts::Later,
     balance::{Endpoint, InFlight},
-    body::{Lender, Lent},
-    pool::Place,
+    body::{Lender, Whole},
+    exchange::{streamed, unary},
+    grpc::Status,
+    limits::{Budget, Room},
+    streamed::Multiplexed,
     upstream::{Connection, Unanswered},
 };
 
 /// Greatest answer that is read to its end before the client gets its first byte, so that one that breaks off can be replaced.
-const HELD_ANSWER: u64 = 1024 * 1024;
+pub const HELD_ANSWER: usize = 1024 * 1024;
 
 /// A request as it is sent to a server, perhaps several times.
 #[derive(Debug)]
@@ -38,18 +38,10 @@ pub struct Call {
 pub enum Payload {
     /// Buffered: it can be sent again.
     Held(Bytes),
+    /// gRPC with one request and one answer: buffered too.
+    Message(Bytes),
     /// gRPC: streamed to the first server that reads it.
     Streamed(Lender),
-}
-
-impl Call {
-    /// Whether another attempt would send the same request.
-    pub fn can_be_sent_again(&self) -> bool {
-        match &self.payload {
-            Payload::Held(_) => true,
-            Payload::Streamed(lender) => lender.is_whole(),
-        }
-    }
 }
 
 /// What a server answered.
@@ -59,13 +51,15 @@ pub struct Answered {
     pub head: response::Parts,
     /// Body.
     pub body: Received,
+    /// Status of gRPC, as far as it is known.
+    pub status: Option<Status>,
 }
 
 /// The body of an answer.
 #[derive(Debug)]
 pub enum Received {
     /// Complete.
-    Held(Bytes),
+    Held(Whole),
     /// Still coming.
     Streaming(Arriving),
 }
@@ -77,6 +71,8 @@ pub struct Arriving {
     pub source: Source,
     /// Its request.
     pub in_flight: InFlight,
+    /// Who is told how it ended.
+    pub later: Option<Later>,
 }
 
 /// What a body comes from.
@@ -85,7 +81,7 @@ pub enum Source {
     /// A connection of its own, until the body has ended.
     Connection(Box<Connection>),
     /// A stream among others.
-    Stream(Incoming, Place),
+    Stream(Box<Multiplexed>),
     /// It has ended.
     Ended,
 }
@@ -101,21 +97,35 @@ pub enum Failure {
     TimedOut,
 }
 
-/// Send the call to this endpoint and wait for the answer's head, and for its body where that is short, until `deadline`. A
-/// connection that takes longer than `connect_within` counts as refused. `now` is this moment: clocks cost time too.
+/// What bounds an attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds<'a> {
+    /// The answer's head is there by then, and its body where that is short.
+    pub deadline: Instant,
+    /// A connection that takes longer counts as refused.
+    pub connect_within: Duration,
+    /// What held answers are charged to. Where it is used up they are not held, but stream.
+    pub budget: &'a Arc<Budget>,
+}
+
+/// Send the call to this endpoint and wait for the answer's head, and for its body where that is short. `now` is this moment: clocks
+/// cost time too.
 pub async fn attempt(
     call: &Call,
     endpoint: &Arc<Endpoint>,
-    deadline: Instant,
-    connect_within: Duration,
+    bounds: Bounds<'_>,
     now: std::time::Instant,
 ) -> Result<Answered, Failure> {
     let in_flight = InFlight::at(endpoint.clone());
     match &call.payload {
-        Payload::Held(body) => held(call, body, in_flight, deadline, connect_within, Instant::from_std(now)).await,
+        Payload::Held(body) => held(call, body, in_flight, bounds, Instant::from_std(now)).await,
+        Payload::Message(body) => {
+            let exchange = Box::pin(unary(call, body, in_flight, bounds));
+            timeout_at(bounds.deadline, exchange).await.unwrap_or(Err(Failure::TimedOut))
+        }
         Payload::Streamed(lender) => {
-            let exchange = Box::pin(streamed(call, lender.lend(), in_flight, connect_within));
-            timeout_at(deadline, exchange).await.unwrap_or(Err(Failure::TimedOut))
+            let exchange = Box::pin(streamed(call, lender, in_flight, bounds.connect_within));
+            timeout_at(bounds.deadline, exchange).await.unwrap_or(Err(Failure::TimedOut))
         }
     }
 }
@@ -124,10 +134,10 @@ async fn held(
     call: &Call,
     body: &Bytes,
     in_flight: InFlight,
-    deadline: Instant,
-    connect_within: Duration,
+    bounds: Bounds<'_>,
     now: Instant,
 ) -> Result<Answered, Failure> {
+    let Bounds { deadline, connect_within, budget } = bounds;
     let endpoint = in_flight.endpoint();
     let host = endpoint.authority().as_str();
     let (mut connection, head) = loop {
@@ -146,43 +156,20 @@ async fn held(
             Err(Unanswered::Failed(failure)) => return Err(failure),
         }
     };
-    let short = connection.remaining().filter(|length| *length <= HELD_ANSWER);
-    let short = short.and_then(|length| usize::try_from(length).ok());
-    let body = match short {
-        Some(length) => {
+    let length = connection.remaining().and_then(|length| usize::try_from(length).ok());
+    let short = length.filter(|length| *length <= HELD_ANSWER);
+    let body = match short.and_then(|length| Some((length, Room::reserve(budget, length)?))) {
+        Some((length, room)) => {
             let bytes = if length == 0 { Bytes::new() } else { connection.collect(length, deadline).await? };
             if connection.is_reusable() {
                 endpoint.pool().put(connection, now);
             }
-            Received::Held(bytes)
+            Received::Held(Whole::new(room.hold(bytes), None))
         }
-        None => Received::Streaming(Arriving { source: Source::Connection(connection), in_flight }),
+        None => Received::Streaming(Arriving { source: Source::Connection(connection), in_flight, later: None }),
     };
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = head.status;
     parts.headers = head.headers;
-    Ok(Answered { head: parts, body })
-}
-
-async fn streamed(call: &Call, body: Lent, in_flight: InFlight, connect_within: Duration) -> Result<Answered, Failure> {
-    let endpoint = in_flight.endpoint();
-    let mut stream = endpoint.pool().stream(endpoint, connect_within).await?;
-    let answer: Response<Incoming> =
-        stream.sender.send_request(http2_request(call, endpoint, body)).await.map_err(|_| Failure::Broken)?;
-    let (head, body) = answer.into_parts();
-    let source = Source::Stream(body, stream.place);
-    Ok(Answered { head, body: Received::Streaming(Arriving { source, in_flight }) })
-}
-
-fn http2_request(call: &Call, endpoint: &Endpoint, body: Lent) -> Request<Lent> {
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(endpoint.authority().clone());
-    parts.path_and_query = Some(call.path.clone());
-    let mut request = Request::new(body);
-    *request.method_mut() = call.method.clone();
-    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are all there");
-    *request.headers_mut() = call.headers.clone();
-    *request.version_mut() = Version::HTTP_2;
-    request
+    Ok(Answered { head: parts, body, status: None })
 }

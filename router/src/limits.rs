@@ -1,7 +1,12 @@
 //! Reading a request's body within its bounds: bytes, time, and memory of all requests together.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
@@ -24,32 +29,87 @@ pub struct Budget {
 
 /// A part of a budget, until it is dropped.
 #[derive(Debug)]
-pub struct Reserved<'a> {
-    budget: &'a Budget,
+pub struct Reserved {
+    budget: Arc<Budget>,
     amount: usize,
 }
 
 impl Budget {
     /// So much.
-    pub fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicUsize::new(0) })
     }
 
     /// A part of it, if there is so much left.
-    pub fn reserve(&self, amount: usize) -> Option<Reserved<'_>> {
-        let before = self.used.fetch_add(amount, Ordering::Relaxed);
-        // Made at once, so that its end gives the amount back either way.
-        let reserved = Reserved { budget: self, amount };
-        (before.saturating_add(amount) <= self.limit).then_some(reserved)
+    pub fn reserve(self: &Arc<Self>, amount: usize) -> Option<Reserved> {
+        let mut reserved = Reserved { budget: self.clone(), amount: 0 };
+        reserved.grow(amount).then_some(reserved)
     }
 
     /// Whether more than half of it is in use.
     pub fn is_tight(&self) -> bool {
         self.used.load(Ordering::Relaxed) > self.limit / 2
     }
+
+    /// What is in use.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
 }
 
-impl Drop for Reserved<'_> {
+impl Reserved {
+    /// So much more, if there is so much left; else the part stays as it was.
+    pub fn grow(&mut self, more: usize) -> bool {
+        let before = self.budget.used.fetch_add(more, Ordering::Relaxed);
+        let fits = before.saturating_add(more) <= self.budget.limit;
+        if fits {
+            self.amount += more;
+        } else {
+            self.budget.used.fetch_sub(more, Ordering::Relaxed);
+        }
+        fits
+    }
+}
+
+/// Answers up to this size are not charged: a connection costs as much anyway, and most answers are as short.
+pub const UNCHARGED: usize = 4 * 1024;
+
+/// Room for an answer that is held.
+#[derive(Debug)]
+pub struct Room(Option<Reserved>);
+
+impl Room {
+    /// For so many bytes, if there is so much left.
+    pub fn reserve(budget: &Arc<Budget>, length: usize) -> Option<Self> {
+        if length <= UNCHARGED { Some(Self(None)) } else { Some(Self(Some(budget.reserve(length)?))) }
+    }
+
+    /// What was reserved already, if anything was.
+    pub fn of(reserved: Option<Reserved>) -> Self {
+        Self(reserved)
+    }
+
+    /// The same bytes; the room is given back with their last part, wherever that is when it is sent.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        match self.0 {
+            Some(reserved) => Bytes::from_owner(Charged { bytes, _reserved: reserved }),
+            None => bytes,
+        }
+    }
+}
+
+struct Charged {
+    bytes: Bytes,
+    _reserved: Reserved,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Reserved {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.amount, Ordering::Relaxed);
     }
@@ -57,41 +117,43 @@ impl Drop for Reserved<'_> {
 
 /// A body that is held in memory until its request is answered, so that it can be sent again.
 #[derive(Debug)]
-pub struct Held<'a> {
+pub struct Held {
     /// The bytes.
     pub bytes: Bytes,
-    _reserved: Reserved<'a>,
+    _reserved: Reserved,
 }
 
-/// Read a body of at most `limit` bytes within `within`. A body of unknown length reserves all that it may become. A client
-/// that `waits` (100-continue) has not begun to send.
-pub async fn read<'a>(
+/// Read a body of at most `limit` bytes within `within`. One that announces its length reserves it at once, so that bodies do not fail
+/// each other half read; one that does not reserves what has arrived: to announce nothing must not be the way to take everything. A
+/// client that `waits` (100-continue) has not begun to send.
+pub async fn read(
     mut body: Incoming,
     limit: usize,
     within: Duration,
     patience: &mut Patience,
-    budget: &'a Budget,
+    budget: &Arc<Budget>,
     waits: bool,
-) -> Result<Held<'a>, Refusal> {
-    let least = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+) -> Result<Held, Refusal> {
+    let hint = body.size_hint();
+    let least = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
     if least > limit {
         if !waits {
             Box::pin(discard(body)).await;
         }
         return Err(Refusal::BodyTooLarge { limit });
     }
-    let most =
-        body.size_hint().upper().and_then(|most| usize::try_from(most).ok()).map_or(limit, |most| most.min(limit));
-    let reserved = budget.reserve(most).ok_or(Refusal::Overloaded)?;
+    let mut reserved = budget.reserve(least).ok_or(Refusal::Overloaded)?;
     if body.is_end_stream() {
         return Ok(Held { bytes: Bytes::new(), _reserved: reserved });
     }
-    match patience.until(Instant::now() + within, collect(&mut body, least, limit)).await {
+    let reading = collect(&mut body, least, limit, &mut reserved);
+    match patience.until(Instant::now() + within, reading).await {
         Ok(Ok(bytes)) => Ok(Held { bytes, _reserved: reserved }),
         Ok(Err(Cut::TooLong)) => {
             Box::pin(discard(body)).await;
             Err(Refusal::BodyTooLarge { limit })
         }
+        Ok(Err(Cut::NoRoom)) => Err(Refusal::Overloaded),
         Ok(Err(Cut::Broken)) => Err(Refusal::BodyBroken),
         Err(_) => Err(Refusal::BodyTimeout { seconds: within.as_secs() }),
     }
@@ -99,16 +161,21 @@ pub async fn read<'a>(
 
 enum Cut {
     TooLong,
+    NoRoom,
     Broken,
 }
 
 /// The whole body; without a copy where it comes in one piece, as it does for nearly all.
-async fn collect(body: &mut Incoming, announced: usize, limit: usize) -> Result<Bytes, Cut> {
+async fn collect(body: &mut Incoming, announced: usize, limit: usize, reserved: &mut Reserved) -> Result<Bytes, Cut> {
     let mut parts = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Cut::Broken)?.into_data() else { continue };
         if parts.len() + data.len() > limit {
             return Err(Cut::TooLong);
+        }
+        let unannounced = (parts.len() + data.len()).saturating_sub(announced.max(parts.len()));
+        if unannounced > 0 && !reserved.grow(unannounced) {
+            return Err(Cut::NoRoom);
         }
         if parts.is_empty() {
             if body.is_end_stream() {
@@ -134,4 +201,34 @@ async fn discard(mut body: Incoming) {
     };
     // Whether it ended in time makes no difference: the request is refused.
     let _ = timeout(DISCARD_WITHIN, reading).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_answer_is_charged_until_its_last_part_is_gone() {
+        let budget = Budget::new(100_000);
+        let answer = Room::reserve(&budget, 60_000).expect("room").hold(Bytes::from(vec![0; 60_000]));
+        assert!(Room::reserve(&budget, 60_000).is_none());
+        let part = answer.slice(1..2);
+        drop(answer);
+        assert_eq!(budget.used(), 60_000);
+        drop(part);
+        assert_eq!(budget.used(), 0);
+        let small = Room::reserve(&budget, UNCHARGED).expect("room").hold(Bytes::from(vec![0; UNCHARGED]));
+        assert_eq!((small.len(), budget.used()), (UNCHARGED, 0));
+    }
+
+    #[test]
+    fn what_does_not_fit_takes_nothing() {
+        let budget = Budget::new(10);
+        let mut reserved = budget.reserve(6).expect("room");
+        assert!(!reserved.grow(5) && budget.reserve(5).is_none());
+        assert_eq!(budget.used(), 6);
+        assert!(reserved.grow(4));
+        drop(reserved);
+        assert_eq!(budget.used(), 0);
+    }
 }

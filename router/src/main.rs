@@ -36,7 +36,7 @@ struct Flags {
     /// Namespace whose services are served.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     namespace: String,
-    /// Folder for the last plans and endpoints, on a volume that outlives the container.
+    /// Folder for the last plans, endpoints and key sets, on a volume that outlives the container.
     #[arg(long)]
     state_dir: Option<PathBuf>,
     /// Serve by this file of plans and endpoints instead of an API server.
@@ -60,6 +60,9 @@ struct Flags {
     /// A kept connection without another request by then is closed.
     #[arg(long, default_value_t = 120)]
     idle_timeout_seconds: u64,
+    /// A connection whose client takes nothing of its answer for so long is closed.
+    #[arg(long, default_value_t = 30)]
+    write_timeout_seconds: u64,
     /// Open connections.
     #[arg(long, default_value_t = 16_384)]
     max_connections: usize,
@@ -87,7 +90,7 @@ struct Flags {
     /// Threads that serve, at most one a core; if absent, one a core up to eight.
     #[arg(long)]
     threads: Option<usize>,
-    /// Memory for request bodies, all together, in MiB.
+    /// Memory for bodies of requests and held answers, all together, in MiB.
     #[arg(long, default_value_t = 256)]
     body_budget_mebibytes: usize,
 }
@@ -174,6 +177,7 @@ fn settings(flags: &Flags) -> Settings {
         body_budget: flags.body_budget_mebibytes.saturating_mul(1024 * 1024),
         max_requests: flags.max_requests,
         keys_dir: flags.keys_dir.clone(),
+        state_dir: flags.state_dir.clone(),
     }
 }
 
@@ -181,6 +185,7 @@ fn front_door(flags: &Flags) -> FrontDoor {
     FrontDoor {
         header_timeout: Duration::from_secs(flags.header_timeout_seconds),
         idle_timeout: Duration::from_secs(flags.idle_timeout_seconds),
+        write_timeout: Duration::from_secs(flags.write_timeout_seconds),
         max_connections: flags.max_connections,
         drain: Duration::from_secs(flags.drain_seconds),
         finish: Duration::from_secs(flags.finish_seconds),

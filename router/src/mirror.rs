@@ -11,13 +11,15 @@ use tokio::time::Instant;
 use crate::{
     balance::least_loaded,
     compare::compare,
-    forward::{Call, Payload, Received, attempt},
+    forward::{Bounds, Call, Payload, Received, attempt},
     router::Router,
     snapshot::Service,
-    traffic::{Copying, MirrorCounts},
+    traffic::{Agreement, Copying, MirrorCounts},
 };
 
 const MIRROR: HeaderName = HeaderName::from_static(MIRROR_HEADER);
+/// Bytes of two answers that are compared on the thread that serves: it takes some 100 µs.
+const COMPARED_HERE: usize = 16 * 1024;
 /// In ten thousand.
 const ALL: u32 = 10_000;
 
@@ -73,21 +75,33 @@ impl Copy {
         let target = &service.targets[target];
         let started = Instant::now();
         let Some(endpoint) = least_loaded(&target.endpoints, &[], 0, started.into_std()) else { return };
-        let within = router.settings.connect_timeout;
-        let result = attempt(&call, endpoint, started + service.timeout, within, started.into_std()).await;
+        let connect_within = router.settings.connect_timeout;
+        let bounds = Bounds { deadline: started + service.timeout, connect_within, budget: &router.body_budget };
+        let result = attempt(&call, endpoint, bounds, started.into_std()).await;
         let microseconds = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         match result {
             Ok(answered) if answered.head.status.is_success() => {
                 let percent = microseconds.saturating_mul(100) / live.microseconds.max(1);
                 counts.took(u32::try_from(percent).unwrap_or(u32::MAX));
-                let copied = match answered.body {
-                    Received::Held(bytes) => Some(bytes),
+                let copied = match &answered.body {
+                    Received::Held(whole) => Some(whole.data().clone()),
                     Received::Streaming(_) => None,
                 };
-                counts.compared(live.body.zip(copied).and_then(|(live, copied)| compare(&live, &copied, tolerance)));
+                counts.compared(match live.body.zip(copied) {
+                    Some((live, copied)) => beside(live, copied, tolerance).await,
+                    None => None,
+                });
             }
             Ok(_) | Err(_) => counts.failed(),
         }
         drop(copying);
     }
+}
+
+/// Compare two answers. Long ones take milliseconds, which this thread owes its requests: others have them.
+async fn beside(live: Bytes, copy: Bytes, tolerance: f64) -> Option<Agreement> {
+    if live.len() + copy.len() <= COMPARED_HERE {
+        return compare(&live, &copy, tolerance);
+    }
+    tokio::task::spawn_blocking(move || compare(&live, &copy, tolerance)).await.ok().flatten()
 }

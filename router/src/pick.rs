@@ -71,9 +71,11 @@ pub fn pick(service: &Service, wish: &Wish, rng: &mut impl Rng) -> Option<(usize
     }
     let shares = service.targets.iter().map(|target| target.share());
     let index = by(wish.bucket, shares, rng)?;
-    // A route without anybody ready: an answer of the split is better than none, but it is no evidence.
+    // A route without anybody ready: an answer of the split is better than none, but it is no evidence. Nor is a split that lacks a
+    // target: its requests came at once to the others, and a verdict would take that for a fault of theirs.
     let brought = match (wish.route, wish.bucket) {
         (Some(_), _) => Brought::Rescue,
+        (None, _) if !service.is_split_as_planned() => Brought::Rescue,
         (None, Some(bucket)) => Brought::Bucket(bucket),
         (None, None) => Brought::Draw,
     };
@@ -100,6 +102,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::Places,
         counting::Counters,
         inputs::Inputs,
         snapshot::{Lasting, Snapshot},
@@ -137,7 +140,7 @@ mod tests {
         });
         let inputs = Inputs { plans: vec![plan], endpoints: endpoints.collect() };
         let (counters, traffic) = (Counters::new("boot".into()), Traffic::default());
-        let lasting = Lasting { counters: &counters, traffic: &traffic, keys_dir: None };
+        let lasting = Lasting { counters: &counters, traffic: &traffic, places: Places::default() };
         Snapshot::build(inputs, &Snapshot::default(), &lasting).service("fraud").expect("planned").clone()
     }
 
@@ -182,6 +185,17 @@ mod tests {
         assert_eq!(picked(&service, &Wish { name: Some("fraud-3".into()), ..Wish::default() }), []);
         assert_eq!(picked(&service, &Wish { name: Some("gone".into()), ..Wish::default() }), []);
         assert_eq!(picked(&service, &Wish { route: Some(0), ..Wish::default() }), [(0, "rescue")]);
+    }
+
+    #[test]
+    fn while_a_target_of_the_split_is_not_ready_the_others_have_its_requests_and_none_is_evidence() {
+        for ready in ["a", "b"] {
+            let service = service(&[ready, "c"]);
+            let index = usize::from(ready == "b");
+            assert_eq!(picked(&service, &Wish::default()), [(index, "rescue")]);
+            assert_eq!(picked(&service, &Wish { bucket: Some(1), ..Wish::default() }), [(index, "rescue")]);
+        }
+        assert_eq!(picked(&service(&["a", "b"]), &Wish::default()), [(0, "draw"), (1, "draw")], "c has no weight");
     }
 
     #[test]

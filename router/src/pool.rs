@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     balance::Endpoint,
-    body::Lent,
+    body::RequestBody,
     forward::Failure,
     upstream::{Connection, connect},
 };
@@ -59,7 +59,7 @@ struct Shard {
 
 #[derive(Debug)]
 struct Multiplexed {
-    sender: http2::SendRequest<Lent>,
+    sender: http2::SendRequest<RequestBody>,
     streams: Arc<AtomicUsize>,
     used: Instant,
 }
@@ -68,7 +68,7 @@ struct Multiplexed {
 #[derive(Debug)]
 pub struct Stream {
     /// To send it with.
-    pub sender: http2::SendRequest<Lent>,
+    pub sender: http2::SendRequest<RequestBody>,
     /// As long as it lasts.
     pub place: Place,
 }

@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use http::{
-    HeaderValue, Method, Request, Response, Uri, Version,
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
     header::{CONNECTION, EXPECT, HOST, SET_COOKIE},
     request,
     uri::PathAndQuery,
 };
-use http_body_util::{Either, Full};
+use http_body_util::Either;
 use hyper::body::Incoming;
 
 use crate::{
     access_log::Record,
-    auth::refresh::unix_now,
-    body::{AnswerBody, Lender},
+    auth::{Gate, refresh::unix_now},
+    body::{AnswerBody, Lender, Whole, keep_in_hand},
+    caller::Caller,
     forward::{Call, Payload},
+    grpc::{PREFIX, is_unary},
     headers::{is_grpc, prepare_request},
-    limits,
+    limits::{self, Held, Reserved},
     pick::{Wish, new_cookie},
     refusal::Refusal,
     route::{service_in_host, service_in_path, version_in_path, without_version},
@@ -37,7 +39,7 @@ pub async fn handle(router: &Arc<Router>, request: Request<Incoming>, peer: &Pee
     let mut answer = answered.unwrap_or_else(|refusal| {
         router.metrics.refused(&refusal);
         let answer = if grpc { refusal.into_grpc() } else { refusal.into_http() };
-        answer.map(|body| Either::Left(Full::new(body)))
+        answer.map(|body| Either::Left(Whole::new(body, None)))
     });
     if is_http1 && router.is_draining() {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -55,7 +57,7 @@ async fn respond(
     grpc: bool,
     mut record: Option<&mut Record>,
 ) -> Result<Response<AnswerBody>, Refusal> {
-    let _in_hand = router.requests.reserve(1).ok_or(Refusal::Overloaded)?;
+    let request_in_hand = router.requests.reserve(1).ok_or(Refusal::Overloaded)?;
     let (mut head, body) = request.into_parts();
     let version = router.version();
     let found = find(&router.look(), &head, &router.settings.namespace);
@@ -67,10 +69,7 @@ async fn respond(
     let path = path.or_else(|| head.uri.path_and_query().cloned()).filter(|_| head.method != Method::CONNECT);
     let path = path.ok_or(Refusal::NotForwarded)?;
     let caller = match &service.policy.gate {
-        Some(gate) => {
-            let admitted = gate.admit(&mut head.headers, unix_now());
-            Some(admitted.inspect_err(|_| service.traffic.refused_caller())?)
-        }
+        Some(gate) => Some(admit(gate, &service, &mut head.headers).await?),
         None => None,
     };
     let waits = head.headers.contains_key(EXPECT);
@@ -83,26 +82,24 @@ async fn respond(
     let method = head.method.clone();
     let headers = with_host(head);
     let cookie = new_cookie(service.policy.sticky.as_ref(), &headers, &mut rand::rng());
-    let set_cookie = cookie.as_ref().and_then(|(name, value, seconds)| {
-        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax");
-        HeaderValue::try_from(text).ok()
-    });
+    let set_cookie = cookie.as_ref().and_then(set_cookie);
     let new_key = cookie.map(|(_, value, _)| value);
-    if grpc {
+    let is_unary = grpc && is_unary(path.path());
+    if grpc && !is_unary {
         let call = Call { method, path, headers, payload: Payload::Streamed(Lender::new(body)) };
         let wish = Wish::of(&service, name, &call.headers, caller.as_ref(), new_key.as_deref());
         let asked = Asked { service: &service, call: &call, wish: &wish };
-        return Ok(with_cookie(Box::pin(shield::answer(router, asked, in_hand)).await?, set_cookie));
+        let answer = Box::pin(shield::answer(router, asked, in_hand)).await?;
+        return Ok(finished(answer, set_cookie, request_in_hand));
     }
-    let mut patience = peer.take_patience();
-    let within = router.settings.body_timeout;
-    let held = limits::read(body, service.max_body, within, &mut patience, &router.body_budget, waits).await;
-    peer.give_back(patience);
-    let held = held?;
+    let limit = service.max_body.saturating_add(if is_unary { PREFIX } else { 0 });
+    let held = whole(router, body, limit, waits, peer).await?;
     if let Some(record) = &mut record {
         record.request_bytes = held.bytes.len();
     }
-    let call = Call { method, path, headers, payload: Payload::Held(held.bytes.clone()) };
+    let bytes = held.bytes.clone();
+    let payload = if is_unary { Payload::Message(bytes) } else { Payload::Held(bytes) };
+    let call = Call { method, path, headers, payload };
     // A body may have taken its time: choose by what is true now.
     let service = if router.version() == version {
         service
@@ -111,10 +108,36 @@ async fn respond(
     };
     let wish = Wish::of(&service, name, &call.headers, caller.as_ref(), new_key.as_deref());
     let asked = Asked { service: &service, call: &call, wish: &wish };
-    Ok(with_cookie(shield::answer(router, asked, in_hand).await?, set_cookie))
+    Ok(finished(shield::answer(router, asked, in_hand).await?, set_cookie, request_in_hand))
 }
 
-fn with_cookie(mut answer: Response<AnswerBody>, set_cookie: Option<HeaderValue>) -> Response<AnswerBody> {
+async fn whole(router: &Router, body: Incoming, limit: usize, waits: bool, peer: &Peer) -> Result<Held, Refusal> {
+    let (within, budget) = (router.settings.body_timeout, &router.body_budget);
+    let mut patience = peer.take_patience();
+    let held = limits::read(body, limit, within, &mut patience, budget, waits).await;
+    peer.give_back(patience);
+    held
+}
+
+async fn admit(gate: &Gate, service: &Service, headers: &mut HeaderMap) -> Result<Caller, Refusal> {
+    gate.wait().await;
+    gate.admit(headers, unix_now()).inspect_err(|refusal| {
+        if matches!(refusal, Refusal::Unauthenticated(_)) {
+            service.traffic.refused_caller();
+        }
+    })
+}
+
+fn set_cookie((name, value, seconds): &(&str, String, u64)) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax")).ok()
+}
+
+fn finished(
+    mut answer: Response<AnswerBody>,
+    set_cookie: Option<HeaderValue>,
+    request_in_hand: Reserved,
+) -> Response<AnswerBody> {
+    keep_in_hand(answer.body_mut(), request_in_hand);
     if let Some(set_cookie) = set_cookie {
         answer.headers_mut().append(SET_COOKIE, set_cookie);
     }
@@ -167,7 +190,7 @@ fn host(head: &request::Parts) -> Option<&str> {
 }
 
 /// HTTP/2 has the host in the URI only; an HTTP/1.1 server wants it as a header.
-fn with_host(head: request::Parts) -> http::HeaderMap {
+fn with_host(head: request::Parts) -> HeaderMap {
     let mut headers = head.headers;
     if !headers.contains_key(HOST)
         && let Some(authority) = head.uri.authority()

@@ -33,6 +33,9 @@ pub enum Refusal {
     /// No credentials, or none that are valid.
     #[error("valid credentials are needed: {0}")]
     Unauthenticated(String),
+    /// Nobody can tell yet which tokens are valid.
+    #[error("the issuer's key set could not be read yet, so no token can be verified: try again")]
+    NoKeySet,
     /// The body is greater than the plan allows.
     #[error("request body is larger than the {limit} bytes that this service accepts")]
     BodyTooLarge {
@@ -89,6 +92,7 @@ impl Refusal {
             Self::Unmatched { .. } => (StatusCode::NOT_FOUND, 5),
             Self::NotForwarded => (StatusCode::METHOD_NOT_ALLOWED, 12),
             Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, 16),
+            Self::NoKeySet => (StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, 8),
             Self::BodyTimeout { .. } => (StatusCode::REQUEST_TIMEOUT, 4),
             Self::BodyBroken => (StatusCode::BAD_REQUEST, 3),

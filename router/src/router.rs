@@ -21,6 +21,7 @@ use tracing::warn;
 
 use crate::{
     access_log::AccessLog,
+    auth::Places,
     counting::Counters,
     inputs::Inputs,
     limits::Budget,
@@ -42,12 +43,14 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Longest a client may take to send a body.
     pub body_timeout: Duration,
-    /// Bytes of request bodies in memory, all together.
+    /// Bytes of bodies in memory, of requests and answers, all together.
     pub body_budget: usize,
     /// Requests in hand at a time; more are answered with 503.
     pub max_requests: usize,
     /// Folder below which plans may name keys.
     pub keys_dir: Option<PathBuf>,
+    /// Folder that outlives the process: key sets are kept there.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -59,6 +62,7 @@ impl Default for Settings {
             body_budget: 256 * 1024 * 1024,
             max_requests: 16_384,
             keys_dir: None,
+            state_dir: None,
         }
     }
 }
@@ -69,10 +73,10 @@ pub struct Router {
     pub settings: Settings,
     /// What it tells Prometheus.
     pub metrics: Metrics,
-    /// Memory for request bodies.
-    pub body_budget: Budget,
+    /// Memory for bodies of requests and answers.
+    pub body_budget: Arc<Budget>,
     /// Requests in hand.
-    pub requests: Budget,
+    pub requests: Arc<Budget>,
     /// Where a line a request goes, if anywhere.
     pub access_log: Option<AccessLog>,
     counters: Counters,
@@ -127,8 +131,9 @@ impl Router {
         let former = self.snapshot();
         let changed = **former.inputs() != inputs;
         if changed {
-            let keys_dir = self.settings.keys_dir.as_deref();
-            let lasting = Lasting { counters: &self.counters, traffic: &self.traffic, keys_dir };
+            let Settings { keys_dir, state_dir, .. } = &self.settings;
+            let places = Places { keys_dir: keys_dir.as_deref(), state_dir: state_dir.as_deref() };
+            let lasting = Lasting { counters: &self.counters, traffic: &self.traffic, places };
             let next = Snapshot::build(inputs, &former, &lasting);
             self.counters.keep_only(|name| next.service(name).is_some());
             self.traffic.keep_only(|name| next.service(name).is_some());
@@ -177,13 +182,23 @@ impl Router {
 
     /// Everything counted.
     pub fn stats(&self) -> RouterStats {
+        self.stats_of(None)
+    }
+
+    /// The same of one service, if one is named.
+    pub fn stats_of(&self, service: Option<&str>) -> RouterStats {
         let snapshot = self.snapshot();
-        self.counters.stats(|name| snapshot.service(name).map(|service| service.generation))
+        self.counters.stats(service, |name| snapshot.service(name).map(|service| service.generation))
     }
 
     /// What is counted beside the evidence.
     pub fn traffic(&self) -> RouterTraffic {
-        let mut services = self.traffic.stats();
+        self.traffic_of(None)
+    }
+
+    /// The same of one service, if one is named.
+    pub fn traffic_of(&self, service: Option<&str>) -> RouterTraffic {
+        let mut services = self.traffic.stats(service);
         let (snapshot, now) = (self.snapshot(), Instant::now());
         for service in snapshot.services() {
             let Some(stats) = services.get_mut(&service.name) else { continue };

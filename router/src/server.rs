@@ -34,6 +34,7 @@ use tracing::{info, warn};
 use crate::{
     proxy,
     router::{Peer, Router},
+    slow_clients::Impatient,
 };
 
 /// Largest request head in bytes; also the largest piece of a body that is read at once.
@@ -48,6 +49,8 @@ pub struct FrontDoor {
     /// A connection that has sent requests is closed when the next head is not complete by then. Longer than clients keep idle
     /// connections, so that they close first: a request sent into a closing connection would fail.
     pub idle_timeout: Duration,
+    /// A connection whose client takes nothing of an answer for so long is closed.
+    pub write_timeout: Duration,
     /// Open connections; more wait in the kernel's queue.
     pub max_connections: usize,
     /// How long it goes on accepting after it was told to end: until every client and proxy has seen that it is not ready.
@@ -63,6 +66,7 @@ impl Default for FrontDoor {
         Self {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
+            write_timeout: Duration::from_secs(30),
             max_connections: 16_384,
             drain: Duration::from_secs(5),
             finish: Duration::from_secs(30),
@@ -182,6 +186,7 @@ where
         }
     });
     let builder = builder(&door);
+    let stream = Impatient::new(stream, door.write_timeout);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut first_request = pin!(sleep(door.header_timeout));
     let mut waits_for_first = true;

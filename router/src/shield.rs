@@ -2,23 +2,25 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
-use http_body_util::{Either, Full};
+use http::{HeaderName, HeaderValue, Response, Version};
+use http_body_util::Either;
 use millrace_contract::routing::{FALLBACK_HEADER, REVISION_HEADER};
 use tokio::time::timeout_at;
 
 use crate::{
     attempts::{at_target, may_follow},
-    body::{AnswerBody, Streamed, grpc_outcome},
+    body::AnswerBody,
     counting::Outcome,
     forward::{Answered, Call, Failure, Received},
     headers::prepare_answer,
+    judge::{Attempted, lack, outcome as judge},
     metrics::Ending,
     mirror::{self, Live},
     pick::{Wish, pick},
     refusal::Refusal,
     router::Router,
     snapshot::{Service, Target},
+    streamed::Streamed,
     ticket::{Brought, Ticket},
     traffic::{InHand, Lack},
 };
@@ -38,7 +40,6 @@ pub struct Asked<'a> {
 }
 
 type Result<T, E = Refusal> = std::result::Result<T, E>;
-type Attempted = Result<Answered, Failure>;
 
 /// Answer a request by the revision that is chosen for it, else by the shield, else by the fallback. What few requests need is boxed:
 /// what a request may await is moved about with it.
@@ -100,7 +101,7 @@ async fn by_target(
 /// The target failed: the shield answers, else the fallback, else its failure is the answer.
 async fn instead(
     router: &Arc<Router>,
-    Asked { service, call, wish }: Asked<'_>,
+    Asked { service, call, .. }: Asked<'_>,
     target: &Arc<Target>,
     result: Attempted,
     lack: Lack,
@@ -111,13 +112,14 @@ async fn instead(
     let may_follow = may_follow(service, call, &result);
     if outcome == Outcome::Error && may_follow {
         ticket.settle(Outcome::Error);
+        let is_evidence = ticket.is_evidence();
         if let Some(rescuer) = rescuer(router, service, target) {
             let (rescued, mut ticket) = rescue(router, service, &rescuer, call).await;
             let outcome = judge(&rescued);
             if outcome == Outcome::Error {
                 ticket.settle(outcome);
             } else {
-                if is_evidence(wish) {
+                if is_evidence {
                     target.counters.was_shielded();
                     rescuer.counters.served_as_shield();
                 }
@@ -136,11 +138,6 @@ async fn instead(
     }
     router.metrics.served(Ending::of(outcome));
     reply(result, outcome, service, target, ticket, in_hand)
-}
-
-/// Evidence is of the random split only.
-fn is_evidence(wish: &Wish) -> bool {
-    wish.name.is_none() && wish.route.is_none()
 }
 
 async fn rescue(router: &Router, service: &Service, target: &Arc<Target>, call: &Call) -> (Attempted, Ticket) {
@@ -225,31 +222,9 @@ fn fallback<'a>(service: &'a Service, instead_of: Option<&Target>, lack: Lack) -
     (applies && is_another && !target.endpoints.is_empty()).then_some(target)
 }
 
-/// What a result lacks, if somebody else may have it.
-fn lack(result: &Attempted) -> Option<Lack> {
-    match result {
-        Err(_) => Some(Lack::Outage),
-        Ok(answered) => match answered.head.status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(Lack::Overload),
-            status if status.is_server_error() => Some(Lack::Outage),
-            // An error in a gRPC status comes with what was read already: it can't be sent again.
-            _ => None,
-        },
-    }
-}
-
-fn judge(result: &Attempted) -> Outcome {
-    match result {
-        Err(_) => Outcome::Error,
-        Ok(answered) if answered.head.status.is_server_error() => Outcome::Error,
-        Ok(answered) if answered.head.status.is_client_error() => Outcome::ClientError,
-        Ok(answered) => grpc_outcome(&answered.head.headers).unwrap_or(Outcome::Answered),
-    }
-}
-
 fn held(answered: &Answered) -> Option<bytes::Bytes> {
     match &answered.body {
-        Received::Held(bytes) => Some(bytes.clone()),
+        Received::Held(whole) => Some(whole.data().clone()),
         Received::Streaming(_) => None,
     }
 }
@@ -279,7 +254,7 @@ fn reply(
     mut ticket: Ticket,
     in_hand: InHand,
 ) -> Result<Response<AnswerBody>> {
-    let Answered { mut head, body } = result.map_err(|failure| {
+    let Answered { mut head, body, .. } = result.map_err(|failure| {
         ticket.settle(outcome);
         refusal(failure, service, target)
     })?;
@@ -289,11 +264,13 @@ fn reply(
         head.headers.insert(REVISION, revision.clone());
     }
     let body = match body {
-        Received::Held(bytes) => {
+        Received::Held(whole) => {
             ticket.settle(outcome);
-            Either::Left(Full::new(bytes))
+            Either::Left(whole)
         }
-        Received::Streaming(arriving) => Either::Right(Streamed::new(arriving, outcome, ticket, in_hand)),
+        Received::Streaming(arriving) => {
+            Either::Right(Streamed::new(arriving, outcome, ticket, in_hand, service.timeout))
+        }
     };
     Ok(Response::from_parts(head, body))
 }

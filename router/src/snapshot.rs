@@ -1,12 +1,12 @@
 //! What a request sees: service, targets, endpoints and counters, built once a change and never altered. No I/O.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use millrace_contract::{routing::RoutingPlan, routing_policy};
 
 use crate::{
-    auth::Gate,
+    auth::{Gate, Places},
     balance::Endpoint,
     choose::Share,
     counting::{Counters, RevisionCounters},
@@ -80,6 +80,11 @@ impl Service {
     /// Whether a target of the split has an endpoint.
     pub fn is_served(&self) -> bool {
         self.targets.iter().any(|target| target.weight > 0 && !target.endpoints.is_empty())
+    }
+
+    /// Whether every target with a weight has an endpoint. Else the others have its part, and nobody gets the part of the plan.
+    pub fn is_split_as_planned(&self) -> bool {
+        self.targets.iter().all(|target| target.weight == 0 || !target.endpoints.is_empty())
     }
 
     /// The target of a revision.
@@ -182,8 +187,8 @@ pub struct Lasting<'a> {
     pub counters: &'a Counters,
     /// Everything else that is counted.
     pub traffic: &'a Traffic,
-    /// Folder of mounted keys.
-    pub keys_dir: Option<&'a Path>,
+    /// Where keys are.
+    pub places: Places<'a>,
 }
 
 fn service(
@@ -196,8 +201,9 @@ fn service(
     let traffic = context.traffic.of(&plan.service, &plan.service_uid);
     // Keys that were read and tokens that were verified stay.
     let gate = plan.policy.auth.as_ref().map(|rule| {
-        let kept = former.and_then(|former| former.policy.gate.as_ref()).filter(|gate| gate.rule() == rule);
-        kept.cloned().unwrap_or_else(|| Arc::new(Gate::new(rule.clone(), context.keys_dir)))
+        let former = former.and_then(|former| former.policy.gate.as_ref());
+        let same = former.filter(|gate| gate.rule() == rule).cloned();
+        same.unwrap_or_else(|| Arc::new(Gate::new(rule.clone(), context.places, former.map(AsRef::as_ref))))
     });
     let (policy, problems) = Policy::compile(plan, &traffic, gate);
     let addresses = |service: &str| inputs.endpoints.get(service).into_iter().flatten();
@@ -257,7 +263,7 @@ mod tests {
     }
 
     fn build(inputs: Inputs, former: &Snapshot, counters: &Counters) -> Snapshot {
-        Snapshot::build(inputs, former, &Lasting { counters, traffic: &Traffic::default(), keys_dir: None })
+        Snapshot::build(inputs, former, &Lasting { counters, traffic: &Traffic::default(), places: Places::default() })
     }
 
     fn at(port: u16) -> SocketAddr {

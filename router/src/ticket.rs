@@ -19,6 +19,16 @@ pub enum Brought {
     Rescue,
 }
 
+impl Brought {
+    /// Whether it came by the random split.
+    pub fn is_evidence(&self) -> bool {
+        match self {
+            Self::Draw | Self::Bucket(_) => true,
+            Self::Route(_) | Self::Name | Self::Rescue => false,
+        }
+    }
+}
+
 /// Counted as [`Outcome::Cancelled`] when it is dropped unsettled.
 #[derive(Debug)]
 pub struct Ticket {
@@ -35,6 +45,11 @@ impl Ticket {
             target.totals.asked_by_name();
         }
         Self { target: Some(target), brought, started: now, head_after: None }
+    }
+
+    /// Whether its request came by the random split.
+    pub fn is_evidence(&self) -> bool {
+        self.brought.is_evidence()
     }
 
     /// The answer's head is there: the latency ends here, whatever the body takes. In microseconds.

@@ -428,9 +428,14 @@ impl Traffic {
         locked(&self.0).retain(|name, _| has_plan(name));
     }
 
-    /// Every service with its counters at this moment.
-    pub fn stats(&self) -> BTreeMap<String, traffic::ServiceTraffic> {
-        locked(&self.0).iter().map(|(name, service)| (name.clone(), service.stats())).collect()
+    /// Every service, or `only` this one, with its counters at this moment.
+    pub fn stats(&self, only: Option<&str>) -> BTreeMap<String, traffic::ServiceTraffic> {
+        let services = locked(&self.0);
+        let stats_of = |(name, service): (&String, &Arc<ServiceTraffic>)| (name.clone(), service.stats());
+        match only {
+            Some(name) => services.get_key_value(name).map(stats_of).into_iter().collect(),
+            None => services.iter().map(stats_of).collect(),
+        }
     }
 }
 
@@ -493,6 +498,6 @@ mod tests {
         assert_eq!(traffic.of("fraud", "u1").stats().requests, 1);
         assert_eq!(traffic.of("fraud", "u2").stats().requests, 0);
         traffic.keep_only(|_| false);
-        assert!(traffic.stats().is_empty());
+        assert!(traffic.stats(None).is_empty());
     }
 }

@@ -38,8 +38,16 @@ const MAX_ANSWER: usize = 8 << 20;
 pub trait Scrape: Send + Sync {
     /// Counters of the router at this address.
     async fn router(&self, ip: &str) -> Option<RouterStats>;
+    /// The same of one service. An older router does not know the question and answers with all.
+    async fn router_of(&self, ip: &str, _service: &str) -> Option<RouterStats> {
+        self.router(ip).await
+    }
     /// What it counted beside the split.
     async fn traffic(&self, ip: &str) -> Option<RouterTraffic>;
+    /// The same of one service.
+    async fn traffic_of(&self, ip: &str, _service: &str) -> Option<RouterTraffic> {
+        self.traffic(ip).await
+    }
     /// Sketches of the server at this address.
     async fn server(&self, ip: &str) -> Option<ServerSketches>;
     /// The answer to a check of the users' own.
@@ -97,8 +105,16 @@ impl Scrape for Http {
         self.get(ip, "/v1/stats").await
     }
 
+    async fn router_of(&self, ip: &str, service: &str) -> Option<RouterStats> {
+        self.get(ip, &format!("/v1/stats?service={service}")).await
+    }
+
     async fn traffic(&self, ip: &str) -> Option<RouterTraffic> {
         self.get(ip, "/v1/traffic").await
+    }
+
+    async fn traffic_of(&self, ip: &str, service: &str) -> Option<RouterTraffic> {
+        self.get(ip, &format!("/v1/traffic?service={service}")).await
     }
 
     async fn server(&self, ip: &str) -> Option<ServerSketches> {
@@ -110,21 +126,27 @@ impl Scrape for Http {
     }
 }
 
-/// Asks all routers; one entry each, in their order.
+/// Asks all routers for the counters of all services; one entry each, in their order.
 pub async fn routers(scrape: &dyn Scrape, ips: &[String]) -> Vec<Option<RouterStats>> {
-    let mut asked: Vec<BoxFuture<'_, Option<RouterStats>>> = Vec::with_capacity(ips.len());
-    for ip in ips {
-        asked.push(scrape.router(ip));
-    }
-    stream::iter(asked).buffered(AT_A_TIME).collect().await
+    in_order(ips.iter().map(|ip| scrape.router(ip)).collect()).await
+}
+
+/// The same of one service: those of all would be megabytes where there are thousands.
+pub async fn routers_of(scrape: &dyn Scrape, service: &str, ips: &[String]) -> Vec<Option<RouterStats>> {
+    in_order(ips.iter().map(|ip| scrape.router_of(ip, service)).collect()).await
 }
 
 /// Asks all routers what they counted beside the split; one entry each, in their order.
 pub async fn traffic(scrape: &dyn Scrape, ips: &[String]) -> Vec<Option<RouterTraffic>> {
-    let mut asked: Vec<BoxFuture<'_, Option<RouterTraffic>>> = Vec::with_capacity(ips.len());
-    for ip in ips {
-        asked.push(scrape.traffic(ip));
-    }
+    in_order(ips.iter().map(|ip| scrape.traffic(ip)).collect()).await
+}
+
+/// The same of one service.
+pub async fn traffic_of(scrape: &dyn Scrape, service: &str, ips: &[String]) -> Vec<Option<RouterTraffic>> {
+    in_order(ips.iter().map(|ip| scrape.traffic_of(ip, service)).collect()).await
+}
+
+async fn in_order<T: Send>(asked: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     stream::iter(asked).buffered(AT_A_TIME).collect().await
 }
 

@@ -9,12 +9,22 @@ use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use millrace_contract::routing_policy::Auth;
+use sha2::{Digest, Sha256};
 
 use self::{keys::Keys, tokens::Tokens};
 use crate::{caller::Caller, refusal::Refusal};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const SCHEME: &str = "bearer ";
+
+/// Where keys are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Places<'a> {
+    /// Folder of mounted keys.
+    pub keys_dir: Option<&'a Path>,
+    /// Folder of the key sets that were read, for the next start.
+    pub state_dir: Option<&'a Path>,
+}
 
 /// The way into one service.
 #[derive(Debug)]
@@ -27,14 +37,15 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// By a plan's rule. Keys of a folder are read at once, so that no valid request is refused; a key set that is elsewhere is not
-    /// there yet.
-    pub fn new(rule: Auth, keys_dir: Option<&Path>) -> Self {
-        let below = |name: &str| keys_dir.and_then(|folder| inside(folder, name));
+    /// By a plan's rule. Keys of a folder are read at once, so that no valid request is refused; a key set that is elsewhere is taken from
+    /// the `former` gate, or as it was kept, or is not there yet.
+    pub fn new(rule: Auth, places: Places<'_>, former: Option<&Self>) -> Self {
+        let below = |name: &str| places.keys_dir.and_then(|folder| inside(folder, name));
         let keys = rule.api_keys.as_ref().map(|rule| Keys::new(rule, rule.folder.as_deref().and_then(below)));
         let tokens = rule.jwt.as_ref().map(|rule| {
             let file = rule.jwks.strip_prefix("file:").and_then(below);
-            Tokens::new(rule.clone(), file)
+            let kept = places.state_dir.map(|folder| kept_at(folder, &rule.jwks));
+            Tokens::new(rule.clone(), file, kept, former.and_then(|former| former.tokens.as_ref()))
         });
         Self { rule, keys, tokens }
     }
@@ -42,6 +53,14 @@ impl Gate {
     /// The rule it was made from.
     pub fn rule(&self) -> &Auth {
         &self.rule
+    }
+
+    /// Wait for a key set that nobody has read yet, but not for long: after a start or a change of the plan, tokens are valid that nobody
+    /// can verify.
+    pub async fn wait(&self) {
+        if let Some(tokens) = self.tokens.as_ref().filter(|tokens| tokens.is_unread()) {
+            Box::pin(tokens.first_reading()).await;
+        }
     }
 
     /// Who calls, by the credentials in these headers, `now` in seconds since 1970. Credentials are taken out of the headers: they
@@ -57,6 +76,7 @@ impl Gate {
             }
         }
         match (&self.tokens, bearer) {
+            (Some(tokens), Some(_)) if !tokens.has_keys() => Err(Refusal::NoKeySet),
             (Some(tokens), Some(token)) => tokens.verify(token, now).map_err(Refusal::Unauthenticated),
             (Some(_) | None, None) if key.is_none() => Err(Refusal::Unauthenticated("no credentials".into())),
             (Some(_) | None, None) | (None, Some(_)) => Err(Refusal::Unauthenticated("unknown API key".into())),
@@ -67,6 +87,11 @@ impl Gate {
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_at_checked(SCHEME.len())?;
     scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim())
+}
+
+/// Where the key set of a URL is kept.
+fn kept_at(folder: &Path, url: &str) -> PathBuf {
+    folder.join(format!("keys-{}.json", hex::encode(Sha256::digest(url.as_bytes()))))
 }
 
 /// A path of one plain name below a folder: a plan may not reach elsewhere.
@@ -86,7 +111,7 @@ mod tests {
         // echo -n open-sesame | sha256sum
         let hash = "d7ecdf25eaf3deba0f2628771dbdd22d4138ab6cf38f91ed02a2ca0dec7c8ab7";
         let api_keys = ApiKeys { hashes: [("shop".to_owned(), hash.to_owned())].into(), folder: None };
-        Gate::new(Auth { api_keys: Some(api_keys), jwt: None }, None)
+        Gate::new(Auth { api_keys: Some(api_keys), jwt: None }, Places::default(), None)
     }
 
     fn admitted(headers: &[(&'static str, &'static str)]) -> Result<String, String> {

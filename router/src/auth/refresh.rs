@@ -36,12 +36,18 @@ pub async fn follow(router: Arc<Router>) {
     let client = reqwest::Client::builder().timeout(FETCH_WITHIN).build();
     let client = client.inspect_err(|error| warn!(%error, "key sets at a URL can't be read")).ok();
     let mut ticks = interval(LOOK_EVERY);
+    let mut changes = router.changes();
     loop {
-        ticks.tick().await;
+        // Requests wait for a set that is new in a plan; all others have their time.
+        let only_unread = tokio::select! {
+            _ = ticks.tick() => false,
+            changed = changes.changed() => changed.is_ok(),
+        };
         let snapshot = router.snapshot();
         let gates: Vec<(String, Arc<Gate>)> = snapshot
             .services()
             .filter_map(|service| Some((service.name.clone(), service.policy.gate.clone()?)))
+            .filter(|(_, gate)| !only_unread || gate.tokens.as_ref().is_some_and(Tokens::is_unread))
             .collect();
         stream::iter(gates)
             .for_each_concurrent(AT_ONCE, |(service, gate)| {
@@ -65,12 +71,30 @@ async fn one(router: &Router, client: Option<&reqwest::Client>, service: &str, g
         return;
     }
     match read(tokens, client).await.and_then(|text| tokens.replace_if_new(&text)) {
-        Ok(Some(keys)) => info!(service, keys, "following a new key set"),
+        Ok(Some(keys)) => {
+            info!(service, keys, "following a new key set");
+            keep(router, service, tokens).await;
+        }
         Ok(None) => {}
         Err(problem) => {
             router.metrics.met(Problem::Keys);
             warn!(service, problem, "the key set can't be read; the former one stays valid");
         }
+    }
+    tokens.tried();
+}
+
+/// For the next start: until the issuer answers, tokens are verified by what was kept.
+async fn keep(router: &Router, service: &str, tokens: &Tokens) {
+    let Some(path) = &tokens.kept else { return };
+    let draft = path.with_extension("draft");
+    let kept = async {
+        tokio::fs::write(&draft, tokens.text().as_slice()).await?;
+        tokio::fs::rename(&draft, path).await
+    };
+    if let Err(error) = kept.await {
+        router.metrics.met(Problem::StateFile);
+        warn!(%error, service, "a restart would not find the key set");
     }
 }
 

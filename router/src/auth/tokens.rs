@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -18,11 +19,14 @@ use jsonwebtoken::{
 use millrace_contract::routing_policy::Jwt;
 use quick_cache::sync::Cache;
 use serde_json::Value;
+use tokio::{sync::watch, time::timeout};
 
 use crate::caller::Caller;
 
 /// Verified tokens that are remembered.
 const REMEMBERED: usize = 4_096;
+/// Longest a request waits for the first reading of a key set.
+const FIRST_READING: Duration = Duration::from_secs(3);
 const LONGEST_TOKEN: usize = 8 * 1024;
 /// Clocks may differ by so many seconds.
 const LEEWAY: u64 = 30;
@@ -46,6 +50,8 @@ pub struct Tokens {
     pub rule: Jwt,
     /// Where the key set is, if it is a file.
     pub file: Option<PathBuf>,
+    /// Where a key set of a URL is kept for the next start.
+    pub kept: Option<PathBuf>,
     /// The set as it was read.
     text: ArcSwap<Vec<u8>>,
     keys: ArcSwap<Vec<Key>>,
@@ -54,6 +60,8 @@ pub struct Tokens {
     wants_keys: AtomicBool,
     /// Second of the last attempt to read the set.
     read_at: AtomicU64,
+    /// Whether an attempt has ended.
+    was_tried: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -70,22 +78,63 @@ struct Verified {
 }
 
 impl Tokens {
-    /// No key is known yet.
-    pub fn new(rule: Jwt, file: Option<PathBuf>) -> Self {
+    /// With the keys of the `former` rule where the set is the same, else those of the file, else those that were kept.
+    pub fn new(rule: Jwt, file: Option<PathBuf>, kept: Option<PathBuf>, former: Option<&Self>) -> Self {
         super::provider::install();
         let tokens = Self {
             rule,
+            kept: kept.filter(|_| file.is_none()),
             file,
             text: ArcSwap::default(),
             keys: ArcSwap::default(),
             verified: Cache::new(REMEMBERED),
             wants_keys: AtomicBool::new(true),
             read_at: AtomicU64::new(0),
+            was_tried: watch::Sender::new(false),
         };
-        if let Some(text) = tokens.file.as_ref().and_then(|file| std::fs::read(file).ok()) {
-            let _ = tokens.replace(&text);
+        let is_same = |former: &&Self| former.rule.jwks == tokens.rule.jwks && former.file == tokens.file;
+        match former.filter(is_same).filter(|former| former.has_keys()) {
+            Some(former) => {
+                tokens.text.store(former.text.load_full());
+                tokens.keys.store(former.keys.load_full());
+                tokens.read_at.store(former.read_at.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            None => {
+                let known = tokens.file.as_ref().or(tokens.kept.as_ref());
+                if let Some(text) = known.and_then(|file| std::fs::read(file).ok()) {
+                    // What is wrong with it is told when it is read again.
+                    let _ = tokens.replace(&text);
+                }
+            }
         }
         tokens
+    }
+
+    /// The set as it was read.
+    pub fn text(&self) -> Arc<Vec<u8>> {
+        self.text.load_full()
+    }
+
+    /// Whether any key is known.
+    pub fn has_keys(&self) -> bool {
+        !self.keys.load().is_empty()
+    }
+
+    /// Whether no key is known and nobody has tried to read them.
+    pub fn is_unread(&self) -> bool {
+        !self.has_keys() && !*self.was_tried.borrow()
+    }
+
+    /// An attempt to read the set has ended.
+    pub fn tried(&self) {
+        self.was_tried.send_replace(true);
+    }
+
+    /// Wait until an attempt to read the set has ended, within bounds.
+    pub async fn first_reading(&self) {
+        let mut tried = self.was_tried.subscribe();
+        // Without one in time there is still no key, which is told then.
+        let _ = timeout(FIRST_READING, tried.wait_for(|tried| *tried)).await;
     }
 
     /// Whether the key set is to be read again: regularly every `every` seconds, and after `soonest` when a key is missing. Asking is

@@ -2,7 +2,10 @@
 
 use http::Request;
 use http_body_util::Full;
-use millrace_contract::routing::RouterStats;
+use millrace_contract::{
+    routing::{RouterStats, RoutingPlan},
+    traffic::RouterTraffic,
+};
 use millrace_router::{
     admin,
     inputs::Inputs,
@@ -28,7 +31,8 @@ async fn the_operator_reads_stats_and_plans_and_the_kubelet_readiness() {
     assert_eq!(get(&client, address, "/readyz").await.status, 503);
 
     let backend = Backend::start(Behaviour::Answer(200)).await;
-    let followed = inputs(plan(3, &[("a", 1)]), &[("a", &[backend.address])]);
+    let mut followed = inputs(plan(3, &[("a", 1)]), &[("a", &[backend.address])]);
+    followed.plans.push(RoutingPlan { service: "another".into(), ..plan(1, &[("a", 1)]) });
     router.apply(followed.clone());
     let running = Running::serve(router.clone(), Default::default()).await;
     assert_eq!(TestClient::keeping(running.address).infer().await.expect("an answer").status, 200);
@@ -39,12 +43,20 @@ async fn the_operator_reads_stats_and_plans_and_the_kubelet_readiness() {
     let service = &stats.services["fraud"];
     assert_eq!((service.plan_generation, service.service_uid.as_str()), (3, "u1"));
     assert_eq!(service.generations[&3]["a"].requests, 1);
+    for (asked, found) in [("fraud", 1), ("default/fraud", 1), ("other", 0)] {
+        let path = format!("/v1/stats?service={asked}");
+        let stats: RouterStats = serde_json::from_slice(&get(&client, address, &path).await.body).expect("stats");
+        assert_eq!((stats.boot_id, stats.services.len()), (router.stats().boot_id, found), "{asked}");
+        let path = format!("/v1/traffic?service={asked}");
+        let traffic: RouterTraffic = serde_json::from_slice(&get(&client, address, &path).await.body).expect("traffic");
+        assert_eq!(traffic.services.len(), found, "{asked}");
+    }
     let plans: Inputs = serde_json::from_slice(&get(&client, address, "/v1/plans").await.body).expect("plans");
     assert_eq!(plans, followed);
     let metrics = String::from_utf8(get(&client, address, "/metrics").await.body.to_vec()).expect("text");
     for line in [
         "millrace_router_requests_total{kind=\"Answered\"} 1",
-        "millrace_router_services 1",
+        "millrace_router_services 2",
         "millrace_router_endpoints 1",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");

@@ -131,6 +131,20 @@ async fn a_break_in_a_long_or_chunked_answer_reaches_the_client_and_counts_as_an
 }
 
 #[tokio::test]
+async fn a_server_that_is_silent_in_the_middle_of_an_answer_is_given_up_and_blamed() {
+    let long = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\nhalf", 3 * 1024 * 1024);
+    for answer in [long, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nhello \r\n".to_owned()] {
+        let server = Raw::start(answer.clone().into_bytes(), false).await;
+        let mut plan = plan(1, &[("a", 1)]);
+        plan.timeout_milliseconds = 200;
+        let running = Running::start(inputs(plan, &[("a", &[server.address])])).await;
+        let error = TestClient::keeping(running.address).send(get(&running)).await.expect_err("it breaks off");
+        assert_ne!(error, "no answer", "{answer:.60}");
+        crate::support::until("it is counted", || running.stats(1, "a").errors == 1).await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_http_is_a_502() {
     for answer in ["nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"] {
         let server = Raw::start(answer.as_bytes().to_vec(), false).await;

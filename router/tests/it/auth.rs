@@ -43,6 +43,81 @@ struct Guarded {
     folder: tempfile::TempDir,
 }
 
+/// A router by a plan with this rule for who may call, and nobody yet who reads keys.
+fn router(settings: Settings, auth: Auth, backend: &Backend) -> Arc<Router> {
+    let router = Router::new(settings);
+    follow(&router, auth, backend);
+    router
+}
+
+fn follow(router: &Router, auth: Auth, backend: &Backend) {
+    let mut plan = plan(1, &[("a", 1)]);
+    plan.policy.auth = Some(auth);
+    router.apply(inputs(plan, &[("a", &[backend.address])]));
+}
+
+async fn with_token(running: &Running, token: &str) -> Seen {
+    let client = TestClient::fresh(running.address);
+    let request = client.request("/v2/models/fraud/infer").header("authorization", format!("Bearer {token}"));
+    client.send(request.body(Full::new(Bytes::from_static(b"{}"))).expect("a request")).await.expect("an answer")
+}
+
+async fn issuer() -> Backend {
+    Backend::start(Behaviour::Say(given().jwks.to_string().leak())).await
+}
+
+#[tokio::test]
+async fn a_request_waits_for_the_first_reading_of_a_key_set() {
+    let (backend, issuer) = (Backend::start(Behaviour::Answer(200)).await, issuer().await);
+    let auth = jwt(&format!("http://{}/keys", issuer.address));
+    let router = router(Settings::default(), auth, &backend);
+    let running = Arc::new(Running::serve(router.clone(), FrontDoor::default()).await);
+    let asking = running.clone();
+    let request = tokio::spawn(async move { with_token(&asking, &given().tokens["rs256"]).await });
+    until("it waits", || running.router.traffic().services["fraud"].in_flight == 1).await;
+    tokio::spawn(auth::refresh::follow(router));
+    assert_eq!(request.await.expect("it ends").status, 200);
+}
+
+#[tokio::test]
+async fn without_a_key_set_tokens_are_not_called_wrong() {
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let auth = jwt(&format!("http://{}/keys", crate::support::nobody().await));
+    let router = router(Settings::default(), auth, &backend);
+    tokio::spawn(auth::refresh::follow(router.clone()));
+    let running = Running::serve(router, FrontDoor::default()).await;
+    let seen = with_token(&running, &given().tokens["rs256"]).await;
+    assert_eq!((seen.status, seen.headers["retry-after"].to_str().expect("text")), (503, "1"));
+}
+
+#[tokio::test]
+async fn a_changed_rule_and_a_restart_keep_the_key_set_though_the_issuer_is_away() {
+    let (backend, issuer) = (Backend::start(Behaviour::Answer(200)).await, issuer().await);
+    let auth = jwt(&format!("http://{}/keys", issuer.address));
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = Settings { state_dir: Some(folder.path().to_owned()), ..Settings::default() };
+    let first = router(settings.clone(), auth.clone(), &backend);
+    let refreshing = tokio::spawn(auth::refresh::follow(first.clone()));
+    let running = Running::serve(first.clone(), FrontDoor::default()).await;
+    assert_eq!(with_token(&running, &given().tokens["rs256"]).await.status, 200);
+    let kept = || {
+        fs::read_dir(folder.path()).is_ok_and(|mut all| {
+            all.any(|entry| entry.is_ok_and(|entry| entry.path().extension().is_some_and(|end| end == "json")))
+        })
+    };
+    until("the key set is kept", kept).await;
+    issuer.kill().await;
+    refreshing.abort();
+
+    let mut changed = auth.clone();
+    changed.jwt.as_mut().expect("tokens").audiences.push("another".into());
+    follow(&first, changed, &backend);
+    assert_eq!(with_token(&running, &given().tokens["es256"]).await.status, 200);
+
+    let second = Running::serve(router(settings, auth, &backend), FrontDoor::default()).await;
+    assert_eq!(with_token(&second, &given().tokens["rs256"]).await.status, 200);
+}
+
 impl Guarded {
     async fn start(auth: Auth, files: &[(&str, &str)], change: impl FnOnce(&mut RoutingPlan)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");

@@ -34,7 +34,7 @@ async fn overload_outage_and_absence_are_answered_by_the_fallback_and_counted_ap
     );
     let cases = [
         (Some(full.address), "overload", 1),
-        (Some(busy.address), "overload", 0),
+        (Some(busy.address), "overload", 1),
         (Some(broken.address), "outage", 1),
         (Some(hangs.address), "outage", 1),
         (Some(nobody().await), "outage", 1),

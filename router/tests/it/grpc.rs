@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::support::{PATIENCE, Running, inputs, nobody, plan, until};
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 fn trailers(status: &'static str) -> Frame<Bytes> {
     let mut trailers = HeaderMap::new();
@@ -52,19 +52,31 @@ async fn echo(status: &'static str) -> SocketAddr {
 
 /// A gRPC client's call: its authority names the service, its connection goes to the router.
 async fn call(router: SocketAddr, body: Body) -> Response<Incoming> {
+    send(router, "ModelStreamInfer", &[], body).await
+}
+
+/// The same of any method, with more headers.
+pub async fn send(
+    router: SocketAddr,
+    method: &str,
+    headers: &[(&'static str, &'static str)],
+    body: Body,
+) -> Response<Incoming> {
     let stream = TcpStream::connect(router).await.expect("connected");
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2 is spoken");
     tokio::spawn(connection);
-    let request = Request::post("http://fraud/inference.GRPCInferenceService/ModelStreamInfer")
+    let mut request = Request::post(format!("http://fraud/inference.GRPCInferenceService/{method}"))
         .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(body)
-        .expect("a request");
+        .header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(body).expect("a request");
     sender.send_request(request).await.expect("an answer")
 }
 
-fn message(text: &'static str) -> Body {
+pub fn message(text: &'static str) -> Body {
     Body::new(StreamBody::new(stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(text.as_bytes())))])))
 }
 

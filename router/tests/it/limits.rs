@@ -76,6 +76,73 @@ async fn memory_for_bodies_is_bounded_over_all_requests() {
 }
 
 #[tokio::test]
+async fn a_body_that_announces_no_length_takes_the_memory_of_what_has_arrived() {
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let settings = Settings { body_budget: 10_010, ..Settings::default() };
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
+    let running = Running::start_with(inputs, settings, FrontDoor::default()).await;
+    let chunk = [
+        b"7d0
+"
+        .as_slice(),
+        &[b' '; 2_000],
+        b"
+",
+    ]
+    .concat();
+    let mut greedy = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        stream
+            .write_all(
+                b"POST / HTTP/1.1
+host: fraud
+transfer-encoding: chunked
+
+",
+            )
+            .await
+            .expect("sent");
+        stream.write_all(&chunk).await.expect("sent");
+        greedy.push(stream);
+    }
+    until("four chunks are held", || running.router.body_budget.used() == 8_000).await;
+    assert_eq!(TestClient::keeping(running.address).infer().await.expect("an answer").status, 200);
+    greedy[0].write_all(&chunk).await.expect("sent");
+    until("five chunks are held", || running.router.body_budget.used() == 10_000).await;
+    greedy[1].write_all(&chunk).await.expect("sent");
+    assert!(first_line(&mut greedy[1]).await.starts_with("HTTP/1.1 503"), "what does not fit is refused");
+}
+
+#[tokio::test]
+async fn an_answer_that_there_is_no_memory_for_is_not_held_and_passes() {
+    let long: &'static str = "x".repeat(500_000).leak();
+    let backend = Backend::start(Behaviour::Say(long)).await;
+    let settings = Settings { body_budget: 100_000, ..Settings::default() };
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
+    let running = Running::start_with(inputs, settings, FrontDoor::default()).await;
+    let seen = TestClient::keeping(running.address).infer().await.expect("an answer");
+    assert!(seen.status == 200 && seen.body == long.as_bytes(), "{} bytes", seen.body.len());
+    until("it is counted", || running.stats(1, "a").requests == 1).await;
+    assert_eq!((running.stats(1, "a").errors, running.router.body_budget.used()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_of_its_answer_loses_its_connection() {
+    let endless: &'static str = "x".repeat(64 * 1024 * 1024).leak();
+    let backend = Backend::start(Behaviour::Say(endless)).await;
+    let door = FrontDoor { write_timeout: Duration::from_millis(200), ..FrontDoor::default() };
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
+    let running = Running::start_with(inputs, Settings::default(), door).await;
+    let mut stream = TcpStream::connect(running.address).await.expect("connected");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: fraud\r\n\r\n").await.expect("sent");
+    until("it is answered", || backend.served.load(Ordering::SeqCst) == 1).await;
+    until("it is closed", || running.router.metrics.connections.get() == 0).await;
+    until("it is counted", || running.stats(1, "a").requests == 1).await;
+    assert_eq!((running.stats(1, "a").errors, running.stats(1, "a").client_errors), (0, 1));
+}
+
+#[tokio::test]
 async fn nobody_outside_can_speak_for_millrace_and_the_client_is_named() {
     let (backend, running) = one_backend().await;
     let client = TestClient::keeping(running.address);

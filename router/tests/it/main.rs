@@ -6,6 +6,7 @@ mod auth;
 mod changes;
 mod fallback;
 mod grpc;
+mod grpc_unary;
 mod limits;
 mod mirror;
 mod retries;

@@ -43,6 +43,25 @@ async fn every_request_is_copied_and_the_answers_are_compared() {
 }
 
 #[tokio::test]
+async fn long_answers_are_compared_too() {
+    let rows = vec!["0.5"; 20_000].join(",");
+    let long = |first: &str| -> &'static str {
+        let text =
+            format!(r#"{{"outputs":[{{"name":"y","datatype":"FP32","shape":[20001,1],"data":[{first},{rows}]}}]}}"#);
+        text.leak()
+    };
+    for (copied, agreed) in [("1.0", 1), ("2.0", 0)] {
+        let (live, copy) =
+            (Backend::start(Behaviour::Say(long("1.0"))).await, Backend::start(Behaviour::Say(long(copied))).await);
+        let endpoints: &[(&str, &[_])] = &[("a", &[live.address]), ("m", &[copy.address])];
+        let running = Running::start(inputs(mirrored(10_000, 10), endpoints)).await;
+        assert_eq!(TestClient::keeping(running.address).infer().await.expect("an answer").status, 200);
+        until("it is compared", || counts(&running).numbers_compared == 1).await;
+        assert_eq!(counts(&running).numbers_agreed, agreed);
+    }
+}
+
+#[tokio::test]
 async fn a_share_is_a_share() {
     let (live, copy) = (Backend::start(Behaviour::Say(ONE)).await, Backend::start(Behaviour::Say(ONE)).await);
     let running = Running::start(inputs(mirrored(2_000, 100), &[("a", &[live.address]), ("m", &[copy.address])])).await;

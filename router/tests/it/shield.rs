@@ -61,6 +61,14 @@ async fn a_canary_that_breaks_off_in_the_middle_of_its_answer_is_shielded() {
 }
 
 #[tokio::test]
+async fn a_canary_that_is_full_is_shielded_whether_it_says_429_or_503() {
+    for status in [429, 503] {
+        let canary = Backend::start(Behaviour::Answer(status)).await;
+        assert_blamed(&clients_of(canary.address).await);
+    }
+}
+
+#[tokio::test]
 async fn a_4xx_is_the_clients_own_and_is_not_shielded() {
     let (stable, canary) = (Backend::start(Behaviour::Answer(200)).await, Backend::start(Behaviour::Answer(422)).await);
     let running =
@@ -114,11 +122,14 @@ async fn a_stable_revision_that_can_t_be_reached_is_a_502_and_one_that_hangs_a_5
 
 #[tokio::test]
 async fn a_full_server_is_passed_over_for_another_endpoint_of_its_revision() {
-    let (full, free) = (Backend::start(Behaviour::Answer(503)).await, Backend::start(Behaviour::Answer(200)).await);
-    let running = Running::start(inputs(plan(1, &[("a", 1)]), &[("a", &[full.address, free.address])])).await;
-    let client = TestClient::keeping(running.address);
-    for _ in 0..20 {
-        assert_eq!(client.infer().await.expect("an answer").status, 200);
+    for status in [429, 503] {
+        let (full, free) =
+            (Backend::start(Behaviour::Answer(status)).await, Backend::start(Behaviour::Answer(200)).await);
+        let running = Running::start(inputs(plan(1, &[("a", 1)]), &[("a", &[full.address, free.address])])).await;
+        let client = TestClient::keeping(running.address);
+        for _ in 0..20 {
+            assert_eq!(client.infer().await.expect("an answer").status, 200);
+        }
+        assert_eq!(running.stats(1, "a").errors, 0);
     }
-    assert_eq!(running.stats(1, "a").errors, 0);
 }
