@@ -17,7 +17,7 @@
 //! deletes is made again and goes on from its checkpoint; only `completionTime` ends that.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use millrace_contract::{Digest, worker::Outcome};
 use millrace_crds::{Dataset, TrainingJob, training_job::Resolved};
@@ -84,7 +84,7 @@ pub fn decide(training_job: &TrainingJob, observed: &Observed, now: Timestamp) -
         return Phase::Ended;
     }
     let Some(_resolved) = status.resolved else { return before_start(training_job, observed.dataset.as_ref()) };
-    match run_state(observed.job.as_ref(), &observed.pods) {
+    match run_state(observed.job.as_ref(), &observed.pods, now) {
         RunState::Absent => {
             Phase::Running(Running { training: false, suspended: training_job.spec.suspend, problem: None })
         }
@@ -92,11 +92,6 @@ pub fn decide(training_job: &TrainingJob, observed: &Observed, now: Timestamp) -
         RunState::Succeeded => ending::after_success(observed, now),
         RunState::Failed(problem) => Phase::Failed(ending::after_failure(training_job, observed, problem)),
     }
-}
-
-/// Whether the Job ended well.
-pub fn completed(job: &Job) -> bool {
-    run_state(Some(job), &[]) == RunState::Succeeded
 }
 
 fn before_start(training_job: &TrainingJob, dataset: Option<&Dataset>) -> Phase {

@@ -71,14 +71,16 @@ fn too_many_gpus_are_told_in_one_sentence() {
     assert_eq!(problem.reason, "Unschedulable");
     assert_eq!(
         problem.message,
-        "needs 16 nvidia.com/gpu per pod and no node has that many free: 0/3 nodes are available"
+        "needs 16 nvidia.com/gpu per pod and no node has that many free: 0/3 nodes are available; it starts by itself once there \
+         is room: add a node, free one, or ask for less"
     );
 }
 
 #[test]
-fn without_gpus_the_schedulers_words_are_passed_on() {
+fn without_gpus_the_schedulers_words_are_passed_on_with_what_helps() {
     let running = running_with(json!({}), vec![unschedulable_pod()], Reported::Nothing);
-    assert_eq!(running.problem.unwrap().message, "no node can take the pod: 0/3 nodes are available");
+    let message = running.problem.unwrap().message;
+    assert!(message.contains("0/3 nodes are available") && message.contains("add a node"), "{message}");
 }
 
 #[test]
