@@ -6,8 +6,8 @@ import pathlib
 import subprocess
 import time
 
-from small_objects import (COLUMN, TRAINER, dataset, disconnected_model, good_model, good_trainer, job, nan_model, rows, secret, service,
-                         two_inputs_model, version)
+from small_objects import (COLUMN, TRAINER, dataset, disconnected_model, good_model, good_trainer, job, nan_model, priority_class, rows, secret,
+                           service, two_inputs_model, version)
 from kube import Failed, Namespace, condition, kubectl, say, wait
 from store import Store, digest
 
@@ -18,6 +18,7 @@ IS_LOCAL = os.environ.get("CLUSTER", "local") != "current"
 REPLACED = ("malformed", "empty", "mismatch")
 MALFORMED = f"id,{COLUMN},late\nr1,0.5,1\nr2,0.5\nr3,0.5,1,9,9\n".encode()
 LATE_IMAGE = "localhost/millrace/late:1"
+LATE_CLASS = "millrace-late"
 
 
 def ready(kind, name):
@@ -87,6 +88,7 @@ def bad_jobs():
     NS.apply(job("no-image", "good", "{image: localhost/there-is-none:1}", "healed"))
     NS.apply(job("no-model", "good", f"{{image: {TRAINER}, args: ['-c', 'print(1)']}}"))
     NS.apply(job("too-many-gpus", "good", f"{{image: {TRAINER}, gpu: {{count: 16}}}}"))
+    NS.apply(job("no-class", "good", good_trainer(scheduling={"priorityClassName": LATE_CLASS}), "healed"))
     if IS_LOCAL:
         NS.apply(job("late-image", "good", good_trainer(LATE_IMAGE), "healed"))
 
@@ -130,6 +132,7 @@ def of_jobs():
     ends_in("trainingjob", "no-dataset", "DatasetNotFound", ["later", "create it"])
     ends_in("trainingjob", "no-image", "ImagePullFailed", ["there-is-none", "correct its name"])
     ends_in("trainingjob", "too-many-gpus", "Unschedulable", ["16 nvidia.com/gpu", "add a node"])
+    ends_in("trainingjob", "no-class", "PodRefused", ["PriorityClass", "kubectl describe job"])
     ends_in("trainingjob", "no-model", "TrainerLeftNoModel", ["write /millrace/output/model.onnx"])
     if IS_LOCAL:
         ends_in("trainingjob", "late-image", "ImagePullFailed", [LATE_IMAGE, "push it"])
@@ -172,8 +175,9 @@ def mend_datasets(store):
 
 
 def mend_jobs():
-    """The Dataset and an image appear. A job that has started is not changed, but made anew."""
+    """The Dataset, a PriorityClass and an image appear. A job that has started is not changed, but made anew."""
     NS.apply(dataset("later", "good/"))
+    NS.apply(priority_class(LATE_CLASS))
     if IS_LOCAL:
         image("tag", "--force", TRAINER, LATE_IMAGE)
     corrected = job("no-image", "good", good_trainer(), "healed")
@@ -199,7 +203,7 @@ def all_heal(before):
     late = ("bucketless",) if IS_LOCAL else ()
     for name in ("missing", "forbidden", "secretless", "blocked", "overwritten", *REPLACED, *late):
         heals("dataset", name)
-    for name in ("no-dataset", "no-image", *(("late-image",) if IS_LOCAL else ())):
+    for name in ("no-dataset", "no-image", "no-class", *(("late-image",) if IS_LOCAL else ())):
         heals("trainingjob", name, 180)
     heals("modelversion", "bad-3")
     for name in ("follows", "pinned"):
@@ -209,6 +213,7 @@ def all_heal(before):
 
 
 def tidy():
+    kubectl("delete", "priorityclass", LATE_CLASS, "--ignore-not-found")
     kubectl("delete", "inferenceservice", "follows", "pinned", "--wait=false", "--ignore-not-found", namespace=NS.name)
     if IS_LOCAL:
         # Whatever failed: the bucket is another scenario's, and an image that is there would not be missing the next time.

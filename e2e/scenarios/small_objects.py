@@ -77,6 +77,15 @@ spec:
 """
 
 
+def priority_class(name):
+    return f"""
+apiVersion: scheduling.k8s.io/v1
+kind: PriorityClass
+metadata: {{name: {name}}}
+value: 0
+"""
+
+
 def secret(name, data):
     """A Secret of the keys of another one; the URL is that of its namespace's own store."""
     pairs = ", ".join(f"{key}: {value}" for key, value in data.items() if key != "url")
@@ -120,8 +129,8 @@ def disconnected_model():
     return classifier([helper.make_node("Sigmoid", ["nowhere"], ["late"])], {})
 
 
-def good_trainer(image=TRAINER):
+def good_trainer(image=TRAINER, **more):
     """Leaves a model that is one, and learns nothing."""
     model = base64.b64encode(good_model()).decode()
     script = f"import base64, pathlib; pathlib.Path('/millrace/output/model.onnx').write_bytes(base64.b64decode('{model}'))"
-    return json.dumps({"image": image, "args": ["-c", script]})
+    return json.dumps({"image": image, "args": ["-c", script], **more})
