@@ -28,6 +28,14 @@ fn what_is_missing_of_the_dataset_is_told_apart() {
 }
 
 #[test]
+fn hyperparameters_of_one_variable_keep_the_job_from_starting() {
+    let clash = before(json!({"hyperparameters": {"a-b": "1", "a_b": "2", "c": "3"}}), Some(dataset()));
+    assert_eq!(clash, Phase::Waiting(Waiting::SameVariable("a-b".to_owned(), "a_b".to_owned())));
+    let apart = before(json!({"hyperparameters": {"a-b": "1", "a_c": "2"}}), Some(dataset()));
+    assert!(matches!(apart, Phase::Start(_)), "{apart:?}");
+}
+
+#[test]
 fn the_current_version_is_pinned_unless_a_former_one_is_named() {
     let pinned = |phase| match phase {
         Phase::Start(resolved) => (resolved.content_digest, resolved.dataset_uri),
