@@ -50,6 +50,12 @@ fn a_job_that_stays_without_a_pod_says_that_it_is_refused() {
     let without_pod = started(json!({"ready": 0}));
     assert_eq!(pod_due(Some(&without_pod), &[]), Some(at(15)));
     assert_eq!(run_state(Some(&without_pod), &[], at(14)), RunState::Running { problem: None });
+    assert_eq!(look_at_pod(Some(&without_pod), &[], at(14)), Action::requeue(Duration::from_secs(1)));
+    assert_eq!(
+        look_at_pod(Some(&without_pod), &[], at(15)),
+        Action::await_change(),
+        "the pod that is made is an event"
+    );
     let RunState::Running { problem: Some(problem) } = run_state(Some(&without_pod), &[], at(15)) else {
         panic!("no pod is there")
     };
