@@ -54,6 +54,10 @@ crds: packages ## generate the CustomResourceDefinitions from crds/src
 	@cargo run --quiet -p millrace-crds --bin crdgen
 	@cp crds/manifests/*.yaml charts/millrace/files/crds/
 
+.PHONY: crds-released
+crds-released: packages ## record what the CustomResourceDefinitions have now: from then on it may not be taken away
+	@cargo run --quiet -p millrace-crds --bin crdgen -- --released
+
 .PHONY: bench
 bench: packages ## served rate beside in-process ONNX Runtime and a bare HTTP echo, in one run
 	@deploy/images/fetch-onnxruntime >/dev/null

@@ -19,6 +19,8 @@ pub const APPROVED: &str = "Approved";
 pub const ROLLOUT_SUCCEEDED: &str = "RolloutSucceeded";
 /// InferenceService: inputs have drifted from the training data.
 pub const DRIFTED: &str = "Drifted";
+/// InferenceService: what retraining needs is there; present only while it is asked for and something serves.
+pub const RETRAINING_READY: &str = "RetrainingReady";
 /// InferenceService: a command decided instead of the evidence; present only while True.
 pub const OVERRIDDEN: &str = "Overridden";
 /// InferenceService: a person keeps the rollout from going forward.

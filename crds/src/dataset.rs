@@ -127,6 +127,7 @@ fn expectation_rules(schema: &mut schemars::Schema) {
             {"rule": "!self.name.endsWith('_to_be_between') || has(self.min) || has(self.max)", "message": "set min, max or both"},
             {"rule": "self.name.endsWith('_to_be_between') || (!has(self.min) && !has(self.max))", "message": "min and max belong to the _to_be_between checks"},
             {"rule": "!has(self.min) || !has(self.max) || self.min <= self.max", "message": "min must not be greater than max"},
+            {"rule": "self.name != 'table_row_count_to_be_between' || self.mostly >= 1.0", "message": "mostly is a share of values, and table_row_count_to_be_between looks at none: leave it out"},
             {"rule": "(self.name == 'column_values_to_be_in_set') == has(self.valueSet)", "message": "valueSet is required for column_values_to_be_in_set and not allowed for other checks"},
         ]),
     );

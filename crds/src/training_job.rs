@@ -47,6 +47,7 @@ pub struct TrainingJobSpec {
     /// The container that trains.
     pub trainer: Trainer,
     /// Given to the trainer in `/millrace/hyperparameters.json` and as `MILLRACE_HP_<NAME>`; values that read as JSON numbers or booleans are given as such.
+    /// Two names that make the same variable, as `a-b` and `a_b`, keep the job from starting.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::common::short_texts")]
     pub hyperparameters: BTreeMap<String, String>,
@@ -82,6 +83,10 @@ pub struct DatasetReference {
 /// The container that trains.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.gpu) || !has(self.resources) || !((has(self.resources.limits) && self.gpu.resourceName in self.resources.limits) || (has(self.resources.requests) && self.gpu.resourceName in self.resources.requests))",
+    "message": "gpu sets this resource: take it out of resources, or leave gpu out",
+}]))]
 pub struct Trainer {
     /// Container image.
     #[schemars(extend("minLength" = 1, "maxLength" = 512))]

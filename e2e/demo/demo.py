@@ -110,10 +110,19 @@ class Demo:
         wait("the client gets answers", lambda: (self.work / "stats.json").exists() and self.stats()["sent"] > 50, 30)
 
     def stop_traffic(self):
-        if self.client:
-            self.write("control.json", {"mix": {"winter": 1}, "rate": RATE, "stop": True})
-            self.client.wait(timeout=20)
-            self.client = None
+        """Ends it. One that has ended before, or does not end well, may have sent nothing for long."""
+        client, self.client = self.client, None
+        if not client:
+            return
+        ended = client.poll()
+        self.write("control.json", {"mix": {"winter": 1}, "rate": RATE, "stop": True})
+        try:
+            code = client.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            client.kill()
+            code = "none: it hangs"
+        if ended is not None or code != 0:
+            self.failures.append(f"the client that sends and counts requests broke, exit code {code}")
 
     # -- acts ----------------------------------------------------------------------------------------------------------
 
@@ -128,6 +137,8 @@ class Demo:
         finally:
             self.times[title] = time.monotonic() - began
         if self.client:
+            if self.client.poll() is not None:
+                raise Failed(f"{title}: the client that sends and counts requests has ended with {self.client.returncode}")
             stats = self.stats()
             say(f"  traffic so far: {stats['sent']} requests, {stats['failed']} failed, p50 {stats['p50_ms']} ms, p99 {stats['p99_ms']} ms")
 

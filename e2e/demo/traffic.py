@@ -1,5 +1,6 @@
 """Live traffic: an ordinary client with the standard library's HTTP, in a process of its own. It never retries. A request has failed
-when it did not get a 2xx with a right answer within 2 s. `traffic.py URL ROWS.json CONTROL.json STATS.json`.
+when it did not get a 2xx with a right answer within 2 s. `traffic.py URL ROWS.json CONTROL.json STATS.json`. Where a thread of its own ends or
+hangs, it exits with 1: what nobody sends, nobody counts.
 
 ROWS.json: {mix: [{"row": [features], "right": {model: probability}}]}; both are read again when they change. CONTROL.json: {"mix": {name: share}, "rate": requests/s,
 "stop": bool}. STATS.json is rewritten every half second.
@@ -13,6 +14,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 import urllib.parse
 
 DEADLINE_SECONDS = 2.0
@@ -30,6 +32,7 @@ class Shared:
         self.by_revision = collections.Counter()
         self.latencies = collections.deque(maxlen=20000)
         self.examples = []
+        self.broken = []
         self.times = {}
         self.reload()
 
@@ -110,19 +113,32 @@ def worker(shared, url, number):
         shared.count(problem, revision, time.monotonic() - began)
 
 
+def guarded(shared, url, number):
+    try:
+        worker(shared, url, number)
+    except Exception:  # whatever it is, the thread sends nothing any more
+        shared.broken.append(traceback.format_exc())
+
+
 def main(url, rows, control, stats):
     shared = Shared(rows, control, stats)
-    threads = [threading.Thread(target=worker, args=(shared, url, number), daemon=True) for number in range(THREADS)]
+    threads = [threading.Thread(target=guarded, args=(shared, url, number), daemon=True) for number in range(THREADS)]
     for thread in threads:
         thread.start()
-    while not shared.control.get("stop"):
+    while not shared.control.get("stop") and not shared.broken:
         time.sleep(0.5)
         shared.reload()
         shared.write()
-    for thread in threads:
+    for thread in [] if shared.broken else threads:
         thread.join(timeout=5)
+        if thread.is_alive():
+            shared.broken.append(f"{thread.name} does not end")
     shared.write()
+    return shared.broken
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    broken = main(*sys.argv[1:5])
+    for problem in broken:
+        print(f"the client of the demo broke: {problem}", file=sys.stderr)
+    sys.exit(1 if broken else 0)

@@ -1,4 +1,7 @@
-"""Manual approval is guarded: who approves must be who writes it, and needs the verb `approve`; a failed gate can't be overruled."""
+"""Manual approval is guarded: who approves must be who writes it, and needs the verb `approve`; a failed gate can't be overruled. An approval
+is told in an Event and written to the audit log."""
+
+import json
 
 from kube import Failed, Namespace, condition, kubectl, say, wait
 
@@ -31,6 +34,20 @@ def approve(number, by, user):
     return kubectl("patch", "modelversion", f"approvals-{number}", "--type=merge", "-p", patch, *identity, namespace=NS.name, check=False)
 
 
+def event(number, reason):
+    """Whether an Event of this reason was told about the version as it is now: one of an earlier run had another uid."""
+    uid = NS.get("modelversion", f"approvals-{number}")["metadata"]["uid"]
+    return [told for told in NS.list("events") if told["reason"] == reason and told["involvedObject"].get("uid") == uid]
+
+
+def audited(number):
+    """Reasons of the decisions about the version in the audit log, of both replicas: only the one that leads decides."""
+    uid = NS.get("modelversion", f"approvals-{number}")["metadata"]["uid"]
+    lines = kubectl("logs", "-l", "app.kubernetes.io/component=operator", "--tail=-1", namespace="millrace-system").splitlines()
+    records = [json.loads(line) for line in lines if '"target":"audit"' in line and uid in line]
+    return [json.loads(record["decision"])["reason"] for record in records]
+
+
 def main():
     artifact = NS.list("modelversions", "")[0]["spec"]["artifact"]
     NS.apply(version(NUMBERS["manual"], artifact, 0.5))
@@ -46,6 +63,8 @@ def main():
     if not approve(901, "ann", "ann"):
         raise Failed("ann, who may approve, was refused")
     wait("ann's approval counts", lambda: phase(901) == "Approved", 60, lambda: " ".join(condition(NS.get("modelversion", "approvals-901"), "Ready")))
+    wait("it is told in an Event", lambda: event(901, "ApprovalDecided"), 30)
+    wait("it is in the audit log once", lambda: audited(901).count("ApprovedByUser") == 1, 30, lambda: f"decisions in the log: {audited(901)}")
     approve(902, "ann", "ann")
     wait("a failed gate stays a rejection", lambda: phase(902) == "Rejected", 10)
     kubectl("delete", "modelversion", "approvals-901", "approvals-902", "--wait=false", namespace=NS.name)

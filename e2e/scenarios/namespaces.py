@@ -1,45 +1,67 @@
-"""With watchNamespaces the operator has Roles only and does its work in those namespaces, and nowhere else."""
+"""With watchNamespaces the operator has Roles only and does its work in those namespaces, of every kind, and nowhere else."""
 
 import time
 
+from small_objects import dataset, good_trainer, job, rows
 from kube import Failed, Namespace, condition, kubectl, say, wait
 from store import Store
 from upgrade import install
 
-A, B = Namespace("tenant-a"), Namespace("tenant-b")
+A, B, FLIGHTS = Namespace("tenant-a"), Namespace("tenant-b"), Namespace("flights")
 ACCOUNT = "system:serviceaccount:millrace-system:millrace-operator"
-CSV = "id,x,late\n" + "".join(f"r{i},{i / 7:.3f},{i % 2}\n" for i in range(200))
+NAME = f"watched-{int(time.time())}"
 
 
-def dataset(namespace):
-    return f"""
-apiVersion: millrace.dev/v1alpha1
-kind: Dataset
-metadata: {{name: watched-{int(time.time())}}}
-spec:
-  source: {{files: {{uri: s3://millrace-{namespace}/watched/, format: CSV}}}}
-"""
+def look(namespace, kind, name):
+    return condition(namespace.get(kind, name), "Ready")
 
 
-def main():
-    install("--set", "watchNamespaces={tenant-a,flights}")
+def is_ready(namespace, kind, name, deadline):
+    wait(f"{kind} {name} in {namespace.name} is Ready", lambda: look(namespace, kind, name)[0] == "True", deadline, lambda: " ".join(look(namespace, kind, name)))
+
+
+def rights():
     for verb, thing, namespace, expected in [("list", "datasets.millrace.dev", A.name, "yes"), ("list", "datasets.millrace.dev", B.name, "no"),
                                              ("create", "jobs.batch", B.name, "no"), ("list", "pods", "kube-system", "no")]:
         answer = kubectl("auth", "can-i", verb, thing, "-n", namespace, "--as", ACCOUNT, check=False).strip()
         if answer != expected:
             raise Failed(f"the operator {verb} {thing} in {namespace}: {answer}, expected {expected}")
     say("  the operator has its Roles and nothing else")
+
+
+def trains():
+    """A training and the evaluation of its model, on the Dataset of the watched namespace."""
+    A.apply(job(NAME, NAME, good_trainer(), "watched"))
+    is_ready(A, "trainingjob", NAME, 180)
+    is_ready(A, "modelversion", A.get("trainingjob", NAME)["status"]["modelVersion"], 120)
+
+
+def serves():
+    """What serves is scaled, and back."""
+    before = FLIGHTS.get("inferenceservice", "flights")["spec"]["scaling"]["replicas"]
+    ready = lambda: FLIGHTS.get("inferenceservice", "flights")["status"]["stable"]["ready"]
+    try:
+        for replicas in (before + 1, before):
+            kubectl("scale", "inferenceservice", "flights", f"--replicas={replicas}", namespace=FLIGHTS.name)
+            wait(f"{replicas} pods of flights are ready", lambda: ready() == replicas, 120, lambda: f"{ready()} are ready")
+    finally:
+        kubectl("scale", "inferenceservice", "flights", f"--replicas={before}", namespace=FLIGHTS.name, check=False)
+
+
+def main():
+    install("--set", "watchNamespaces={tenant-a,flights}")
+    rights()
     for namespace in (A, B):
-        Store(namespace).put("watched/a.csv", CSV.encode())
-        namespace.apply(dataset(namespace.name))
-    newest = lambda namespace: sorted((d for d in namespace.list("datasets") if d["metadata"]["name"].startswith("watched-")),
-                                      key=lambda d: d["metadata"]["creationTimestamp"])[-1]
-    wait("a Dataset in a watched namespace is Ready", lambda: condition(newest(A), "Ready")[0] == "True", 90, lambda: " ".join(condition(newest(A), "Ready")))
-    if newest(B)["status"].get("observedGeneration", -1) != -1:
+        Store(namespace).put("watched/a.csv", rows())
+        namespace.apply(dataset(NAME, "watched/", bucket=f"millrace-{namespace.name}"))
+    is_ready(A, "dataset", NAME, 90)
+    trains()
+    serves()
+    if B.get("dataset", NAME)["status"].get("observedGeneration", -1) != -1:
         raise Failed("a Dataset in a namespace that is not watched was reconciled")
     say("  one in another namespace was left alone")
     install()
-    wait("with a ClusterRole it is reconciled", lambda: condition(newest(B), "Ready")[0] == "True", 120)
+    is_ready(B, "dataset", NAME, 120)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
-"""Two tenants in two namespaces cannot reach each other's data, models or Secrets: by credentials, by RBAC, by network."""
+"""Two tenants in two namespaces cannot reach each other's data, models or Secrets: by credentials, by RBAC, by network. They can call each other's
+models, unless those have `auth`."""
 
+import base64
+import http.client
 import json
 import os
 
 import botocore.exceptions
 
+from small_objects import COLUMN, good_model, rows, service, version
 from kube import Failed, Namespace, condition, kubectl, say, wait
-from store import Store
+from served import BODY as FLIGHT, body
+from store import Store, digest
 
 A, B = Namespace("tenant-a"), Namespace("tenant-b")
 FLIGHTS, SYSTEM = Namespace("flights"), Namespace("millrace-system")
 CSV = b"id,x\nr1,1\n"
+KEY = "the-key-of-b"
 
 
 def refused(what, attempt):
@@ -49,6 +55,88 @@ spec:
     say(f"    {look()[2]}")
 
 
+def model_of_the_other(b):
+    """The same file makes a version in b, so that what a is refused is a good model."""
+    uri = b.put("models/own.onnx", good_model())
+    for namespace in (A, B):
+        Store(namespace).put("own/a.csv", rows())
+        namespace.apply(OWN_DATASET.replace("BUCKET", f"millrace-{namespace.name}").replace("COLUMN", COLUMN))
+        namespace.apply(version(1, uri, digest(good_model()), "own"))
+    look = lambda namespace: condition(namespace.get("modelversion", "own-1"), "Ready")
+    wait("b's version of its own model is approved", lambda: look(B)[0] == "True", 120, lambda: " ".join(look(B)))
+    wait("a's version of b's model is refused", lambda: look(A)[1] == "AccessDenied", 120, lambda: " ".join(look(A)))
+    say(f"    {look(A)[2]}")
+
+
+def calls():
+    """From a pod of a: a model without auth answers, one with auth wants a key of its own."""
+    B.apply(f"""
+apiVersion: v1
+kind: Secret
+metadata: {{name: callers}}
+data: {{b: {base64.b64encode(KEY.encode()).decode()}}}
+""")
+    B.apply(service("guarded", "{modelVersion: own-1}") + "  auth: {apiKeys: {secretName: callers}}\n")
+    try:
+        guarded, flights = (service_address(*of) for of in ((B, "guarded"), (FLIGHTS, "flights")))
+        wait("b calls its model with its key", lambda: called(guarded, KEY) == 200, 180, lambda: f"answers {called(guarded, KEY)}")
+        asked = {"b's model without a key": (guarded, "guarded", body([0.5]), None), "b's model with another key": (guarded, "guarded", body([0.5]), "guessed"),
+                 "a model without auth": (flights, "flights", FLIGHT, None)}
+        kubectl("delete", "pod", "try", "--ignore-not-found", namespace=A.name)
+        A.apply(json.dumps(pod({}, CALL, asked)))
+        answers = reached_by(A)
+    finally:
+        kubectl("delete", "pod", "try", "--ignore-not-found", "--wait=false", namespace=A.name, check=False)
+        kubectl("delete", "inferenceservice", "guarded", "--wait=false", namespace=B.name, check=False)
+    expected = {"b's model without a key": 401, "b's model with another key": 401, "a model without auth": 200}
+    if answers != expected:
+        raise Failed(f"a pod of a got {answers}, expected {expected}")
+    say(f"  a pod of a got {answers}")
+
+
+def service_address(namespace, name):
+    look = lambda: kubectl("get", "service", name, "--ignore-not-found", "-o", "jsonpath={.spec.clusterIP}", namespace=namespace.name)
+    return wait(f"Service {name} has an address", look, 60)
+
+
+def called(address, key):
+    try:
+        connection = http.client.HTTPConnection(address, timeout=5)
+        connection.request("POST", "/v2/models/guarded/infer", body([0.5]), {"x-api-key": key})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
+
+
+OWN_DATASET = """
+apiVersion: millrace.dev/v1alpha1
+kind: Dataset
+metadata: {name: good}
+spec:
+  source: {files: {uri: s3://BUCKET/own/, format: CSV}}
+  schema:
+    fields:
+      - {name: id, type: String, role: Id}
+      - {name: COLUMN, type: Number}
+      - {name: late, type: Integer, role: Label}
+"""
+
+# What answers each request gets, by its name. The network may need a moment until a new pod is known.
+CALL = """
+import http.client, json, sys, time
+def answer(address, model, body, key):
+    for attempt in range(20):
+        try:
+            connection = http.client.HTTPConnection(address, timeout=5)
+            connection.request("POST", f"/v2/models/{model}/infer", body, {"x-api-key": key} if key else {})
+            return connection.getresponse().status
+        except OSError:
+            time.sleep(1)
+    return "not reached"
+print(json.dumps({name: answer(*asked) for name, asked in json.loads(sys.argv[1]).items()}))
+"""
+
+
 def accounts():
     for namespace, account in [(A.name, "default"), (A.name, "millrace-router")]:
         for verb, thing in [("get", "secrets"), ("get", "configmaps"), ("list", "pods"), ("get", "inferenceservices.millrace.dev")]:
@@ -70,7 +158,7 @@ def network():
     try:
         for namespace, labels, _ in tries:
             kubectl("delete", "pod", "try", "--ignore-not-found", namespace=namespace.name)
-            namespace.apply(json.dumps(pod(labels, targets)))
+            namespace.apply(json.dumps(pod(labels, TRY, targets)))
         wrong = [f"from {namespace.name} with {labels}: reached {reached}, expected {expected}"
                  for namespace, labels, expected in tries if (reached := reached_by(namespace)) != expected]
     finally:
@@ -88,10 +176,10 @@ def address(component):
     return pods[0]["status"]["podIP"]
 
 
-def pod(labels, targets):
-    """It is never ready: under the label of routers it must get none of their requests."""
+def pod(labels, program, asked):
+    """It runs a program on what is asked of it. It is never ready: under the label of routers it must get none of their requests."""
     container = {"name": "try", "image": os.environ["TRAINER_IMAGE"], "imagePullPolicy": "IfNotPresent",
-                 "command": ["python3", "-c", TRY, json.dumps(targets)], "readinessProbe": {"exec": {"command": ["false"]}},
+                 "command": ["python3", "-c", program, json.dumps(asked)], "readinessProbe": {"exec": {"command": ["false"]}},
                  "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
     security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try", "labels": labels}, "spec": {
@@ -99,7 +187,7 @@ def pod(labels, targets):
 
 
 def reached_by(namespace):
-    """The names of the targets that the pod of a namespace reached, in order."""
+    """What the pod of a namespace says: the names of the targets that it reached, in order, or the answers that it got."""
     phase = lambda: ((namespace.get("pod", "try") or {}).get("status") or {}).get("phase")
     wait(f"the try of {namespace.name} has ended", lambda: phase() in ("Succeeded", "Failed"), 90, phase)
     said = kubectl("logs", "try", namespace=namespace.name).strip()
@@ -127,8 +215,10 @@ print(json.dumps(reached))
 def main():
     buckets(Store(A), Store(B))
     dataset_of_the_other()
+    model_of_the_other(Store(B))
     accounts()
     network()
+    calls()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ HERE = pathlib.Path(__file__).parent
 INSTALL = str(HERE.parent / "demo" / "install")
 TENANTS = "flights,bad-input,tenant-a,tenant-b"
 SERVICE = "before-upgrade"
+KINDS = ("datasets", "trainingjobs", "modelversions", "inferenceservices")
 
 
 def install(*arguments, command=INSTALL):
@@ -92,13 +93,32 @@ def upgrade():
     kubectl("delete", "inferenceservice", SERVICE, "--wait=false", namespace="flights")
 
 
+def everywhere(kind, of=""):
+    return json.loads(kubectl("get", kind, "-A", "--field-selector", of, "-o", "json"))["items"]
+
+
+def of_users():
+    """What users have, in every namespace, each object by its uid: their objects, the Secrets that open their stores, the store's volume claims."""
+    found = {}
+    for kind, of in [*((kind, "") for kind in KINDS), ("secrets", "metadata.name=millrace-store"), ("persistentvolumeclaims", "")]:
+        for one in everywhere(kind, of):
+            found[one["metadata"]["uid"]] = f"{kind} {one['metadata']['namespace']}/{one['metadata']['name']}"
+    return found
+
+
 def uninstall():
     kubectl("get", "crd", "inferenceservices.millrace.dev")
+    # What an earlier scenario is deleting still must not count.
+    wait("no object is being deleted", lambda: not any("deletionTimestamp" in one["metadata"] for kind in KINDS for one in everywhere(kind)), 120)
+    before, serving = of_users(), servers("flights")
+    missing_kinds = [kind for kind in KINDS if not any(name.startswith(kind) for name in before.values())]
+    if missing_kinds or not serving:
+        raise Failed(f"nothing to look after: no {missing_kinds}, {len(serving)} model pods")
     subprocess.run(["helm", "uninstall", "millrace", "-n", "millrace-system", "--wait"], check=True, stdout=subprocess.DEVNULL, timeout=180)
-    kept = [kind for kind in ("datasets", "trainingjobs", "modelversions", "inferenceservices") if FLIGHTS.list(kind)]
-    if len(kept) != 4 or not servers("flights"):
-        raise Failed(f"after uninstalling only these are left: {kept}, and {len(servers('flights'))} model pods")
-    say("  after uninstalling, all four kinds' objects are there and the models serve")
+    lost = sorted(name for uid, name in before.items() if uid not in of_users())
+    if lost or servers("flights") != serving:
+        raise Failed(f"uninstalling took {lost}; model pods {serving} -> {servers('flights')}")
+    say(f"  after uninstalling, all {len(before)} objects of users are the same and the models serve")
     install()
 
 

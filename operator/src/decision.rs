@@ -4,6 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use millrace_contract::decision::{Check, DecidedBy, Decision, Question, Verdict};
 use millrace_crds::common::MAX_DECISIONS;
+use tracing_subscriber::EnvFilter;
+
+/// Target of the audit log.
+const AUDIT: &str = "audit";
 
 /// A decision that was just made; id and time are given when it is recorded.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +43,7 @@ pub fn record(history: &mut Vec<Decision>, made: Made, now: Timestamp) -> Decisi
 pub fn audit(kind: &'static str, object: &ObjectMeta, decision: &Decision) {
     let record = serde_json::to_string(decision).unwrap_or_default();
     tracing::info!(
-        target: "audit",
+        target: AUDIT,
         kind,
         namespace = object.namespace.as_deref().unwrap_or_default(),
         name = object.name.as_deref().unwrap_or_default(),
@@ -49,9 +53,47 @@ pub fn audit(kind: &'static str, object: &ObjectMeta, decision: &Decision) {
     );
 }
 
+/// What is logged: what the operator's setting says, and the audit log whatever it says.
+pub fn log_filter(setting: &str) -> EnvFilter {
+    let always = format!("{AUDIT}=info").parse().expect("a target and a level are a directive");
+    EnvFilter::new(setting).add_directive(always)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_log_level_silences_the_audit_log() {
+        for setting in ["off", "error", "warn,audit=off", "millrace_operator=debug"] {
+            let written = Written::default();
+            let writer = written.clone();
+            let builder = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(log_filter(setting));
+            let subscriber = builder.with_writer(move || writer.clone()).finish();
+            let decision = record(&mut Vec::new(), made(), Timestamp::UNIX_EPOCH);
+            tracing::subscriber::with_default(subscriber, || audit("ModelVersion", &ObjectMeta::default(), &decision));
+            let lines = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert!(lines.contains(r#""target":"audit""#) && lines.contains("GatesPassed"), "{setting}: {lines:?}");
+        }
+    }
 
     fn made() -> Made {
         Made {

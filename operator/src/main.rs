@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use kube::{Client, Config, client::ClientBuilder};
 use millrace_operator::{
-    Context, controllers, http,
+    Context, controllers, decision, http,
     leader::Leadership,
     metrics::{CountRequests, Metrics},
     settings::Settings,
@@ -18,7 +18,6 @@ use millrace_operator::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
 
 /// How long reconciles under way may take to end after a signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -27,7 +26,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(EnvFilter::new(&settings.log)).init();
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(decision::log_filter(&settings.log)).init();
     match run(settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

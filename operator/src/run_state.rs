@@ -1,10 +1,17 @@
 //! What became of a worker run, read from its Job, its pods and its report. Pure.
 
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ConfigMap, ContainerStatus, Pod},
 };
+use kube::runtime::controller::Action;
 use millrace_contract::worker::{Failure, REPORT_KEY, WorkerReport};
+
+/// How long the Job controller may take from a Job's start to its pod.
+const POD_WAIT: SignedDuration = SignedDuration::from_secs(15);
 
 /// How far a run's Job is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +59,7 @@ pub enum ProblemReason {
 
 impl ProblemReason {
     /// As written in conditions.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::ImagePullFailed => "ImagePullFailed",
             Self::SecretNotFound => "SecretNotFound",
@@ -110,16 +117,50 @@ pub fn report(stored: Option<&ConfigMap>, run: &str) -> Reported {
 }
 
 /// How far a Job is. `pods` are its own, in any order.
-pub fn run_state(job: Option<&Job>, pods: &[Pod]) -> RunState {
+pub fn run_state(job: Option<&Job>, pods: &[Pod], now: Timestamp) -> RunState {
     let Some(job) = job else { return RunState::Absent };
-    if has_condition(job, "Complete").is_some() {
+    if is_complete(job) {
         return RunState::Succeeded;
     }
     if let Some((reason, message)) = has_condition(job, "Failed") {
         return RunState::Failed(failure(reason, message, pods));
     }
     let refused = has_condition(job, "FailureTarget").map(|(reason, message)| failure(reason, message, pods));
-    RunState::Running { problem: refused.or_else(|| newest(pods).and_then(waiting_problem)) }
+    let waits = || newest(pods).and_then(waiting_problem);
+    RunState::Running { problem: refused.or_else(waits).or_else(|| pod_refused(job, pods, now)) }
+}
+
+/// Whether a Job ended well.
+pub fn is_complete(job: &Job) -> bool {
+    has_condition(job, "Complete").is_some()
+}
+
+/// When a pod of this Job is due that is not there yet. Nothing tells of one that is refused: the Job only stays without it.
+pub fn pod_due(job: Option<&Job>, pods: &[Pod]) -> Option<Timestamp> {
+    let status = job?.status.as_ref().filter(|_| pods.is_empty())?;
+    let had_pods =
+        [status.active, status.failed, status.succeeded, status.terminating].into_iter().flatten().any(|n| n > 0);
+    let has_ended = status.conditions.iter().flatten().any(|c| c.type_ != "Suspended" && c.status == "True");
+    let start = status.start_time.as_ref().filter(|_| !had_pods && !has_ended)?;
+    start.0.checked_add(POD_WAIT).ok()
+}
+
+/// When to look at a Job that runs: at its next event, or once a pod is due.
+pub fn look_at_pod(job: Option<&Job>, pods: &[Pod], now: Timestamp) -> Action {
+    let due = pod_due(job, pods).filter(|due| *due > now);
+    due.map_or_else(Action::await_change, |due| Action::requeue(Duration::try_from(due - now).unwrap_or_default()))
+}
+
+fn pod_refused(job: &Job, pods: &[Pod], now: Timestamp) -> Option<Problem> {
+    pod_due(Some(job), pods).filter(|due| *due <= now)?;
+    let name = job.metadata.name.as_deref().unwrap_or_default();
+    Some(Problem {
+        reason: ProblemReason::PodRefused,
+        message: format!(
+            "the cluster lets no pod of Job {name} be made: a ResourceQuota, Pod Security, an admission policy or a missing PriorityClass; \
+             kubectl describe job {name} says which. Once that is mended it goes on by itself"
+        ),
+    })
 }
 
 fn has_condition<'a>(job: &'a Job, kind: &str) -> Option<(&'a str, &'a str)> {
@@ -152,16 +193,15 @@ pub fn newest(pods: &[Pod]) -> Option<&Pod> {
 
 /// What keeps a pod from running.
 pub fn waiting_problem(pod: &Pod) -> Option<Problem> {
-    let in_containers = container_statuses(pod).find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        container_problem(container, waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default())
-    });
-    in_containers.or_else(|| unschedulable(pod))
+    container_statuses(pod).find_map(container_problem).or_else(|| unschedulable(pod))
 }
 
-fn container_problem(container: &ContainerStatus, reason: &str, message: &str) -> Option<Problem> {
+/// What keeps a container from being started.
+pub fn container_problem(container: &ContainerStatus) -> Option<Problem> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let (name, image) = (&container.name, &container.image);
-    match reason {
+    let message = waiting.message.as_deref().unwrap_or_default();
+    match waiting.reason.as_deref()? {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => {
             Some(Problem {
                 reason: ProblemReason::ImagePullFailed,
@@ -180,7 +220,8 @@ fn container_problem(container: &ContainerStatus, reason: &str, message: &str) -
     }
 }
 
-fn unschedulable(pod: &Pod) -> Option<Problem> {
+/// Why no node takes a pod.
+pub fn unschedulable(pod: &Pod) -> Option<Problem> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let condition = conditions
         .iter()
@@ -188,8 +229,8 @@ fn unschedulable(pod: &Pod) -> Option<Problem> {
     Some(Problem {
         reason: ProblemReason::Unschedulable,
         message: format!(
-            "no node can take the pod: {}",
-            condition.message.as_deref().unwrap_or("the scheduler does not say why")
+            "no node can take the pod: {}; it starts by itself once there is room: add a node, free one, or ask for less",
+            condition.message.as_deref().unwrap_or("the scheduler does not say why").trim_end_matches('.')
         ),
     })
 }
@@ -233,104 +274,5 @@ fn container_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn job(conditions: Value) -> Job {
-        serde_json::from_value(json!({"status": {"conditions": conditions}})).unwrap()
-    }
-
-    fn ended(kind: &str, reason: &str) -> Job {
-        job(json!([{"type": kind, "status": "True", "reason": reason, "message": "m"}]))
-    }
-
-    fn pod(name: &str, created: &str, status: Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": created}, "status": status}))
-            .unwrap()
-    }
-
-    fn container(state: Value) -> Value {
-        json!({"containerStatuses": [{
-            "name": "worker", "image": "reg/worker:1", "imageID": "", "ready": false, "restartCount": 0, "state": state,
-        }]})
-    }
-
-    fn problem_of(status: Value) -> Option<(ProblemReason, String)> {
-        match run_state(Some(&job(json!([]))), &[pod("a", "2026-01-01T00:00:00Z", status)]) {
-            RunState::Running { problem } => problem.map(|p| (p.reason, p.message)),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_job_is_absent_running_succeeded_or_failed() {
-        assert_eq!(run_state(None, &[]), RunState::Absent);
-        assert_eq!(run_state(Some(&Job::default()), &[]), RunState::Running { problem: None });
-        assert_eq!(run_state(Some(&ended("Complete", "")), &[]), RunState::Succeeded);
-        assert!(matches!(run_state(Some(&ended("Failed", "BackoffLimitExceeded")), &[]), RunState::Failed(_)));
-    }
-
-    #[test]
-    fn a_pod_that_waits_says_what_for_and_what_helps() {
-        let pull = container(json!({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}));
-        let (reason, message) = problem_of(pull).unwrap();
-        assert_eq!(reason, ProblemReason::ImagePullFailed);
-        assert!(message.contains("reg/worker:1") && message.contains("push it"), "{message}");
-
-        let secret = container(
-            json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"millrace-store\" not found"}}),
-        );
-        let (reason, message) = problem_of(secret).unwrap();
-        assert_eq!(reason, ProblemReason::SecretNotFound);
-        assert!(message.contains("millrace-store") && message.contains("create it"), "{message}");
-
-        let no_room = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}]});
-        let (reason, message) = problem_of(no_room).unwrap();
-        assert_eq!(reason, ProblemReason::Unschedulable);
-        assert!(message.contains("0/1 nodes are available"), "{message}");
-
-        assert_eq!(problem_of(container(json!({"waiting": {"reason": "ContainerCreating"}}))), None);
-        assert_eq!(problem_of(container(json!({"running": {}}))), None);
-    }
-
-    #[test]
-    fn a_failed_job_tells_what_its_newest_pod_died_of() {
-        let died = |reason: &str| container(json!({"terminated": {"exitCode": 137, "reason": reason}}));
-        let pods =
-            [pod("new", "2026-01-01T00:00:09Z", died("OOMKilled")), pod("old", "2026-01-01T00:00:00Z", died("Error"))];
-        let RunState::Failed(problem) = run_state(Some(&ended("Failed", "BackoffLimitExceeded")), &pods) else {
-            panic!("the Job has failed")
-        };
-        assert_eq!(problem.reason, ProblemReason::OutOfMemory);
-        assert!(problem.message.contains("raise resources.limits.memory"), "{}", problem.message);
-    }
-
-    #[test]
-    fn a_job_that_ran_too_long_says_what_its_pod_waited_for() {
-        let secret = container(
-            json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"s\" not found"}}),
-        );
-        let pods = [pod("a", "2026-01-01T00:00:00Z", secret)];
-        let RunState::Failed(problem) = run_state(Some(&ended("Failed", "DeadlineExceeded")), &pods) else {
-            panic!("the Job has failed")
-        };
-        assert_eq!(problem.reason, ProblemReason::DeadlineExceeded);
-        assert!(problem.message.contains("secret \"s\" not found"), "{}", problem.message);
-    }
-
-    fn map(text: &str) -> ConfigMap {
-        serde_json::from_value(json!({"data": {REPORT_KEY: text}})).unwrap()
-    }
-
-    #[test]
-    fn only_a_report_of_this_run_is_ours() {
-        let text = r#"{"run": "r", "workerVersion": "1", "outcome": {"kind": "failed", "reason": "Internal", "message": "m"}}"#;
-        assert!(matches!(report(Some(&map(text)), "r"), Reported::Report(_)));
-        assert_eq!(report(Some(&map(text)), "another"), Reported::Nothing);
-        assert_eq!(report(Some(&ConfigMap::default()), "r"), Reported::Nothing);
-        assert_eq!(report(None, "r"), Reported::Nothing);
-        assert!(matches!(report(Some(&map("{")), "r"), Reported::Unreadable(_)));
-    }
-}
+#[path = "run_state_tests.rs"]
+mod tests;

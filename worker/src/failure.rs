@@ -83,7 +83,18 @@ impl From<millrace_store::Error> for Problem {
             Error::TooLarge { .. } => FailureReason::MalformedSource,
             Error::Local { .. } => FailureReason::Internal,
         };
-        Self::new(reason, error.to_string())
+        let helps = match &error {
+            Error::NotFound { .. } => "; put it there, or correct the URI: it is looked for again",
+            Error::DigestMismatch { .. } => "; put the right bytes there, or name the digest of these in a new version",
+            Error::InvalidUri { .. }
+            | Error::AccessDenied { .. }
+            | Error::Refused { .. }
+            | Error::NotConfigured { .. }
+            | Error::Unavailable { .. }
+            | Error::TooLarge { .. }
+            | Error::Local { .. } => "",
+        };
+        Self::new(reason, format!("{error}{helps}"))
     }
 }
 

@@ -1,9 +1,33 @@
-//! Writes the CustomResourceDefinitions to a folder (default `crds/manifests`), one file a kind.
+//! Writes the CustomResourceDefinitions to a folder (default `crds/manifests`), one file a kind; with `--released` only their schemas to
+//! `crds/compatibility`, which later ones may add to and not take from.
 
 use std::{error::Error, fs, path::PathBuf};
 
+use serde::Serialize as _;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "crds/manifests".to_owned()));
+    match std::env::args().nth(1).as_deref() {
+        Some("--released") => released(),
+        folder => manifests(PathBuf::from(folder.unwrap_or("crds/manifests"))),
+    }
+}
+
+fn released() -> Result<(), Box<dyn Error>> {
+    for crd in millrace_crds::manifests::all() {
+        let file = PathBuf::from("crds/compatibility").join(format!("{}.json", crd.spec.names.plural));
+        let crd = serde_json::to_value(&crd)?;
+        let mut text = Vec::new();
+        let mut written = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b" "));
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].serialize(&mut written)?;
+        text.push(b'\n');
+        fs::write(&file, text)?;
+        println!("{}", file.display());
+    }
+    Ok(())
+}
+
+fn manifests(folder: PathBuf) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&folder)?;
     for crd in millrace_crds::manifests::all() {
         let file = folder.join(format!("{}.yaml", crd.spec.names.plural));

@@ -17,16 +17,22 @@ use super::Analysis;
 }, {
     "rule": "!('agreement' in self.analysis.checks) || has(self.shadow)",
     "message": "the check agreement compares answers to copies of requests: it needs rollout.shadow",
+}, {
+    "rule": "!has(self.analysis.dryRun) || self.analysis.dryRun.all(c, c in self.analysis.checks || (c == 'agreement' && self.strategy == 'Shadow'))",
+    "message": "analysis.dryRun names a check that analysis.checks lacks: add it there, or take it out here",
 }]))]
 pub struct Rollout {
     /// Kind of rollout.
     #[serde(default)]
     pub strategy: Strategy,
-    /// Steps of a canary, by ascending weight; after the last one it is promoted.
+    /// Steps of a canary, by ascending weight; after the last one it is promoted. Only strategy Canary has steps; with another one
+    /// they wait until it is chosen.
     #[serde(default = "default_steps")]
     #[schemars(extend("minItems" = 1, "maxItems" = 16))]
     pub steps: Vec<Step>,
-    /// What decides.
+    /// What decides. With strategy Replace nothing does: all requests move before anything could be compared. Strategies BlueGreen and
+    /// Shadow compare copies and ask `metrics`; `errorRate`, `latency` and `predictionDrift` need the share of requests that only
+    /// Canary gives.
     #[serde(default)]
     pub analysis: Analysis,
     /// Whether a failure of the canary is answered by the stable revision, and counted against the canary.
@@ -36,11 +42,13 @@ pub struct Rollout {
     #[serde(default = "progress_deadline")]
     #[schemars(extend("minimum" = 10, "maximum" = 86_400))]
     pub progress_deadline_seconds: i64,
-    /// Preview and switch of strategy BlueGreen; the switch of strategy Shadow too.
+    /// Preview and switch of strategy BlueGreen; the switch of strategy Shadow too. With another strategy it waits until one of them
+    /// is chosen.
     #[serde(default)]
     pub switch: Switch,
-    /// Copies of live requests for the new revision, whose answers nobody gets but which are compared. With strategy Canary they are
-    /// sent beside the steps.
+    /// Copies of live requests for the new revision, whose answers nobody gets but which are compared. With strategies Canary and
+    /// BlueGreen they are sent beside the steps or before the switch, and decide where `analysis.checks` has `agreement`. Rehearsals go by
+    /// it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Shadow>,
     /// How long the former revision stays warm after promotion, in seconds. A failure of the new one is answered by it meanwhile, and

@@ -96,6 +96,9 @@ pub struct RouteShare {
 }, {
     "rule": "!has(self.caller) || self.caller",
     "message": "caller is true or absent",
+}, {
+    "rule": "has(self.cookie) || self.cookieSeconds == 604800",
+    "message": "cookieSeconds is how long the cookie lives: set cookie, or leave it out",
 }]))]
 pub struct Sticky {
     /// The header of this name; a request without it is drawn at random.

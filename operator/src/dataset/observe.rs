@@ -1,5 +1,6 @@
 //! Reads what there is: the planned run's children, its pods and report, and leftovers of earlier runs.
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ConfigMap, Pod, ServiceAccount},
@@ -22,6 +23,8 @@ pub struct Observed {
     pub run: OfRun,
     /// How far its Job is.
     pub state: RunState,
+    /// When its pod is due, where it is not there yet.
+    pub pod_due: Option<Timestamp>,
     /// What its worker reported.
     pub reported: Reported,
     /// Children of other runs that are ours to remove.
@@ -60,7 +63,13 @@ impl Observed {
 }
 
 /// Reads everything with the Dataset's label. Namesakes that are not ours stay in `run`, so that writing them is refused by name.
-pub async fn observe(cluster: &Cluster, dataset: &Dataset, plan: &Plan, owner: &Owner) -> Result<Observed, Error> {
+pub async fn observe(
+    cluster: &Cluster,
+    dataset: &Dataset,
+    plan: &Plan,
+    owner: &Owner,
+    now: Timestamp,
+) -> Result<Observed, Error> {
     let namespace = dataset.namespace().unwrap_or_default();
     let reader = Reader { cluster, namespace: &namespace, dataset: &dataset.name_any(), run: &plan.name, owner };
     // A worker reports and then ends: a report that is read after the Job can't be older than the end that the Job tells of.
@@ -75,8 +84,10 @@ pub async fn observe(cluster: &Cluster, dataset: &Dataset, plan: &Plan, owner: &
     };
     let ours = report.as_ref().filter(|map| owner.owns(map.meta()));
     let run_id = if cluster.bugs.has(crate::bug::SeededBug::AcceptAnyReport) { any_run(ours) } else { plan.id.clone() };
+    let our_job = job.as_ref().filter(|job| owner.owns(job.meta()));
     Ok(Observed {
-        state: run_state::run_state(job.as_ref().filter(|job| owner.owns(job.meta())), &pods),
+        state: run_state::run_state(our_job, &pods, now),
+        pod_due: run_state::pod_due(our_job, &pods).filter(|due| *due > now),
         reported: run_state::report(ours, &run_id),
         run: Children { service_account, report, role, role_binding, job },
         leftovers: Children {

@@ -26,7 +26,7 @@ pub async fn reconcile(dataset: Arc<Dataset>, ctx: Arc<Context>) -> Result<Actio
     let due = due(&dataset, now);
     let plan = desired::plan(&dataset, &due.key, now, ctx.bugs)?;
 
-    let observed = observe::observe(&ctx.cluster, &dataset, &plan, &owner).await?;
+    let observed = observe::observe(&ctx.cluster, &dataset, &plan, &owner, now).await?;
     let phase = phase::phase(&plan, &observed);
     let trusts_status = ctx.bugs.has(SeededBug::StatusBeforeChild);
     let is_open = matches!(phase, Phase::Wanted | Phase::Running { .. });
@@ -44,7 +44,7 @@ pub async fn reconcile(dataset: Arc<Dataset>, ctx: Arc<Context>) -> Result<Actio
     if observed.has_leftovers() {
         prune(&ctx, &owner, &dataset, &observed, wrote).await?;
     }
-    Ok(next_look(&due, &plan, ctx.settings.look_again(), now))
+    Ok(next_look([due.next, plan.retry_at, observed.pod_due], ctx.settings.look_again(), now))
 }
 
 fn due(dataset: &Dataset, now: Timestamp) -> Due {
@@ -133,9 +133,8 @@ async fn remove_own(ctx: &Context, owner: &Owner, observed: &Observed) -> Result
     Ok(())
 }
 
-/// When to look again if nothing happens: at the next refresh or try, else after a long while.
-fn next_look(due: &Due, plan: &Plan, look_again: Duration, now: Timestamp) -> Action {
-    let moments = [due.next, plan.retry_at];
+/// When to look again if nothing happens: at the next refresh or try, when a pod is due, else after a long while.
+fn next_look(moments: [Option<Timestamp>; 3], look_again: Duration, now: Timestamp) -> Action {
     let soonest = moments.into_iter().flatten().map(|at| at.duration_since(now)).min();
     let Some(wait) = soonest else { return Action::await_change() };
     // A second more, so that the moment has surely come.

@@ -246,7 +246,11 @@ fn blocked(status: &mut DatasetStatus, seen: &Seen<'_>, prepared: &PreparedDatas
         None => "there is no earlier version".to_owned(),
     };
     let which = failures.iter().take(3).map(|result| failure_sentence(result)).collect::<Vec<_>>().join("; ");
-    let message = format!("{} of {} expectations block: {which}; {kept}", failures.len(), prepared.expectations.len());
+    let message = format!(
+        "{} of {} expectations block: {which}; {kept}. Correct the data and refresh, or correct the expectation",
+        failures.len(),
+        prepared.expectations.len()
+    );
     conditions(status, seen).summarise(Summary::Stuck, DatasetReason::ExpectationsFailed.as_str(), &message).set(
         EXPECTATIONS_MET,
         Is::False,
@@ -419,7 +423,7 @@ mod tests {
         );
         assert_eq!(
             status.conditions[0].message,
-            "1 of 1 expectations block: column_values_to_not_be_null of column amount fails for 3 of 10; version 1 stays current"
+            "1 of 1 expectations block: column_values_to_not_be_null of column amount fails for 3 of 10; version 1 stays current. Correct the data and refresh, or correct the expectation"
         );
         assert_eq!(told, Some(DatasetReason::ExpectationsFailed));
     }

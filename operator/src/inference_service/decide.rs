@@ -145,7 +145,7 @@ impl<'a> Deciding<'a> {
         let generation = stored_plan.as_ref().map_or(0, |plan| plan.generation);
         let is_accepted = is_current && observed.routers.accepted(&name, &uid, generation);
         let target = target::target(&service.spec, &former, &observed.versions, &settings.server_image);
-        let canary_pods = former.canary.as_ref().map(|canary| Pods::of(canary, &observed.pods)).unwrap_or_default();
+        let canary_pods = former.canary.as_ref().map(|canary| pods_of(canary, observed)).unwrap_or_default();
         let rehearsal = former.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
         let rehearsed_pods =
             rehearsal.map(|rehearsal| Pods::of(&rehearsal.revision, &observed.pods)).unwrap_or_default();
@@ -423,7 +423,7 @@ impl<'a> Deciding<'a> {
     fn fill(&self, status: &mut InferenceServiceStatus, judged: &Judged, filling: Filling<'_>) {
         let Filling { plan, is_accepted, monitoring, gateway } = filling;
         let pods = |revision: Option<&RevisionStatus>| {
-            revision.map(|revision| Pods::of(revision, &self.observed.pods)).unwrap_or_default()
+            revision.map(|revision| pods_of(revision, self.observed)).unwrap_or_default()
         };
         let namespace = self.service.namespace().unwrap_or_default();
         let generation = plan.map_or(0, |plan| plan.generation);
@@ -492,6 +492,10 @@ impl<'a> Deciding<'a> {
         }
         (Vec::new(), true)
     }
+}
+
+fn pods_of(revision: &RevisionStatus, observed: &Observed) -> Pods {
+    Pods::of(revision, &observed.pods).or_refused(revision, &observed.deployments)
 }
 
 fn accepted(request: &Request) -> Option<&Command> {

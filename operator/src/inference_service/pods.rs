@@ -1,16 +1,21 @@
 //! What pods say about a revision: ready, loaded, restarts, and why not. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ContainerState, ContainerStatus, Pod},
+};
 use kube::ResourceExt;
 use millrace_contract::sketch::ServerSketches;
 use millrace_crds::{inference_service::RevisionStatus, labels::REVISION};
+
+use crate::run_state::{self, Problem, ProblemReason};
 
 /// Name of the server's container.
 pub const SERVER_CONTAINER: &str = "server";
 
 /// Reason of a pod that no node has room for.
-pub const UNSCHEDULABLE: &str = "Unschedulable";
+pub const UNSCHEDULABLE: &str = ProblemReason::Unschedulable.as_str();
 
 /// How long a pod may take to its first readiness before it counts as one that is away.
 const MAX_START_SECONDS: i64 = 600;
@@ -27,6 +32,12 @@ pub struct Trouble {
     pub message: String,
     /// Trying again with the same revision can't help.
     pub is_final: bool,
+}
+
+impl From<Problem> for Trouble {
+    fn from(problem: Problem) -> Self {
+        Self { reason: problem.reason.as_str().to_owned(), message: problem.message, is_final: false }
+    }
 }
 
 /// One pod of a revision, with what its server answered.
@@ -66,12 +77,7 @@ impl ServerPod {
             .unwrap_or_default()
             .iter()
             .find(|container| container.name == SERVER_CONTAINER);
-        let unschedulable =
-            conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-        let trouble = server.and_then(container_trouble).or_else(|| {
-            let message = unschedulable?.message.clone().unwrap_or_default();
-            Some(Trouble { reason: UNSCHEDULABLE.to_owned(), message, is_final: false })
-        });
+        let trouble = server.and_then(container_trouble).or_else(|| run_state::unschedulable(pod).map(Trouble::from));
         Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
@@ -111,11 +117,14 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
     match (last, waiting) {
         // Why it stopped says more than that it is not started again at once.
         (Some(last), _) => Some(last),
-        (None, Some(waiting)) => Some(Trouble {
-            reason: waiting.reason.clone().unwrap_or_default(),
-            message: waiting.message.clone().unwrap_or_default(),
-            is_final: false,
-        }),
+        (None, Some(waiting)) => Some(run_state::container_problem(container).map_or_else(
+            || Trouble {
+                reason: waiting.reason.clone().unwrap_or_default(),
+                message: waiting.message.clone().unwrap_or_default(),
+                is_final: false,
+            },
+            Trouble::from,
+        )),
         (None, None) => None,
     }
 }
@@ -169,6 +178,26 @@ impl Pods {
         troubles.sort_by_key(|trouble| !trouble.is_final);
         Self { ready: count(ready), loaded: count(loaded), trouble: troubles.into_iter().next() }
     }
+}
+
+impl Pods {
+    /// With what its Deployment says where pods are refused before they are made: by a quota, an admission policy, a missing class.
+    pub fn or_refused(mut self, revision: &RevisionStatus, deployments: &[Deployment]) -> Self {
+        let is_its = |deployment: &&Deployment| deployment.labels().get(REVISION) == Some(&revision.revision);
+        self.trouble = self.trouble.or_else(|| refused(deployments.iter().find(is_its)?));
+        self
+    }
+}
+
+fn refused(deployment: &Deployment) -> Option<Trouble> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions.iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
+    let why = failure.message.as_deref().unwrap_or_default();
+    Some(Trouble {
+        reason: ProblemReason::PodRefused.as_str().to_owned(),
+        message: format!("the cluster refuses its pods: {why}; once that is mended they are made by themselves"),
+        is_final: false,
+    })
 }
 
 /// A server that answers with another model than it was told to load.
@@ -256,7 +285,23 @@ mod tests {
             (json!({"state": {"waiting": {"reason": "ContainerCreating"}}}), None),
             (
                 json!({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}),
-                Some(("ImagePullBackOff", "no such image", false)),
+                Some((
+                    "ImagePullFailed",
+                    "image server:1 of container server can't be pulled (no such image): correct its name, push it, or add pull secrets",
+                    false,
+                )),
+            ),
+            (
+                json!({"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"s\" not found"}}}),
+                Some((
+                    "SecretNotFound",
+                    "container server can't start: secret \"s\" not found; create it in this namespace, the pod goes on by itself",
+                    false,
+                )),
+            ),
+            (
+                json!({"state": {"waiting": {"reason": "RunContainerError", "message": "no such program"}}}),
+                Some(("RunContainerError", "no such program", false)),
             ),
             (
                 stopped("InvalidModel: the file is not a whole ONNX model", "Error"),
@@ -278,6 +323,27 @@ mod tests {
             let found = trouble.as_ref().map(|t| (t.reason.as_str(), t.message.as_str(), t.is_final));
             assert_eq!(found, expected, "{container}");
         }
+    }
+
+    #[test]
+    fn pods_that_are_refused_are_told_of_by_their_deployment() {
+        let revision = serving(&approved("fraud", 1)).stable.unwrap();
+        let deployment = |revision: &str, status: &str| -> Deployment {
+            serde_json::from_value(json!({
+                "metadata": {"labels": {"millrace.dev/revision": revision}},
+                "status": {"conditions": [{"type": "ReplicaFailure", "status": status, "message": "exceeded quota: small"}]},
+            }))
+            .unwrap()
+        };
+        let ours = &revision.revision;
+        let cases = [("another", "True", false), (ours, "False", false), (ours, "True", true)];
+        for (of, status, expected) in cases {
+            let trouble = Pods::default().or_refused(&revision, &[deployment(of, status)]).trouble;
+            assert_eq!(trouble.is_some(), expected, "{of} {status}: {trouble:?}");
+        }
+        let trouble = Pods::default().or_refused(&revision, &[deployment(ours, "True")]).trouble.unwrap();
+        assert_eq!((trouble.reason.as_str(), trouble.is_final), ("PodRefused", false));
+        assert!(trouble.message.contains("exceeded quota: small"), "{}", trouble.message);
     }
 
     #[test]

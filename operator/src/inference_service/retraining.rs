@@ -18,10 +18,17 @@ use millrace_crds::{
     training_job::{TrainingJobPhase, TrainingJobSpec},
 };
 
-use crate::names::short_hash;
+use super::status::Said;
+use crate::{conditions::Is, names::short_hash};
 
 /// Longest name of a TrainingJob.
 const MAX_NAME: usize = 40;
+/// Reason: there is nothing to copy.
+const TEMPLATE_NOT_FOUND: &str = "TemplateNotFound";
+/// Reason: there is nothing to train on.
+const DATASET_NOT_READY: &str = "DatasetNotReady";
+/// Reason: what the serving model was trained on is not known.
+const EXTERNAL: &str = "ExternalModel";
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -81,15 +88,18 @@ pub enum Answer {
 /// Decides.
 pub fn decide(question: &Question<'_>) -> Answer {
     let Question { spec, sources, drifted, .. } = *question;
+    if let Some(answer) = untold(question) {
+        return answer;
+    }
     let template_name = &spec.from.training_job;
     let Some(template) = &sources.template else {
         return skip(
-            "TemplateNotFound",
+            TEMPLATE_NOT_FOUND,
             format!("TrainingJob {template_name} does not exist: create it, or change retraining.from"),
         );
     };
     let Some(current) = current_digest(sources) else {
-        return skip("DatasetNotReady", format!("Dataset {} has no version yet", template.spec.dataset.name));
+        return skip(DATASET_NOT_READY, format!("Dataset {} has no version yet", template.spec.dataset.name));
     };
     let trained_on = provenance(sources);
     let is_new_data = trained_on.is_some_and(|trained| trained.content_digest != *current);
@@ -100,12 +110,33 @@ pub fn decide(question: &Question<'_>) -> Answer {
         (_, true) if spec.triggers.contains(&Trigger::Dataset) => {
             format!("Dataset {} has a new version, {}", template.spec.dataset.name, current.short())
         }
+        _ if spec.triggers.contains(&Trigger::Dataset) && is_external(sources) => {
+            return skip(
+                EXTERNAL,
+                "the model that serves was made elsewhere: which data it was trained on is not known, so the trigger Dataset can't fire; \
+                 serve a model that a TrainingJob made, or use the trigger Drift"
+                    .to_owned(),
+            );
+        }
         _ => return Answer::Idle,
     };
     refusal(question, template, current).unwrap_or_else(|| {
         let job = job(question.service, template, current, &because);
         Answer::Start { job: Box::new(job), because }
     })
+}
+
+/// A crash may come between a job and the status that tells of it: it is answered with once more, so that its start is in the history.
+/// Making a job that is there already changes nothing.
+fn untold(question: &Question<'_>) -> Option<Answer> {
+    let told = question.status.and_then(|status| status.training_job.as_deref());
+    let newest = newest(&question.sources.jobs).filter(|job| !has_ended(job) && told != Some(&*job.name_any()))?;
+    let because = newest.annotations().get(CREATED_BECAUSE).cloned().unwrap_or_default();
+    Some(Answer::Start { job: Box::new(newest.clone()), because })
+}
+
+fn newest(jobs: &[TrainingJob]) -> Option<&TrainingJob> {
+    jobs.iter().max_by_key(|job| job.creation_timestamp().map(|time| time.0))
 }
 
 fn refusal(question: &Question<'_>, template: &TrainingJob, current: &Digest) -> Option<Answer> {
@@ -161,6 +192,10 @@ fn skip(reason: &'static str, message: String) -> Answer {
 
 fn current_digest(sources: &Sources) -> Option<&Digest> {
     Some(&sources.dataset.as_ref()?.status.as_ref()?.current.as_ref()?.content_digest)
+}
+
+fn is_external(sources: &Sources) -> bool {
+    sources.serving.as_ref().is_some_and(|serving| serving.spec.source.training_job.is_none())
 }
 
 fn provenance(sources: &Sources) -> Option<&TrainingProvenance> {
@@ -238,7 +273,7 @@ pub fn status(
     now: Timestamp,
 ) -> RetrainingStatus {
     let mut status = former.cloned().unwrap_or_default();
-    if let Some(newest) = jobs.iter().max_by_key(|job| job.creation_timestamp().map(|time| time.0)) {
+    if let Some(newest) = newest(jobs) {
         status.training_job = Some(newest.name_any());
         status.last_start_time = newest.creation_timestamp().or(status.last_start_time);
     }
@@ -254,6 +289,17 @@ pub fn status(
     status.reason = Some(reason.to_owned());
     status.message = Some(message);
     status
+}
+
+/// Whether retraining can do what the spec asks of it, as a condition; nothing where it is not asked for.
+pub fn said(status: Option<&RetrainingStatus>) -> Option<Said> {
+    let status = status?;
+    match status.reason.as_deref() {
+        Some(reason @ (TEMPLATE_NOT_FOUND | DATASET_NOT_READY | EXTERNAL)) => {
+            Some((Is::False, reason.to_owned(), status.message.clone().unwrap_or_default()))
+        }
+        Some(_) | None => Some((Is::True, "Ready".to_owned(), "what retraining needs is there".to_owned())),
+    }
 }
 
 #[cfg(test)]

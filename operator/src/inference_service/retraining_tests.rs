@@ -98,8 +98,30 @@ fn a_trigger_starts_a_training_only_where_there_is_something_to_learn() {
     for (case, triggers, sources, drifted, expected) in cases {
         assert_eq!(word(&answer(triggers, sources, drifted, None, 0)), expected, "{case}");
     }
+}
+
+#[test]
+fn what_keeps_retraining_from_working_is_a_condition() {
     let without_template = Sources { template: None, ..sources(Some("newer")) };
-    assert_eq!(word(&answer(both(), &without_template, None, None, 0)), "TemplateNotFound");
+    let mut external = sources(Some("newer"));
+    if let Some(serving) = &mut external.serving {
+        serving.spec.source.training_job = None;
+    }
+    let cases = [
+        ("no template", json!(["Dataset"]), without_template, ("False", "TemplateNotFound", "create it")),
+        ("no version", json!(["Drift"]), sources(None), ("False", "DatasetNotReady", "no version yet")),
+        ("made elsewhere", json!(["Dataset"]), external.clone(), ("False", "ExternalModel", "can't fire")),
+        ("made elsewhere, by drift only", json!(["Drift"]), external, ("True", "Ready", "")),
+        ("all is there", json!(["Dataset"]), sources(Some("data")), ("True", "Ready", "")),
+    ];
+    for (case, triggers, sources, expected) in cases {
+        let told = status(None, &answer(triggers, &sources, None, None, 0), &[], at(0));
+        let found = said(Some(&told)).unwrap();
+        let (is, reason, words) = expected;
+        assert_eq!((found.0.as_str(), found.1.as_str()), (is, reason), "{case}");
+        assert!(found.2.contains(words), "{case}: {}", found.2);
+    }
+    assert_eq!(said(None), None);
 }
 
 #[test]
@@ -149,7 +171,9 @@ fn one_training_at_a_time_and_none_twice() {
         ("this one failed", with(ended(&name, "Failed", None)), "AlreadyTrained"),
     ];
     for (case, sources, expected) in cases {
-        assert_eq!(word(&answer(json!(["Dataset"]), &sources, None, None, 0)), expected, "{case}");
+        let told = status(None, &Answer::Idle, &sources.jobs, at(0));
+        let told = RetrainingStatus { last_start_time: None, ..told };
+        assert_eq!(word(&answer(json!(["Dataset"]), &sources, None, Some(&told), 0)), expected, "{case}");
     }
 }
 
@@ -210,6 +234,20 @@ fn the_status_keeps_the_last_job_and_tells_the_last_answer() {
     assert_eq!((first.reason.as_deref(), first.last_start_time.clone()), (Some("Started"), Some(Time(at(5)))));
     let then = status(Some(&first), &Answer::Idle, &[], at(9));
     assert_eq!((then.reason.as_deref(), &then.training_job), (Some("Idle"), &first.training_job));
+}
+
+#[test]
+fn a_start_that_a_crash_kept_from_being_told_is_told_once() {
+    let Answer::Start { job: made, because } = answer(json!(["Dataset"]), &sources(Some("newer")), None, None, 0)
+    else {
+        panic!("starts")
+    };
+    // The Dataset has moved on since.
+    let sources = Sources { jobs: vec![(*made).clone()], ..sources(Some("newest")) };
+    let again = answer(json!(["Dataset"]), &sources, None, None, 5);
+    assert_eq!(again, Answer::Start { job: made, because });
+    let told = status(None, &again, &sources.jobs, at(5));
+    assert_eq!(word(&answer(json!(["Dataset"]), &sources, None, Some(&told), 6)), "Running");
 }
 
 #[test]

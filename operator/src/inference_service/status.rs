@@ -7,12 +7,17 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use millrace_contract::decision::{Check, Verdict};
 use millrace_crds::{
-    conditions::{DRIFTED, GATEWAY_READY, OVERRIDDEN, READY, RECONCILING, ROLLOUT_SUCCEEDED, ROUTES_READY, STALLED},
+    conditions::{
+        DRIFTED, GATEWAY_READY, OVERRIDDEN, READY, RECONCILING, RETRAINING_READY, ROLLOUT_SUCCEEDED, ROUTES_READY,
+        STALLED,
+    },
     inference_service::{DriftStatus, InferenceServicePhase, InferenceServiceStatus, RevisionStatus},
     labels::{INFERENCE_SERVICE, REVISION},
 };
 
-use super::{canary::Judgement, drift::drifted_features, overridden, pods::Pods, rehearsal, target::Target};
+use super::{
+    canary::Judgement, drift::drifted_features, overridden, pods::Pods, rehearsal, retraining, target::Target,
+};
 use crate::conditions::{Conditions, Is, find};
 
 /// What was found.
@@ -120,6 +125,7 @@ fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     let working = working(status, seen).filter(|_| stalled.is_none());
     let drifted = seen.drift.map(|(drift, is_raised)| drifted(drift, is_raised));
     let overridden = status.overridden.as_ref().map(overridden::said);
+    let retraining = retraining::said(status.retraining.as_ref());
     let mut conditions = Conditions::new(&mut status.conditions, seen.generation, seen.now);
     put(&mut conditions, READY, Some(ready));
     put(&mut conditions, OVERRIDDEN, overridden);
@@ -128,6 +134,7 @@ fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     put(&mut conditions, STALLED, stalled);
     put(&mut conditions, RECONCILING, working);
     put(&mut conditions, DRIFTED, drifted);
+    put(&mut conditions, RETRAINING_READY, retraining);
 }
 
 fn put(conditions: &mut Conditions<'_>, kind: &str, said: Option<Said>) {

@@ -146,7 +146,7 @@ fn with_job(status: &ModelVersionStatus, asked: Asked, observed: &Observed, now:
         return if now < due { waiting_again(status, attempt, due) } else { Phase::Again(attempt) };
     }
     let report = run_state::report(observed.report.as_ref(), &asked.task.run);
-    match run_state(observed.job.as_ref(), &observed.pods) {
+    match run_state(observed.job.as_ref(), &observed.pods, now) {
         RunState::Absent => Phase::Running(attempt, None),
         RunState::Running { problem } => {
             Phase::Running(attempt, problem.map(Trouble::from).or_else(|| reported(&report)))

@@ -28,6 +28,7 @@ use crate::{
     error::Class,
     events::{self, Kind, Told},
     owner::Owner,
+    run_state,
 };
 
 /// Reconciles it.
@@ -47,7 +48,7 @@ pub async fn reconcile(version: Arc<ModelVersion>, ctx: Arc<Context>) -> Result<
         status::status(&version, &phase, now)
     };
     report(&version, &status, &decisions, &ctx).await?;
-    Ok(next_look(&phase, now))
+    Ok(next_look(&phase, &observed, now))
 }
 
 /// Only for the seeded bug that takes every try for the first.
@@ -71,7 +72,7 @@ fn undecided(version: &ModelVersion) -> ModelVersion {
     version
 }
 
-fn next_look(phase: &Phase, now: Timestamp) -> Action {
+fn next_look(phase: &Phase, observed: &Observed, now: Timestamp) -> Action {
     match phase {
         Phase::Reporting(_, due) | Phase::Backoff(_, due, _) => {
             let wait = Duration::try_from(*due - now).unwrap_or_default();
@@ -79,12 +80,10 @@ fn next_look(phase: &Phase, now: Timestamp) -> Action {
         }
         // The old Job's end is an event; this makes sure.
         Phase::Again(_) => Action::requeue(Duration::from_secs(2)),
-        Phase::Waiting(_)
-        | Phase::Start(_)
-        | Phase::Running(..)
-        | Phase::Evaluated(..)
-        | Phase::Failed(_)
-        | Phase::Decided => Action::await_change(),
+        Phase::Running(..) => run_state::look_at_pod(observed.job.as_ref(), &observed.pods, now),
+        Phase::Waiting(_) | Phase::Start(_) | Phase::Evaluated(..) | Phase::Failed(_) | Phase::Decided => {
+            Action::await_change()
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub async fn observe(training_job: &TrainingJob, cluster: &Cluster) -> Result<Ob
     let pods = pods_of(&job, cluster, &namespace).await?;
     let report = run_state::report(cluster.get::<ConfigMap>(&namespace, name).await?.as_ref(), &uid);
     let mut observed = Observed { pods, report, ..Observed::default() };
-    if super::phase::completed(&job) {
+    if run_state::is_complete(&job) {
         observed.versions = cluster.list::<ModelVersion>(&namespace, "").await?;
         observed.numbers = cluster.get::<ConfigMap>(&namespace, MODEL_NUMBERS).await?;
     }

@@ -17,7 +17,7 @@
 //! deletes is made again and goes on from its checkpoint; only `completionTime` ends that.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use millrace_contract::{Digest, worker::Outcome};
 use millrace_crds::{Dataset, TrainingJob, training_job::Resolved};
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     run_state::{Problem, ProblemReason, Reported, RunState, Trouble, run_state, waiting_problem},
-    training_job::pod::TRAINER,
+    training_job::pod::{self, TRAINER},
 };
 
 /// How long after the end of the Job its report may still come.
@@ -39,7 +39,7 @@ pub const REPORT_WAIT: SignedDuration = SignedDuration::from_secs(120);
 pub enum Phase {
     /// `suspend` is set and nothing was started; also the life of a template of retrainings.
     Suspended,
-    /// The Dataset stands in the way.
+    /// Something must change first.
     Waiting(Waiting),
     /// Everything is there: pin it.
     Start(Box<Resolved>),
@@ -55,7 +55,7 @@ pub enum Phase {
     Ended,
 }
 
-/// What about the Dataset stands in the way.
+/// What stands in the way: the Dataset, or the spec itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waiting {
     /// There is none of this name.
@@ -64,6 +64,8 @@ pub enum Waiting {
     DatasetNotReady(String),
     /// It never had this version, or has forgotten it.
     VersionNotFound(String, Digest),
+    /// These two hyperparameters would be one environment variable.
+    SameVariable(String, String),
 }
 
 /// A Job that has not ended.
@@ -84,7 +86,7 @@ pub fn decide(training_job: &TrainingJob, observed: &Observed, now: Timestamp) -
         return Phase::Ended;
     }
     let Some(_resolved) = status.resolved else { return before_start(training_job, observed.dataset.as_ref()) };
-    match run_state(observed.job.as_ref(), &observed.pods) {
+    match run_state(observed.job.as_ref(), &observed.pods, now) {
         RunState::Absent => {
             Phase::Running(Running { training: false, suspended: training_job.spec.suspend, problem: None })
         }
@@ -94,14 +96,12 @@ pub fn decide(training_job: &TrainingJob, observed: &Observed, now: Timestamp) -
     }
 }
 
-/// Whether the Job ended well.
-pub fn completed(job: &Job) -> bool {
-    run_state(Some(job), &[]) == RunState::Succeeded
-}
-
 fn before_start(training_job: &TrainingJob, dataset: Option<&Dataset>) -> Phase {
     if training_job.spec.suspend {
         return Phase::Suspended;
+    }
+    if let Some((one, other)) = pod::same_variable(&training_job.spec.hyperparameters) {
+        return Phase::Waiting(Waiting::SameVariable(one.to_owned(), other.to_owned()));
     }
     match resolve(training_job, dataset) {
         Ok(resolved) => Phase::Start(Box::new(resolved)),

@@ -28,6 +28,14 @@ fn what_is_missing_of_the_dataset_is_told_apart() {
 }
 
 #[test]
+fn hyperparameters_of_one_variable_keep_the_job_from_starting() {
+    let clash = before(json!({"hyperparameters": {"a-b": "1", "a_b": "2", "c": "3"}}), Some(dataset()));
+    assert_eq!(clash, Phase::Waiting(Waiting::SameVariable("a-b".to_owned(), "a_b".to_owned())));
+    let apart = before(json!({"hyperparameters": {"a-b": "1", "a_c": "2"}}), Some(dataset()));
+    assert!(matches!(apart, Phase::Start(_)), "{apart:?}");
+}
+
+#[test]
 fn the_current_version_is_pinned_unless_a_former_one_is_named() {
     let pinned = |phase| match phase {
         Phase::Start(resolved) => (resolved.content_digest, resolved.dataset_uri),
@@ -71,14 +79,16 @@ fn too_many_gpus_are_told_in_one_sentence() {
     assert_eq!(problem.reason, "Unschedulable");
     assert_eq!(
         problem.message,
-        "needs 16 nvidia.com/gpu per pod and no node has that many free: 0/3 nodes are available"
+        "needs 16 nvidia.com/gpu per pod and no node has that many free: 0/3 nodes are available; it starts by itself once there \
+         is room: add a node, free one, or ask for less"
     );
 }
 
 #[test]
-fn without_gpus_the_schedulers_words_are_passed_on() {
+fn without_gpus_the_schedulers_words_are_passed_on_with_what_helps() {
     let running = running_with(json!({}), vec![unschedulable_pod()], Reported::Nothing);
-    assert_eq!(running.problem.unwrap().message, "no node can take the pod: 0/3 nodes are available");
+    let message = running.problem.unwrap().message;
+    assert!(message.contains("0/3 nodes are available") && message.contains("add a node"), "{message}");
 }
 
 #[test]

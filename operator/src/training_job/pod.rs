@@ -159,9 +159,17 @@ fn trainer_env(run: &Run, spec: &TrainingJobSpec) -> Vec<EnvVar> {
 }
 
 /// `MILLRACE_HP_<NAME>`, in upper case, with `_` for what a variable's name may not hold.
-fn hyperparameter_variable(name: &str) -> String {
+pub fn hyperparameter_variable(name: &str) -> String {
     let fit = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     format!("MILLRACE_HP_{}", name.chars().map(fit).collect::<String>())
+}
+
+/// Two hyperparameters of which the trainer would see only one.
+pub fn same_variable(hyperparameters: &BTreeMap<String, String>) -> Option<(&str, &str)> {
+    let mut known: BTreeMap<String, &str> = BTreeMap::new();
+    hyperparameters
+        .keys()
+        .find_map(|name| known.insert(hyperparameter_variable(name), name).map(|first| (first, &**name)))
 }
 
 /// What launchers of distributed training look for. `RANK` and `WORLD_SIZE` count processes, `NODE_RANK` counts pods.

@@ -26,6 +26,7 @@ use crate::{
     error::Class,
     events::{self, Kind, Told},
     owner::Owner,
+    run_state,
 };
 
 /// Numbers tried at most in one reconcile, when others take them at the same time.
@@ -49,12 +50,10 @@ pub async fn reconcile(training_job: Arc<TrainingJob>, ctx: Arc<Context>) -> Res
         Phase::Reporting(due) => Action::requeue(Duration::try_from(due - now).unwrap_or_default()),
         // The watch of our own status wakes us as well; this makes sure.
         Phase::Start(_) => Action::requeue(Duration::from_secs(1)),
-        Phase::Suspended
-        | Phase::Waiting(_)
-        | Phase::Running(_)
-        | Phase::Trained(_)
-        | Phase::Failed(_)
-        | Phase::Ended => Action::await_change(),
+        Phase::Running(_) => run_state::look_at_pod(observed.job.as_ref(), &observed.pods, now),
+        Phase::Suspended | Phase::Waiting(_) | Phase::Trained(_) | Phase::Failed(_) | Phase::Ended => {
+            Action::await_change()
+        }
     })
 }
 

@@ -16,6 +16,7 @@ use super::{
     ending,
     observe::Observed,
     phase::{Phase, Running, Waiting, run_name},
+    pod::hyperparameter_variable,
 };
 use crate::{
     Error,
@@ -133,8 +134,8 @@ fn say(phase: &Phase, registered: Option<&str>) -> Said {
     match phase {
         Phase::Suspended => Said::suspended("spec.suspend is true; set it to false to start"),
         Phase::Waiting(waiting) => {
-            let (reason, message) = say_waiting(waiting);
-            Said::new(Pending, Summary::Working, reason, message)
+            let (summary, reason, message) = say_waiting(waiting);
+            Said::new(Pending, summary, reason, message)
         }
         Phase::Start(resolved) => Said::new(
             Pending,
@@ -159,22 +160,33 @@ fn say(phase: &Phase, registered: Option<&str>) -> Said {
     }
 }
 
-fn say_waiting(waiting: &Waiting) -> (&'static str, String) {
+fn say_waiting(waiting: &Waiting) -> (Summary, &'static str, String) {
     match waiting {
         Waiting::DatasetNotFound(name) => (
+            Summary::Working,
             "DatasetNotFound",
             format!(
                 "spec.dataset.name: there is no Dataset {name} in this namespace; create it, training then starts by itself"
             ),
         ),
         Waiting::DatasetNotReady(name) => (
+            Summary::Working,
             "DatasetNotReady",
             format!("Dataset {name} has no version yet; see its conditions, training starts with its first version"),
         ),
         Waiting::VersionNotFound(name, digest) => (
+            Summary::Working,
             "DatasetVersionNotFound",
             format!(
                 "spec.dataset.contentDigest: Dataset {name} has no version {digest} among its current and former ones; name one of those or leave it out"
+            ),
+        ),
+        Waiting::SameVariable(one, other) => (
+            Summary::Stuck,
+            "InvalidHyperparameters",
+            format!(
+                "spec.hyperparameters: {one} and {other} would be the same environment variable, {}: rename one of them",
+                hyperparameter_variable(one)
             ),
         ),
     }

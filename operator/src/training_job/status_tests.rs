@@ -27,6 +27,11 @@ fn each_phase_says_where_the_job_stands() {
             TrainingJobPhase::Pending,
             waiting("DatasetNotFound"),
         ),
+        (
+            Phase::Waiting(Waiting::SameVariable("a-b".to_owned(), "a_b".to_owned())),
+            TrainingJobPhase::Pending,
+            vec![(READY, "False", "InvalidHyperparameters"), (STALLED, "True", "InvalidHyperparameters")],
+        ),
         (runs(false, false, None), TrainingJobPhase::Pending, waiting("Starting")),
         (runs(true, false, None), TrainingJobPhase::Running, waiting("Training")),
         (runs(false, false, trouble()), TrainingJobPhase::Pending, waiting("Unschedulable")),
