@@ -112,6 +112,15 @@ async fn every_mistake_has_its_code_and_a_message_that_names_it() {
         ),
         (
             with(&|request| {
+                let output =
+                    pb::model_infer_request::InferRequestedOutputTensor { name: "label".into(), ..Default::default() };
+                request.outputs = vec![output; 1024];
+            }),
+            Code::InvalidArgument,
+            "\"label\" is asked for more than once",
+        ),
+        (
+            with(&|request| {
                 _ = request.parameters.insert("shared_memory_region".into(), pb::InferParameter::default())
             }),
             Code::Unimplemented,

@@ -43,6 +43,11 @@ pub fn count(datatype: Datatype, shape: &[i64], limits: &Limits) -> Result<usize
         return Err(format!("expected a shape of no negative dimension, given {shape:?}"));
     }
     let limit = if datatype == Datatype::Bytes { limits.texts } else { limits.elements };
+    // Beside a 0 an axis may be of any length for nothing, and whoever goes along it would never come to its end.
+    let is_long = |dimension: &&i64| usize::try_from(**dimension).is_ok_and(|length| length > limit);
+    if let (Some(0), Some(long)) = (element_count(shape), shape.iter().find(is_long)) {
+        return Err(format!("shape {shape:?} has a dimension of {long}, the limit is {limit}"));
+    }
     match element_count(shape) {
         None => Err(format!("shape {shape:?} has more elements than can be counted")),
         Some(count) if count > limit => Err(format!("shape {shape:?} has {count} elements, the limit is {limit}")),
@@ -451,6 +456,8 @@ mod tests {
             (vec![-1, 4], "given [-1, 4]"),
             (vec![i64::MAX, 4], "more elements than can be counted"),
             (vec![1 << 40], "the limit is"),
+            (vec![1 << 62, 0], "has a dimension of 4611686018427387904, the limit is"),
+            (vec![0, 1 << 62], "has a dimension of 4611686018427387904, the limit is"),
             (vec![1; 65], "the shape has 65 dimensions, the limit is 64"),
         ] {
             assert!(parse("[1]", Datatype::Fp32, &shape).unwrap_err().contains(word), "{shape:?}");
