@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{Method, StatusCode};
@@ -21,8 +21,9 @@ use millrace_contract::{
     model::{Artifact, ModelFormat},
     repository::Control,
     server::{ServedModel, ServerConfig},
+    server_options::ResponseCache,
 };
-use repository::{multiplier, put, serving, shares_of_all};
+use repository::{multiplier, multiplier_outside, put, serving, shares_of_all, weights};
 use serde_json::{Value, json};
 use support::{Answer, Server};
 
@@ -163,6 +164,59 @@ async fn a_model_whose_rows_depend_on_each_other_is_not_batched_and_says_so() {
     let page = millrace_inference_server::inspect::inspect(&file.display().to_string()).await.unwrap();
     assert!(page.contains("batching\n  each request is run alone: tried with made-up rows"), "{page}");
     Arc::into_inner(server).unwrap().end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_whose_rows_depend_on_each_other_by_little_are_not_batched_either() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["small_shares", "quantized"] {
+        put(folder.path(), name, 1, &std::fs::read(support::model_file(name)).unwrap());
+    }
+    put(folder.path(), "small", 1, &multiplier(4, 1e-6));
+    let server = Server::ready(serving(folder.path(), Control::None)).await;
+    for (state, model) in [("rows_depend", "small_shares"), ("rows_depend", "quantized"), ("shared", "small")] {
+        let line = format!("millrace_server_batching{{state=\"{state}\",model=\"{model}\"");
+        assert_eq!(server.metric(&line).await, Some(1.0), "{line}");
+    }
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_former_weights_are_forgotten_although_the_model_file_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = put(folder.path(), "m", 1, &multiplier_outside(4));
+    let beside = file.with_file_name("weights");
+    std::fs::write(&beside, weights(4, 1.0)).unwrap();
+    let cached = serving(folder.path(), Control::Explicit);
+    let server = Server::ready(ServerConfig { response_cache: Some(ResponseCache::default()), ..cached }).await;
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!((first(&server, "m").await, first(&server, "m").await), (json!(4.0), json!(4.0)));
+    // A new file in place of the former one, as whoever reads that one may still do.
+    let unseen = folder.path().join("weights");
+    std::fs::write(&unseen, weights(4, 2.0)).unwrap();
+    std::fs::File::open(&unseen).unwrap().set_modified(SystemTime::now() + Duration::from_secs(2)).unwrap();
+    std::fs::rename(unseen, beside).unwrap();
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!(first(&server, "m").await, json!(8.0));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_are_repaired_leave_no_trouble_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier(4, 1.0));
+    let settings = folder.path().join("m/config.json");
+    std::fs::write(&settings, r#"{"concurrency": 1}"#).unwrap();
+    let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    std::fs::write(&settings, "{").unwrap();
+    assert_eq!(load(&server, "m").await.status, StatusCode::BAD_REQUEST);
+    let told = index(&server).await;
+    assert!(told[0].starts_with("m 1 READY still the former file: InvalidConfig"), "{told:?}");
+    std::fs::write(&settings, r#"{"concurrency": 1}"#).unwrap();
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!(index(&server).await, ["m 1 READY"]);
+    server.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
