@@ -100,7 +100,7 @@ impl Door {
         let outputs = match core {
             Some((inline, core)) => {
                 inline.push(core, entry);
-                // Its turn comes within microseconds, and looks at the deadline: no timer is worth it.
+                // Its turn comes within microseconds, and looks at the deadline: no timer is worth it. Who moves it to a lane sets one.
                 (&mut waiting).await?
             }
             None => {

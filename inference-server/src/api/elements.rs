@@ -7,6 +7,7 @@ use half::f16;
 use millrace_engine::{Data, Datatype, element_count};
 
 use super::{
+    halves,
     message::Limits,
     numbers,
     scan::{Cursor, Fault},
@@ -253,8 +254,11 @@ fn fp64(cursor: &mut Cursor<'_>, datatype: Datatype) -> Result<f64, Trouble> {
 }
 
 fn fp16(cursor: &mut Cursor<'_>) -> Result<f16, Trouble> {
+    cursor.peek();
+    let start = cursor.at();
     let wide = fp64(cursor, Datatype::Fp16)?;
-    let narrow = f16::from_f64(wide);
+    let written = cursor.bytes().get(start..cursor.at()).and_then(|written| std::str::from_utf8(written).ok());
+    let narrow = halves::nearest(wide, written.unwrap_or_default());
     if narrow.is_infinite() && wide.is_finite() {
         return out_of_range(&wide.to_string(), Datatype::Fp16);
     }
@@ -391,6 +395,7 @@ mod tests {
             ("[-2147483648, 2147483647]", Datatype::Int32, Data::Int32(vec![i32::MIN, i32::MAX])),
             ("[-9223372036854775808, 9223372036854775807]", Datatype::Int64, Data::Int64(vec![i64::MIN, i64::MAX])),
             ("[65504, -0.5]", Datatype::Fp16, Data::Fp16(vec![f16::MAX, f16::from_f32(-0.5)])),
+            ("[ 1.0004882812500000000000001]", Datatype::Fp16, Data::Fp16(vec![f16::from_bits(0x3c01)])),
             ("[3.4028235e38, 0.1, 1E-3]", Datatype::Fp32, Data::Fp32(vec![f32::MAX, 0.1, 0.001])),
             ("[1.7976931348623157e308, 0.1]", Datatype::Fp64, Data::Fp64(vec![f64::MAX, 0.1])),
             (r#"["a", "\u00e9", ""]"#, Datatype::Bytes, Data::Bytes(vec!["a".into(), "é".into(), String::new()])),
