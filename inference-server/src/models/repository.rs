@@ -262,9 +262,7 @@ impl Models {
         })?;
         if let Some((spec, failure)) = self.bring_all_up(&specs).await.into_iter().next() {
             // Nobody tries again by itself: it is not on its way.
-            if let Some(Standing::Loading(trouble)) = self.standing(&spec.key) {
-                self.set(&spec.key, Standing::Unavailable(trouble));
-            }
+            self.change(|table| table.give_up(&spec.key));
             return Err(failed(&failure.trouble()));
         }
         self.retire_others(name, &specs).await;

@@ -171,6 +171,16 @@ impl Table {
         }
     }
 
+    /// A version that is on its way is not any more.
+    pub fn give_up(&mut self, key: &Key) {
+        let standing = self.models.get_mut(&key.0).and_then(|versions| versions.get_mut(&key.1));
+        if let Some(standing) = standing
+            && let Standing::Loading(trouble) = &*standing
+        {
+            *standing = Standing::Unavailable(trouble.clone());
+        }
+    }
+
     /// The file of a version is as it should be again: what was told of it is over.
     pub fn trouble_is_over(&mut self, key: &Key) {
         let standing = self.models.get_mut(&key.0).and_then(|versions| versions.get_mut(&key.1));
@@ -280,9 +290,14 @@ mod tests {
         let rows: Vec<String> = table.index().iter().map(|row| format!("{} {}", row.state, row.reason)).collect();
         let told = "UNAVAILABLE InvalidConfig: no JSON";
         assert_eq!(rows, [told, "UNLOADING Unloading: it is being unloaded", told], "m 1, m 2, new");
+        table.give_up(&key("m", "2"));
         table.trouble_is_over(&key("m", "2"));
         table.trouble_is_over(&key("other", "2"));
-        assert_eq!(table.index().len(), 3);
+        let states = |table: &Table| table.index().iter().map(|row| row.state).collect::<Vec<_>>();
+        assert_eq!(states(&table), ["UNAVAILABLE", "UNLOADING", "UNAVAILABLE"]);
+        table.set(&key("m", "1"), Standing::Loading(trouble));
+        table.give_up(&key("m", "1"));
+        assert_eq!(states(&table), ["UNAVAILABLE", "UNLOADING", "UNAVAILABLE"]);
     }
 
     #[test]
