@@ -18,7 +18,7 @@ pub struct Limits {
     #[schemars(extend("minimum" = 1))]
     pub tensor_bytes: u64,
     /// Deepest nesting of a JSON body. Default 32.
-    #[schemars(extend("minimum" = 1, "maximum" = 512))]
+    #[schemars(extend("minimum" = 1, "maximum" = 64))]
     pub json_depth: u32,
     /// Largest JSON part of a body, in bytes; binary tensors after it do not count. Default 64 MiB.
     #[schemars(extend("minimum" = 1))]
@@ -38,6 +38,11 @@ pub struct Limits {
     /// Most inference requests in the whole server, from the head read to the answer made. Default 8,192.
     #[schemars(extend("minimum" = 1))]
     pub requests: u32,
+    /// Most bytes of request bodies and answers in the whole server, from the first byte of a body until the last of its answer has gone; a
+    /// request that is alone may hold more. Default: a quarter of the container's memory, at most 1 GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 1))]
+    pub in_flight_bytes: Option<u64>,
     /// Longest that TLS and the head of a request may take, in milliseconds. Default 10,000.
     #[schemars(extend("minimum" = 1, "maximum" = 86_400_000))]
     pub head_milliseconds: u64,
@@ -65,6 +70,7 @@ impl Default for Limits {
             connections: 10_000,
             streams: 256,
             requests: 8_192,
+            in_flight_bytes: None,
             head_milliseconds: 10_000,
             body_milliseconds: 30_000,
             write_milliseconds: 30_000,

@@ -39,16 +39,28 @@ pub(crate) fn may_fall_back(placement: &Placement, error: &LoadError) -> bool {
 }
 
 fn providers(placement: &Placement, fixed: bool) -> Vec<ExecutionProviderDispatch> {
-    let (id, graphs) = (i32::try_from(placement.device_id).unwrap_or(i32::MAX), placement.graphs && fixed);
-    let cuda = CUDA::default().with_device_id(id);
+    let graphs = placement.graphs && fixed;
     match placement.device {
         Device::Cpu => Vec::new(),
-        Device::Cuda => vec![cuda.with_cuda_graph(graphs).build().error_on_failure()],
+        Device::Cuda => vec![cuda(placement, graphs).build().error_on_failure()],
         Device::TensorRt => vec![
-            TensorRT::default().with_device_id(id).with_cuda_graph(graphs).build().error_on_failure(),
-            cuda.build().error_on_failure(),
+            tensor_rt(placement, graphs).build().error_on_failure(),
+            // What TensorRT does not take runs here, beside its graphs.
+            cuda(placement, false).build().error_on_failure(),
         ],
     }
+}
+
+fn id(placement: &Placement) -> i32 {
+    i32::try_from(placement.device_id).unwrap_or(i32::MAX)
+}
+
+fn cuda(placement: &Placement, graphs: bool) -> CUDA {
+    CUDA::default().with_device_id(id(placement)).with_cuda_graph(graphs)
+}
+
+fn tensor_rt(placement: &Placement, graphs: bool) -> TensorRT {
+    TensorRT::default().with_device_id(id(placement)).with_cuda_graph(graphs)
 }
 
 /// The library that is loaded was built with the provider.
@@ -109,6 +121,20 @@ mod tests {
         assert_eq!(error.reason(), "NoCudaDevice");
         assert!(error.to_string().starts_with("CUDA device 1 cannot be used: no driver"), "{error}");
         assert!(gpu_present(&placement, |path| path == "/dev/nvidiactl").is_ok());
+    }
+
+    #[test]
+    fn the_gpu_that_was_asked_for_is_the_one_that_the_providers_are_told() {
+        let placement = Placement { device: Device::TensorRt, device_id: 3, ..Placement::default() };
+        // The options can be read in no other way.
+        let told = [format!("{:?}", cuda(&placement, false)), format!("{:?}", tensor_rt(&placement, true))];
+        for told in &told {
+            assert!(told.contains("\"device_id\"") && told.contains("\"3\""), "{told}");
+        }
+        assert_eq!(
+            (providers(&placement, true).len(), id(&Placement { device_id: u32::MAX, ..placement })),
+            (2, i32::MAX)
+        );
     }
 
     #[test]

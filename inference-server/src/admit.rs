@@ -100,7 +100,7 @@ impl Door {
         let outputs = match core {
             Some((inline, core)) => {
                 inline.push(core, entry);
-                // Its turn comes within microseconds, and looks at the deadline: no timer is worth it.
+                // Its turn comes within microseconds, and looks at the deadline: no timer is worth it. Who moves it to a lane sets one.
                 (&mut waiting).await?
             }
             None => {
@@ -137,8 +137,13 @@ fn has_equal_rows(inputs: &[NamedTensor]) -> bool {
     first.is_some_and(|first| first > 0) && inputs.iter().all(|input| rows(input) == first)
 }
 
+/// Asked for again and again, a large output would make an answer many times as large as any the model gives. Ends at the first name that is
+/// there twice, so it looks at no more names than the model has.
 fn check_wanted(tensors: &Tensors, wanted: &[Wanted]) -> Result<(), Refusal> {
-    for Wanted { name, .. } in wanted {
+    for (index, Wanted { name, .. }) in wanted.iter().enumerate() {
+        if wanted[..index].iter().any(|before| before.name == *name) {
+            return Err(Refusal::new(Reason::InvalidTensor, format!("output {name:?} is asked for more than once")));
+        }
         if !tensors.outputs.iter().any(|spec| spec.name == *name) {
             let has: Vec<&str> = tensors.outputs.iter().map(|spec| spec.name.as_str()).collect();
             let message = format!("output {name:?} is unknown; the model has {}", has.join(", "));

@@ -16,7 +16,7 @@ use millrace_engine::NamedTensor;
 use crate::{
     cache::{self, ModelCache, ResponseCache},
     errors::{Reason, Refusal},
-    limits::Limits,
+    limits::{Budget, Limits},
     metrics::{Metrics, ModelMetrics},
     payload_log::{Draft, PayloadLog, Source},
     runtime::{Observer, Ran, Serving},
@@ -35,6 +35,8 @@ pub struct Beside {
     pub limits: Arc<Limits>,
     /// Spans and lines.
     pub telemetry: Arc<Telemetry>,
+    /// What requests and answers may hold together.
+    pub budget: Arc<Budget>,
     cache: Option<Arc<ResponseCache>>,
     payload_log: Option<Arc<PayloadLog>>,
     requests: AtomicUsize,
@@ -65,6 +67,7 @@ impl Beside {
         let log = |log| PayloadLog::start(log, boot_id, Arc::clone(metrics));
         let telemetry = Telemetry::start(config.traces.as_ref(), config.access_log.as_ref(), metrics);
         Ok(Arc::new(Self {
+            budget: Budget::new(limits.in_flight_bytes),
             limits: Arc::new(limits),
             telemetry: Arc::new(telemetry.map_err(|error| invalid(&error))?),
             cache: config.response_cache.as_ref().map(ResponseCache::new),
@@ -77,6 +80,7 @@ impl Beside {
     pub fn none() -> Arc<Self> {
         Arc::new(Self {
             limits: Arc::default(),
+            budget: Budget::new(Limits::default().in_flight_bytes),
             telemetry: Arc::new(Telemetry::off()),
             cache: None,
             payload_log: None,
@@ -99,8 +103,8 @@ impl Beside {
         Err(Refusal::new(Reason::QueueFull, message))
     }
 
-    /// Puts cache and log at the door of a model, before anybody asks it.
-    pub fn attend(&self, serving: &Serving, observers: &[Arc<dyn Observer>]) {
+    /// Puts cache and log at the door of a model, before anybody asks it. `fingerprint` tells its files from later ones at the same place.
+    pub fn attend(&self, serving: &Serving, fingerprint: &str, observers: &[Arc<dyn Observer>]) {
         if self.cache.is_none() && self.payload_log.is_none() {
             return;
         }
@@ -111,7 +115,7 @@ impl Beside {
             digest: serving.digest.clone(),
         };
         let aside = Aside {
-            cache: self.cache.as_ref().map(|cache| cache.of(name, version, &serving.digest)),
+            cache: self.cache.as_ref().map(|cache| cache.of(name, version, &serving.digest, fingerprint)),
             log: self.payload_log.clone(),
             source: Arc::new(source),
             observers: observers.into(),
@@ -193,6 +197,7 @@ mod tests {
     fn no_more_requests_are_answered_at_the_same_time_than_may_be() {
         let beside = Beside {
             limits: Arc::new(Limits { requests: 2, ..Limits::default() }),
+            budget: Budget::new(1),
             telemetry: Arc::new(Telemetry::off()),
             cache: None,
             payload_log: None,

@@ -1,6 +1,6 @@
 //! Answers kept for requests with the same inputs to the same model. Off unless configured; bounded by entries and bytes, over all models.
 //!
-//! A key is the model (name, version, digest of its bytes) and its inputs in the model's own order. Inputs are found by a 64-bit hash and
+//! A key is the model (name, version, digest of its bytes, fingerprint of the files beside it) and its inputs in the model's own order. Inputs are found by a 64-bit hash and
 //! then compared in full, bit by bit: with a hash alone, of whatever length that is quick enough, one client could look for inputs that
 //! collide and be answered, or have others answered, with what belongs to different ones. The comparison costs less than the hash.
 
@@ -28,6 +28,8 @@ struct Model {
     name: String,
     version: String,
     digest: String,
+    /// Weights may lie in files of their own, which the digest does not cover.
+    fingerprint: String,
 }
 
 /// The cache of the process.
@@ -114,9 +116,10 @@ impl ResponseCache {
     }
 
     /// The cache for one loaded model.
-    pub fn of(self: &Arc<Self>, name: &str, version: Option<&str>, digest: &str) -> ModelCache {
-        let version = version.unwrap_or_default();
-        let model = Model { name: name.to_owned(), version: version.to_owned(), digest: digest.to_owned() };
+    pub fn of(self: &Arc<Self>, name: &str, version: Option<&str>, digest: &str, fingerprint: &str) -> ModelCache {
+        let [name, version, digest, fingerprint] =
+            [name, version.unwrap_or_default(), digest, fingerprint].map(str::to_owned);
+        let model = Model { name, version, digest, fingerprint };
         ModelCache { cache: Arc::clone(self), model: Arc::new(model) }
     }
 
@@ -184,7 +187,7 @@ macro_rules! on_numbers {
 
 fn hash_of(seed: u64, model: &Model, inputs: &[NamedTensor]) -> u64 {
     let mut hasher = Xxh3::with_seed(seed);
-    for part in [&model.name, &model.version, &model.digest] {
+    for part in [&model.name, &model.version, &model.digest, &model.fingerprint] {
         hasher.update(part.as_bytes());
         hasher.update(&[0]);
     }
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn equal_inputs_are_answered_from_the_cache_and_no_others() {
-        let model = cache(100, 1 << 20).of("m", None, "d");
+        let model = cache(100, 1 << 20).of("m", None, "d", "");
         assert_eq!(ask(&model, &number(1.0), 10.0), None);
         assert_eq!(ask(&model, &number(1.0), 99.0), Some(10.0));
         for (index, other) in [
@@ -267,35 +270,45 @@ mod tests {
     }
 
     #[test]
-    fn nothing_crosses_from_one_model_version_or_digest_to_another() {
+    fn nothing_crosses_from_one_model_version_or_file_to_another() {
         let cache = cache(100, 1 << 20);
-        for (index, (name, version, digest)) in
-            [("a", None, "d"), ("b", None, "d"), ("a", Some("2"), "d"), ("a", None, "e")].into_iter().enumerate()
-        {
-            let model = cache.of(name, version, digest);
-            assert_eq!(ask(&model, &number(1.0), index as f32), None, "{name} {version:?} {digest}");
+        let models = [
+            ("a", None, "d", ""),
+            ("b", None, "d", ""),
+            ("a", Some("2"), "d", ""),
+            ("a", None, "e", ""),
+            ("a", None, "d", "weights changed"),
+        ];
+        for (index, (name, version, digest, fingerprint)) in models.into_iter().enumerate() {
+            let model = cache.of(name, version, digest, fingerprint);
+            assert_eq!(ask(&model, &number(1.0), index as f32), None, "{name} {version:?} {digest} {fingerprint}");
         }
-        assert_eq!(ask(&cache.of("a", None, "d"), &number(1.0), 99.0), Some(0.0), "loaded again, it is still known");
+        let again = cache.of("a", None, "d", "");
+        assert_eq!(ask(&again, &number(1.0), 99.0), Some(0.0), "loaded again, it is still known");
     }
 
     #[test]
     fn equal_hashes_do_not_make_inputs_equal() {
-        let model = Arc::new(Model { name: "m".into(), version: String::new(), digest: "d".into() });
+        let of = |name: &str| {
+            let [name, version, digest, fingerprint] = [name, "", "d", ""].map(str::to_owned);
+            Arc::new(Model { name, version, digest, fingerprint })
+        };
+        let model = of("m");
         let key = Key { model: Arc::clone(&model), hash: 7, inputs: number(1.0).into() };
         assert!(Query { model: &model, hash: 7, inputs: &number(1.0) }.equivalent(&key));
         assert!(!Query { model: &model, hash: 7, inputs: &number(2.0) }.equivalent(&key));
-        let other = Arc::new(Model { name: "n".into(), version: String::new(), digest: "d".into() });
+        let other = of("n");
         assert!(!Query { model: &other, hash: 7, inputs: &number(1.0) }.equivalent(&key));
     }
 
     #[test]
     fn entries_and_bytes_are_bounded() {
         let by_entries = cache(64, 1 << 30);
-        let model = by_entries.of("m", None, "d");
+        let model = by_entries.of("m", None, "d", "");
         (0..1000_u16).for_each(|value| _ = ask(&model, &number(value.into()), 0.0));
         assert!((1..=64).contains(&by_entries.len()), "{} entries", by_entries.len());
         let by_bytes = cache(1_000_000, 1 << 20);
-        let model = by_bytes.of("m", None, "d");
+        let model = by_bytes.of("m", None, "d", "");
         for value in 0..2000_u16 {
             let large = inputs(&[1000], Data::Fp32(vec![value.into(); 1000]));
             if let Err(Some(place)) = model.find(&large) {

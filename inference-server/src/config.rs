@@ -475,7 +475,8 @@ mod tests {
                 "batching.maxSize is 5000, it must be from 1 to 4096; left out, it is 32",
             ),
             (r#", "limits": {"connections": 0}"#, "limits.connections is 0, it must be at least 1"),
-            (r#", "limits": {"jsonDepth": -1}"#, "limits.jsonDepth is -1, it must be from 1 to 512"),
+            (r#", "limits": {"jsonDepth": -1}"#, "limits.jsonDepth is -1, it must be from 1 to 64"),
+            (r#", "limits": {"jsonDepth": 65}"#, "limits.jsonDepth is 65, it must be from 1 to 64"),
             (
                 r#", "payloadLog": {"sink": {"kind": "parquet", "uri": "s3://b"}, "sampleRate": 1.5}"#,
                 "payloadLog.sampleRate is 1.5",

@@ -31,7 +31,7 @@ use crate::{
     front::Front,
     gated::Gated,
     inline::{become_core, is_alone},
-    limits::{Guarded, Limits, Watch, drive},
+    limits::{FIRST_REQUEST, Guarded, Limits, Sent, Watch, drive},
     metrics::{Closed, Metrics},
     tls::Tls,
 };
@@ -113,24 +113,41 @@ impl Cores {
         let mut next = 0;
         loop {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-            let stream = match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
-                Ok(stream) => stream,
-                Err(_) => {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             };
-            // A request and its answer are small; waiting to fill a segment would only delay them.
-            _ = stream.set_nodelay(true);
-            // Equally loaded cores take turns.
-            next = (next + 1) % self.cores.len();
-            let fewest = (0..self.cores.len())
-                .map(|step| &self.cores[(next + step) % self.cores.len()])
-                .min_by_key(|core| core.open.load(Ordering::Relaxed));
-            if let Some(core) = fewest {
-                core.open.fetch_add(1, Ordering::Relaxed);
-                _ = core.connections.send(Dealt { stream, place }).await;
+            let Ok(stream) = stream.into_std() else { continue };
+            next += 1;
+            self.deal(stream, place, next).await;
+        }
+    }
+
+    /// Accepts those who wait at the listener already, with which they would be reset, and closes it.
+    pub async fn accept_last(&self, listener: TcpListener) {
+        // Asked itself: what the event loop knows of it may be a moment old.
+        let Ok(listener) = listener.into_std() else { return };
+        let mut next = 0;
+        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
+            && let Ok((stream, _)) = listener.accept()
+        {
+            next += 1;
+            if stream.set_nonblocking(true).is_ok() {
+                self.deal(stream, place, next).await;
             }
+        }
+    }
+
+    /// Gives a connection to the core that owns the fewest; equally loaded ones take `turn`s.
+    async fn deal(&self, stream: std::net::TcpStream, place: OwnedSemaphorePermit, turn: usize) {
+        // A request and its answer are small; waiting to fill a segment would only delay them.
+        _ = stream.set_nodelay(true);
+        let fewest = (0..self.cores.len())
+            .map(|step| &self.cores[(turn + step) % self.cores.len()])
+            .min_by_key(|core| core.open.load(Ordering::Relaxed));
+        if let Some(core) = fewest {
+            core.open.fetch_add(1, Ordering::Relaxed);
+            _ = core.connections.send(Dealt { stream, place }).await;
         }
     }
 
@@ -148,17 +165,8 @@ async fn serve(ways: Ways, mut dealt: mpsc::Receiver<Dealt>, open: Arc<AtomicUsi
     let builder = Arc::new(builder);
     let connections = TaskTracker::new();
     let told = stopped.clone();
-    loop {
-        let Dealt { stream, place } = tokio::select! {
-            dealt = dealt.recv() => match dealt {
-                Some(dealt) => dealt,
-                // Who tells it to stop also deals no more; which of the two is seen first is chance.
-                None if told.borrow().is_some() => break,
-                None => return false,
-            },
-            _ = stopped.wait_for(Option::is_some) => break,
-        };
-        let (ways, builder, stopped, open) = (ways.clone(), Arc::clone(&builder), stopped.clone(), Arc::clone(&open));
+    let take = |Dealt { stream, place }| {
+        let (ways, builder, stopped, open) = (ways.clone(), Arc::clone(&builder), told.clone(), Arc::clone(&open));
         connections.spawn(async move {
             let open = Owned(open);
             if let Ok(stream) = TcpStream::from_std(stream) {
@@ -168,9 +176,25 @@ async fn serve(ways: Ways, mut dealt: mpsc::Receiver<Dealt>, open: Arc<AtomicUsi
             }
             drop((open, place));
         });
+    };
+    loop {
+        tokio::select! {
+            next = dealt.recv() => match next {
+                Some(next) => take(next),
+                // Who tells it to stop also deals no more; which of the two is seen first is chance.
+                None if told.borrow().is_some() => break,
+                None => return false,
+            },
+            _ = stopped.wait_for(Option::is_some) => break,
+        }
+    }
+    // Those who were accepted before the end have sent their request, or are about to.
+    dealt.close();
+    while let Some(next) = dealt.recv().await {
+        take(next);
     }
     connections.close();
-    let patience = (*stopped.borrow()).unwrap_or_default();
+    let patience = (*told.borrow()).unwrap_or_default();
     tokio::time::timeout(patience, connections.wait()).await.is_ok()
 }
 
@@ -186,9 +210,13 @@ async fn connection(
     let Some(tls) = &ways.tls else {
         return drive_http(ways, builder, Guarded::new(stream, Arc::clone(&watch)), watch, open, stopped).await;
     };
+    let late = async {
+        _ = stopped.wait_for(Option::is_some).await;
+        tokio::time::sleep(FIRST_REQUEST).await;
+    };
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(ways.limits.head, tls.accept(stream)) => shaken,
-        _ = stopped.wait_for(Option::is_some) => return None,
+        () = late => return None,
     };
     match shaken {
         Ok(Ok(stream)) => {
@@ -219,8 +247,10 @@ where
         is_alone(request.version() <= Version::HTTP_11 && open.load(Ordering::Relaxed) == 1);
         async move {
             let response = front.answer(request).await;
-            drop(in_flight);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|reply| {
+                let flow = reply.flow();
+                Sent::new(reply, in_flight, flow)
+            }))
         }
     });
     let stop = Gated::new(async move { _ = stopped.wait_for(Option::is_some).await });
@@ -235,3 +265,7 @@ impl Drop for Owned {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "cores_tests.rs"]
+mod tests;

@@ -25,6 +25,8 @@ pub enum Reason {
     SlowBody,
     /// The queue is full.
     QueueFull,
+    /// Requests and answers hold all the memory that they may.
+    MemoryFull,
     /// It waited longer than it may, and was not run.
     QueueTimeout,
     /// The model is not loaded, or not yet.
@@ -52,7 +54,7 @@ pub struct Facts {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidRequest,
         Self::InvalidTensor,
         Self::Unsupported,
@@ -62,6 +64,7 @@ impl Reason {
         Self::BodyTooLarge,
         Self::SlowBody,
         Self::QueueFull,
+        Self::MemoryFull,
         Self::QueueTimeout,
         Self::NotReady,
         Self::Stopping,
@@ -82,6 +85,7 @@ impl Reason {
             Self::BodyTooLarge => row(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "body_too_large", None),
             Self::SlowBody => row(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, "slow_body", None),
             Self::QueueFull => row(StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "queue_full", Some(1)),
+            Self::MemoryFull => row(StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "memory_full", Some(1)),
             Self::QueueTimeout => {
                 row(StatusCode::SERVICE_UNAVAILABLE, Code::DeadlineExceeded, "queue_timeout", Some(1))
             }
@@ -129,6 +133,7 @@ mod tests {
     #[test]
     fn a_client_is_told_when_to_come_back_exactly_where_coming_back_helps() {
         let told: Vec<Reason> = Reason::ALL.into_iter().filter(|reason| reason.facts().retry_after.is_some()).collect();
-        assert_eq!(told, [Reason::QueueFull, Reason::QueueTimeout, Reason::NotReady, Reason::Stopping]);
+        let again = [Reason::QueueFull, Reason::MemoryFull, Reason::QueueTimeout, Reason::NotReady, Reason::Stopping];
+        assert_eq!(told, again);
     }
 }

@@ -21,10 +21,11 @@ use tower::ServiceExt;
 use crate::{
     api::{
         answer::Chunks,
-        grpc::{Grpc, is_grpc},
+        grpc::{self, Grpc, is_grpc},
         http::{Api, router},
     },
-    limits::{Patience, SlowBody, TooSlow},
+    errors::{Reason, Refusal},
+    limits::{Broken, Ending, Flow, Metered, Patience, SlowBody},
 };
 
 /// What all connections share.
@@ -42,13 +43,55 @@ impl fmt::Debug for Front {
 
 /// The body of an answer.
 #[derive(Debug)]
-pub enum Reply {
+pub struct Reply {
+    form: Form,
+    /// What it holds of the budget.
+    flow: Option<Arc<Flow>>,
+    /// The body of the request was not read to its end.
+    to_unread: bool,
+}
+
+#[derive(Debug)]
+enum Form {
     /// An inference answer.
     Chunks(Chunks),
     /// An answer over gRPC.
     Grpc(tonic::body::Body),
     /// Anything else.
     Boxed(Boxed),
+}
+
+impl Reply {
+    fn new(form: Form) -> Self {
+        Self { form, flow: None, to_unread: false }
+    }
+
+    /// An inference answer.
+    pub fn of_chunks(body: Chunks) -> Self {
+        Self::new(Form::Chunks(body))
+    }
+
+    /// Another answer.
+    pub fn boxed(body: Boxed) -> Self {
+        Self::new(Form::Boxed(body))
+    }
+
+    /// It keeps `flow` until it has gone.
+    #[must_use]
+    pub fn holding(self, flow: Arc<Flow>) -> Self {
+        Self { flow: Some(flow), ..self }
+    }
+
+    /// It answers a request of which the rest is not wanted any more.
+    #[must_use]
+    pub fn to_unread(self) -> Self {
+        Self { to_unread: true, ..self }
+    }
+
+    /// What it holds.
+    pub fn flow(&self) -> Option<Arc<Flow>> {
+        self.flow.clone()
+    }
 }
 
 impl Front {
@@ -65,34 +108,50 @@ impl Front {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
+        let flow = Flow::new(&self.api.beside.budget);
         if is_grpc(request.headers()) {
-            let limit = if is_stream(request.uri().path()) { Duration::MAX } else { self.api.body_timeout };
-            let request = request.map(|body| SlowBody::new(body, limit, Patience::Whole).map_err(too_slow));
-            return self.grpc.answer(request).await.map(Reply::Grpc);
+            return self.answer_grpc(request, flow).await;
         }
         let is_http1 = request.version() <= Version::HTTP_11;
         let (head, body) = request.into_parts();
         let infer = Infer::of_path(head.uri.path()).filter(|_| head.method == Method::POST);
         let mut response = match infer {
-            Some(Infer { model, version }) => self.api.infer(model, version, &head.headers, body).await,
+            Some(Infer { model, version }) => self.api.infer((model, version), &head.headers, body, flow).await,
             None => {
-                let body = SlowBody::new(body, self.api.body_timeout, Patience::Whole);
+                let body = Metered::new(SlowBody::new(body, self.api.body_timeout, Patience::Whole), flow);
                 self.elsewhere(Request::from_parts(head, Boxed::new(body))).await
             }
         };
         // While the server is stopping, an HTTP/1.1 client is asked to come back over a new connection, which then goes elsewhere.
         // Where a body was not read to its end the connection cannot go on either, and the client must know before it sends more on it.
-        let is_unread = matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT);
-        if is_http1 && (is_unread || self.api.status.is_stopping()) {
+        let is_cut = matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT);
+        if is_http1 && (is_cut || response.body().to_unread || self.api.status.is_stopping()) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
+    async fn answer_grpc<B>(&self, mut request: Request<B>, flow: Arc<Flow>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let is_stream = is_stream(request.uri().path());
+        let limit = if is_stream { Duration::MAX } else { self.api.body_timeout };
+        request.extensions_mut().insert(Arc::clone(&flow));
+        let (api, held) = (Arc::clone(&self.api), Arc::clone(&flow));
+        let request = request.map(|body| {
+            let body = Metered::new(SlowBody::new(body, limit, Patience::Whole), held);
+            let end = is_stream.then(|| api.status.ending());
+            Ending::new(body, end).map_err(move |error| in_grpc(&api, error))
+        });
+        self.grpc.answer(request).await.map(|body| Reply::new(Form::Grpc(body)).holding(flow))
+    }
+
     async fn elsewhere(&self, request: Request<Boxed>) -> Response<Reply> {
         let routed: Result<_, Infallible> = self.routes.clone().oneshot(request).await;
         match routed {
-            Ok(response) => response.map(Reply::Boxed),
+            Ok(response) => response.map(Reply::boxed),
             Err(never) => match never {},
         }
     }
@@ -103,9 +162,17 @@ fn is_stream(path: &str) -> bool {
     path.ends_with("/ModelStreamInfer") || path.ends_with("/ServerReflectionInfo")
 }
 
-/// A body that did not come in time, in gRPC's own word.
-fn too_slow(error: Box<dyn std::error::Error + Send + Sync>) -> Box<dyn std::error::Error + Send + Sync> {
-    if error.is::<TooSlow>() { Box::new(tonic::Status::deadline_exceeded(error.to_string())) } else { error }
+/// Why a body came to an end before its own, in gRPC's words. Nobody else sees, and counts, that there was such a request.
+fn in_grpc(api: &Api, broken: Broken) -> tonic::Status {
+    let (reason, message) = match broken {
+        Broken::TooSlow(slow) => (Reason::SlowBody, slow.to_string()),
+        Broken::UsedUp(full) => (Reason::MemoryFull, full.to_string()),
+        Broken::Ended(ended) => return tonic::Status::unavailable(ended.to_string()),
+        Broken::Wire(error) => return tonic::Status::from_error(error),
+    };
+    let refusal = Refusal::new(reason, message);
+    api.metrics.refused(&refusal);
+    grpc::status(&refusal)
 }
 
 /// A path that asks for inference.
@@ -137,26 +204,26 @@ impl Body for Reply {
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Chunks(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Self::Grpc(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
-            Self::Boxed(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+        match &mut self.get_mut().form {
+            Form::Chunks(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Form::Grpc(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Form::Boxed(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Chunks(body) => body.is_end_stream(),
-            Self::Grpc(body) => body.is_end_stream(),
-            Self::Boxed(body) => body.is_end_stream(),
+        match &self.form {
+            Form::Chunks(body) => body.is_end_stream(),
+            Form::Grpc(body) => body.is_end_stream(),
+            Form::Boxed(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Chunks(body) => body.size_hint(),
-            Self::Grpc(body) => body.size_hint(),
-            Self::Boxed(body) => body.size_hint(),
+        match &self.form {
+            Form::Chunks(body) => body.size_hint(),
+            Form::Grpc(body) => body.size_hint(),
+            Form::Boxed(body) => body.size_hint(),
         }
     }
 }

@@ -122,13 +122,34 @@ impl Inline {
             Next::WaitUntil(_) | Next::Idle => {}
         }
         if !self.place.is_inline() {
-            for entry in queue.drain() {
-                // A closed schedule drops it, which answers it.
-                _ = self.schedule.push(entry);
-            }
+            self.hand_over(queue);
         }
         *led = !queue.is_empty();
         *led
+    }
+
+    /// Moves what waits here to the lanes. Whoever waits for it has set no timer, as its turn would have come at once; on a lane it may come
+    /// after its deadline.
+    fn hand_over(&self, queue: &mut Queue) {
+        let mut deadlines = Vec::new();
+        for entry in queue.drain() {
+            let deadline = entry.work.deadline;
+            // A closed schedule drops it, which answers it.
+            if self.schedule.push(entry).is_ok() {
+                deadlines.push(deadline);
+            }
+        }
+        if deadlines.is_empty() {
+            return;
+        }
+        deadlines.sort_unstable();
+        let schedule = Arc::clone(&self.schedule);
+        tokio::spawn(async move {
+            for deadline in deadlines {
+                tokio::time::sleep_until(deadline.into()).await;
+                schedule.sweep(Instant::now().max(deadline));
+            }
+        });
     }
 
     /// Takes no more requests; what is queued is still run.

@@ -1,8 +1,14 @@
-//! What one client may ask of the server, in the types that the code uses, and where each limit is kept: slow clients in `guard` and
-//! `slow_body`; heads, headers and streams by the HTTP library, set up here; tensors and JSON by the codecs in `api`.
+//! What one client may ask of the server, in the types that the code uses, and where each limit is kept: slow clients in `guard` (by what
+//! `watch` sees and `judge` says) and `slow_body`; the memory of all requests in `budget`, answers on their way in `sent`; heads, headers and
+//! streams by the HTTP library, set up here; tensors and JSON by the codecs in `api`. `ending` is for bodies without an end of their own.
 
+mod budget;
+mod ending;
 mod guard;
+mod judge;
+mod sent;
 mod slow_body;
+mod watch;
 
 use std::time::Duration;
 
@@ -10,8 +16,12 @@ use hyper_util::{rt::TokioTimer, server::conn::auto};
 use millrace_contract::server_options as contract;
 
 pub use self::{
-    guard::{Guarded, Watch, drive},
-    slow_body::{Patience, SlowBody, TooSlow},
+    budget::{Budget, Flow, Metered, UsedUp},
+    ending::{Ended, Ending},
+    guard::{FIRST_REQUEST, Guarded, drive},
+    sent::Sent,
+    slow_body::{Broken, Patience, SlowBody, TooSlow},
+    watch::{InFlight, Watch},
 };
 
 /// The least that the HTTP library reads at once.
@@ -40,6 +50,8 @@ pub struct Limits {
     pub streams: u32,
     /// Inference requests at the same time.
     pub requests: usize,
+    /// Bytes of all requests and answers.
+    pub in_flight_bytes: usize,
     /// TLS and the head of a request.
     pub head: Duration,
     /// The body of a request.
@@ -63,6 +75,7 @@ impl From<&contract::Limits> for Limits {
             connections,
             streams,
             requests,
+            in_flight_bytes,
             head_milliseconds,
             body_milliseconds,
             write_milliseconds,
@@ -80,6 +93,7 @@ impl From<&contract::Limits> for Limits {
             connections: *connections as usize,
             streams: *streams,
             requests: *requests as usize,
+            in_flight_bytes: in_flight_bytes.as_ref().map_or_else(budget::share_of_memory, size),
             head: Duration::from_millis(*head_milliseconds),
             body: Duration::from_millis(*body_milliseconds),
             write: Duration::from_millis(*write_milliseconds),

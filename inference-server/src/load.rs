@@ -144,7 +144,7 @@ impl Loader {
         let observers: Vec<Arc<dyn Observer>> = vec![Arc::clone(&sketches) as Arc<dyn Observer>];
         let running = runtime::start(sessions, &run, observers.clone(), &self.metrics)
             .map_err(|e| Failure::Process(format!("a lane's thread cannot be started: {e}")))?;
-        self.beside.attend(&running.serving, &observers);
+        self.beside.attend(&running.serving, &spec.fingerprint, &observers);
         Ok(Opened { running, sketches })
     }
 

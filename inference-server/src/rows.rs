@@ -12,8 +12,14 @@ const PARTS: [usize; 2] = [1, 2];
 const OPEN: [i64; 4] = [1, 8, 64, 224];
 /// Elements above which an input is not made up just to try.
 const MAX_ELEMENTS: usize = 1 << 24;
-/// What rounding may make of it that another number of rows is multiplied in another order.
+/// What rounding may make of a number because another number of rows is multiplied in another order; a share of the number.
 const TOLERANCE: f64 = 1e-3;
+/// The same where numbers nearly cancel each other; a share of the largest in the request's output. Nothing here is absolute: the whole of an
+/// output may be as small as it likes.
+const NOISE: f64 = 1e-5;
+/// How much larger the rows of the second request are in the second try. What a model takes from all rows together, such as a range to count
+/// numbers in, is then of no use for the first request.
+const LARGER: f64 = 1000.0;
 
 /// Whether requests may share a run of a model, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,16 +82,23 @@ impl Sharing {
     }
 }
 
-/// Runs the model on two requests, together and alone: true when both answers are the same; `None` when the model does not run on such
-/// inputs.
+/// Tries two requests that are alike, and two of which one is of larger numbers; those a model may refuse, or answer with the same whatever they
+/// are. `None` when the model does not run on such inputs.
 fn try_with(model: &mut Model, open: i64) -> Option<bool> {
-    let whole = trial(&model.tensors().inputs, open)?;
-    let together = model.run(&whole).ok()?;
+    let alike = trial(&model.tensors().inputs, open)?;
+    let mut unlike = alike.clone();
+    unlike.iter_mut().for_each(enlarge);
+    Some(are_apart(model, &alike)? && are_apart(model, &unlike).unwrap_or(true))
+}
+
+/// Runs the model on two requests, together and alone: true when both answers are the same; `None` when the model does not run on them.
+fn are_apart(model: &mut Model, whole: &[NamedTensor]) -> Option<bool> {
+    let together = model.run(whole).ok()?;
     let total: usize = PARTS.iter().sum();
     if !together.iter().all(|output| !output.tensor.shape.is_empty() && output.tensor.rows() == total) {
         return Some(false);
     }
-    for (inputs, expected) in rows_of(&whole, &PARTS).iter().zip(rows_of(&together, &PARTS)) {
+    for (inputs, expected) in rows_of(whole, &PARTS).iter().zip(rows_of(&together, &PARTS)) {
         let Ok(alone) = model.run(inputs) else { return Some(false) };
         if !same(&alone, &expected) {
             return Some(false);
@@ -114,6 +127,31 @@ fn trial(inputs: &[TensorSpec], open: i64) -> Option<Vec<NamedTensor>> {
         made.push(NamedTensor { name: spec.name.clone(), tensor: Tensor { shape, data } });
     }
     Some(made)
+}
+
+/// Makes the rows of the second request larger, where they are no integers, which are indices.
+fn enlarge(input: &mut NamedTensor) {
+    let first = input.tensor.row_len().unwrap_or_default() * PARTS[0];
+    match &mut input.tensor.data {
+        Data::Fp16(values) => {
+            values.iter_mut().skip(first).for_each(|v| *v = half::f16::from_f64(v.to_f64() * LARGER));
+        }
+        Data::Bf16(values) => {
+            values.iter_mut().skip(first).for_each(|v| *v = half::bf16::from_f64(v.to_f64() * LARGER));
+        }
+        Data::Fp32(values) => values.iter_mut().skip(first).for_each(|v| *v *= LARGER as f32),
+        Data::Fp64(values) => values.iter_mut().skip(first).for_each(|v| *v *= LARGER),
+        Data::Bool(_)
+        | Data::Uint8(_)
+        | Data::Uint16(_)
+        | Data::Uint32(_)
+        | Data::Uint64(_)
+        | Data::Int8(_)
+        | Data::Int16(_)
+        | Data::Int32(_)
+        | Data::Int64(_)
+        | Data::Bytes(_) => {}
+    }
 }
 
 /// Numbers between -1 and 1; integers are 0 or 1, which are indices into whatever there is.
@@ -151,18 +189,29 @@ fn same(alone: &[NamedTensor], expected: &[NamedTensor]) -> bool {
 }
 
 fn same_data(one: &Data, other: &Data) -> bool {
-    let near = |a: f64, b: f64| {
-        a.to_bits() == b.to_bits()
-            || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0)
-            || (a.is_nan() && b.is_nan())
-    };
     match (one, other) {
-        (Data::Fp16(a), Data::Fp16(b)) => a.iter().zip(b).all(|(a, b)| near(a.to_f64(), b.to_f64())),
-        (Data::Bf16(a), Data::Bf16(b)) => a.iter().zip(b).all(|(a, b)| near(a.to_f64(), b.to_f64())),
-        (Data::Fp32(a), Data::Fp32(b)) => a.iter().zip(b).all(|(&a, &b)| near(f64::from(a), f64::from(b))),
-        (Data::Fp64(a), Data::Fp64(b)) => a.iter().zip(b).all(|(&a, &b)| near(a, b)),
+        (Data::Fp16(a), Data::Fp16(b)) => {
+            are_near(a.iter().map(|a| a.to_f64()), b.iter().map(|b| b.to_f64()), TOLERANCE)
+        }
+        (Data::Bf16(a), Data::Bf16(b)) => {
+            are_near(a.iter().map(|a| a.to_f64()), b.iter().map(|b| b.to_f64()), TOLERANCE)
+        }
+        (Data::Fp32(a), Data::Fp32(b)) => {
+            are_near(a.iter().map(|&a| f64::from(a)), b.iter().map(|&b| f64::from(b)), NOISE)
+        }
+        (Data::Fp64(a), Data::Fp64(b)) => are_near(a.iter().copied(), b.iter().copied(), NOISE),
         (one, other) => one == other,
     }
+}
+
+/// The same but for rounding; `noise` is the share of the largest of them that it may make.
+fn are_near(one: impl Iterator<Item = f64> + Clone, other: impl Iterator<Item = f64> + Clone, noise: f64) -> bool {
+    let sizes = one.clone().chain(other.clone()).map(f64::abs).filter(|size| size.is_finite());
+    let floor = noise * sizes.fold(0.0, f64::max);
+    one.zip(other).all(|(a, b)| {
+        let is_rounding = (a - b).abs() <= floor.max(TOLERANCE * a.abs().max(b.abs()));
+        a.to_bits() == b.to_bits() || is_rounding || (a.is_nan() && b.is_nan())
+    })
 }
 
 #[cfg(test)]
@@ -179,6 +228,22 @@ mod tests {
         assert!(same(&outputs(&[1.0, f32::NAN]), &outputs(&[1.000_01, f32::NAN])));
         assert!(!same(&outputs(&[1.0, 2.0]), &outputs(&[1.0, 2.1])));
         assert!(!same(&outputs(&[1.0]), &outputs(&[1.0, 2.0])));
+        assert!(same(&outputs(&[1.0, 0.0]), &outputs(&[1.0, 1e-6])), "what is left where numbers cancel each other");
+        assert!(!same(&outputs(&[1e-5, 2e-5]), &outputs(&[1e-5, 3e-5])), "however small all of it is");
+        assert!(same(&outputs(&[f32::INFINITY, 1.0]), &outputs(&[f32::INFINITY, 1.0])));
+        assert!(!same(&outputs(&[f32::INFINITY, 1.0]), &outputs(&[f32::INFINITY, 2.0])));
+    }
+
+    #[test]
+    fn the_second_request_is_of_larger_numbers_and_of_the_same_indices() {
+        let tensor = Tensor { shape: vec![3, 2], data: Data::Fp32(vec![0.5; 6]) };
+        let mut numbers = NamedTensor { name: "x".to_owned(), tensor };
+        enlarge(&mut numbers);
+        assert_eq!(numbers.tensor.data, Data::Fp32(vec![0.5, 0.5, 500.0, 500.0, 500.0, 500.0]));
+        let mut indices =
+            NamedTensor { name: "i".to_owned(), tensor: Tensor { shape: vec![3], data: Data::Int64(vec![1, 0, 1]) } };
+        enlarge(&mut indices);
+        assert_eq!(indices.tensor.data, Data::Int64(vec![1, 0, 1]));
     }
 
     #[test]

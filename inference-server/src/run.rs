@@ -2,8 +2,7 @@
 
 use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use axum::Router;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 
 use crate::{
     admin::{self, Admin},
@@ -21,8 +20,9 @@ use crate::{
     tls::{self, Tls},
 };
 
-/// Connections of the admin port.
-const ADMIN_CONNECTIONS: usize = 64;
+/// Time after the drain to end models and to write what the payload log and the spans have; the drain is `drainSeconds`, the time before it
+/// `--announce-seconds`, and a pod's grace period must be longer than the three together.
+const LAST_WRITES: Duration = Duration::from_secs(10);
 
 /// Both sockets, bound before anything else so that an address in use is known at once.
 #[derive(Debug)]
@@ -93,10 +93,12 @@ pub async fn until(settings: Settings, bound: Bound, told: impl Future<Output = 
     let models = Models::new(settings.server.clone(), boot_id, Arc::clone(&metrics), Arc::clone(&beside));
     let status = Arc::new(Status::new(Arc::clone(&models)));
     let (stop_admin, admin_stopped) = watch::channel(false);
-    let drain_time = Duration::from_secs(settings.server.drain_seconds.into());
-
     let admin = admin::router(Arc::new(Admin { status: Arc::clone(&status), registry }));
-    let admin = spawn(bound.admin, admin, ADMIN_CONNECTIONS, admin_stopped, Duration::from_secs(1));
+    let (listener, limits) = (bound.admin, Arc::clone(&beside.limits));
+    let admin =
+        tokio::spawn(
+            async move { serve::serve(listener, admin, &limits, admin_stopped, Duration::from_secs(1)).await },
+        );
     let ways = Ways {
         front: Arc::new(front(&settings, &status, &metrics, &beside)),
         limits: Arc::clone(&beside.limits),
@@ -106,6 +108,31 @@ pub async fn until(settings: Settings, bound: Bound, told: impl Future<Output = 
     let no_threads = |e: std::io::Error| Trouble::new("Internal", format!("no threads to serve on: {e}"));
     let cores = Cores::start(runtime::cores(), &ways).map_err(no_threads)?;
 
+    let deadline = serve_until(told, &settings, bound.http, cores, &status).await;
+    let left = || match &deadline {
+        Ok(deadline) => deadline.saturating_duration_since(Instant::now()),
+        Err(_) => LAST_WRITES,
+    };
+    // Whatever happened, requests may have been answered, and what they left behind is written.
+    tokio::join!(models.stop(left()), beside.stop(left()));
+    _ = stop_admin.send(true);
+    _ = admin.await;
+    deadline.map(|_| ())
+}
+
+/// Loads the models, serves until `told`, then drains; until when the process may take for what is left to do.
+///
+/// # Errors
+/// Why it ended by itself.
+async fn serve_until(
+    told: impl Future<Output = ()>,
+    settings: &Settings,
+    listener: TcpListener,
+    cores: Cores,
+    status: &Status,
+) -> Result<Instant, Trouble> {
+    let models = status.models();
+    let drain_time = Duration::from_secs(settings.server.drain_seconds.into());
     let mut told = std::pin::pin!(told);
     let hopeless = async {
         match models.start().await {
@@ -116,27 +143,24 @@ pub async fn until(settings: Settings, bound: Bound, told: impl Future<Output = 
     tokio::select! {
         () = &mut told => {}
         trouble = hopeless => return Err(trouble),
-        () = cores.accept(&bound.http) => return Err(Trouble::new("Internal", "connections are no longer accepted")),
+        () = cores.accept(&listener) => return Err(Trouble::new("Internal", "connections are no longer accepted")),
     }
     if models.is_empty() && !status.is_ready() {
-        return Ok(());
+        return Ok(Instant::now() + LAST_WRITES);
     }
     tokio::select! {
-        () = drain::announce(&status, settings.announce) => {}
-        () = cores.accept(&bound.http) => {}
+        () = drain::announce(status, settings.announce) => {}
+        () = cores.accept(&listener) => {}
     }
-    drop(bound.http);
-    let drained = cores.drain(drain_time).await;
-    if drained {
-        models.stop(drain_time).await;
-        beside.stop(drain_time).await;
+    cores.accept_last(listener).await;
+    status.end();
+    let deadline = Instant::now() + drain_time + LAST_WRITES;
+    if cores.drain(drain_time).await {
         tracing::info!("stopped; every request was answered");
     } else {
         tracing::warn!(seconds = drain_time.as_secs(), "stopped with requests in flight: the drain time was over");
     }
-    _ = stop_admin.send(true);
-    _ = admin.await;
-    Ok(())
+    Ok(deadline)
 }
 
 /// The certificate, where there is one to be; followed as it changes for as long as the runtime lives.
@@ -156,17 +180,6 @@ fn front(settings: &Settings, status: &Arc<Status>, metrics: &Arc<Metrics>, besi
         status: Arc::clone(status),
         metrics: Arc::clone(metrics),
     }))
-}
-
-fn spawn(
-    listener: TcpListener,
-    router: Router,
-    max_connections: usize,
-    mut stopped: watch::Receiver<bool>,
-    drain_time: Duration,
-) -> JoinHandle<bool> {
-    let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
-    tokio::spawn(serve::serve(listener, router, max_connections, stop, drain_time))
 }
 
 /// Kubelet shows this file in the pod's status. It makes the file itself; elsewhere there is none and nothing is written.

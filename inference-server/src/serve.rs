@@ -1,65 +1,98 @@
-//! Sockets: accepts connections, HTTP/1.1 and h2c on one port, and stops without breaking a request.
+//! The socket of the admin port: HTTP/1.1 and h2c for a few connections, each under the guard that those of the traffic have, so that nobody
+//! who is only silent keeps probes and scrapes out.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+};
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// A client that sends no whole head in this time is disconnected; it also ends idle connections.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+use crate::limits::{Guarded, Limits, Sent, Watch, drive};
+
+/// Connections at the same time.
+const CONNECTIONS: usize = 64;
+/// Longest that one of so few may be silent or take for a head. A probe opens one and asks at once; a scraper that comes back later opens
+/// another.
+const SILENCE: Duration = Duration::from_secs(5);
 /// After an accept that failed for want of descriptors, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Serves until `stop` resolves, then lets requests in flight end, for at most `drain`. True when all did.
+/// What the admin port allows, where the traffic port allows `limits`.
+fn admin(limits: &Limits) -> Limits {
+    let limits = limits.clone();
+    Limits {
+        head: limits.head.min(SILENCE),
+        idle: limits.idle.min(SILENCE),
+        write: limits.write.min(SILENCE),
+        ..limits
+    }
+}
+
+/// Serves until told to stop, then lets requests in flight end, for at most `drain`. True when all did.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    max_connections: usize,
-    stop: impl Future<Output = ()>,
+    limits: &Limits,
+    mut stopped: watch::Receiver<bool>,
     drain: Duration,
 ) -> bool {
-    let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(max_connections));
+    let limits = Arc::new(admin(limits));
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT);
-    let mut stop = std::pin::pin!(stop);
+    limits.apply(&mut builder);
+    let builder = Arc::new(builder);
+    let (places, connections, told) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new(), stopped.clone());
     loop {
         let accepted = async {
-            let place = Arc::clone(&connections).acquire_owned().await;
+            let place = Arc::clone(&places).acquire_owned().await;
             (listener.accept().await, place)
         };
         let (accepted, place) = tokio::select! {
             accepted = accepted => accepted,
-            () = &mut stop => break,
+            _ = stopped.wait_for(|stopped| *stopped) => break,
         };
         let Ok((stream, _)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        // A request and its answer are small; waiting to fill a segment would only delay them.
-        _ = stream.set_nodelay(true);
-        let service = router
-            .clone()
-            .into_service::<Body>()
-            .map_request(|request: http::Request<Incoming>| request.map(Body::new));
-        let connection = builder
-            .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
-            .into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            // A client that breaks its connection is no event of ours.
-            _ = connection.await;
+        let (builder, router, limits, told) = (Arc::clone(&builder), router.clone(), Arc::clone(&limits), told.clone());
+        connections.spawn(async move {
+            connection(&builder, router, &limits, stream, told).await;
             drop(place);
         });
     }
     drop(listener);
-    tokio::time::timeout(drain, graceful.shutdown()).await.is_ok()
+    connections.close();
+    tokio::time::timeout(drain, connections.wait()).await.is_ok()
+}
+
+async fn connection(
+    builder: &auto::Builder<TokioExecutor>,
+    router: Router,
+    limits: &Limits,
+    stream: TcpStream,
+    mut stopped: watch::Receiver<bool>,
+) {
+    // A request and its answer are small; waiting to fill a segment would only delay them.
+    _ = stream.set_nodelay(true);
+    let watch = Arc::new(Watch::default());
+    let seen = Arc::clone(&watch);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (router, in_flight) = (router.clone(), seen.request());
+        async move {
+            let answered: Result<_, Infallible> = router.oneshot(request.map(Body::new)).await;
+            answered.map(|response| response.map(|body| Sent::new(body, in_flight, None)))
+        }
+    });
+    let io = TokioIo::new(Guarded::new(stream, Arc::clone(&watch)));
+    let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
+    _ = drive(builder.serve_connection(io, service), &watch, limits, stop).await;
 }

@@ -89,6 +89,20 @@ fn reading_adds_up_what_all_lanes_have_counted() {
 }
 
 #[test]
+fn rows_of_another_width_than_the_columns_have_are_not_taken_for_them() {
+    let sketches = classifier(1);
+    let outputs: [Arc<Vec<NamedTensor>>; 1] = [Arc::default()];
+    for shape in [&[2, 1][..], &[1 << 40, 0]] {
+        let count = usize::from(shape[1] > 0) * 2;
+        let rows = usize::try_from(shape[0]).unwrap();
+        sketches.count(0, &[named("X", shape, Data::Int8(vec![20; count]))], &[rows], &outputs);
+    }
+    let read = sketches.read();
+    assert_eq!(read.features[0].current, Counts { bins: vec![0, 0, 0], missing: 0 });
+    assert_eq!(read.features[1].current, Counts { bins: vec![0, 0], missing: 0 });
+}
+
+#[test]
 fn without_signature_only_rows_are_counted() {
     let tensors = Tensors { inputs: vec![spec("X", "FP32", &[-1, 2])], outputs: vec![] };
     let identity = Identity { boot_id: "b".into(), model: "m".into(), revision: String::new(), digest: "d".into() };

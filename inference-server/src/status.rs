@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use serde::Serialize;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::models::Models;
 
@@ -46,12 +47,13 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Status {
     models: Arc<Models>,
+    ending: CancellationToken,
 }
 
 impl Status {
     /// The standing of a process with these models.
     pub fn new(models: Arc<Models>) -> Self {
-        Self { models }
+        Self { models, ending: CancellationToken::new() }
     }
 
     /// The models.
@@ -67,6 +69,16 @@ impl Status {
     /// [`Status::stop`] was called.
     pub fn is_stopping(&self) -> bool {
         self.models.is_stopping()
+    }
+
+    /// The server stops now: what would last for ever ends.
+    pub fn end(&self) {
+        self.ending.cancel();
+    }
+
+    /// Waits for [`Status::end`].
+    pub fn ending(&self) -> WaitForCancellationFutureOwned {
+        self.ending.clone().cancelled_owned()
     }
 
     /// New requests are welcome.

@@ -123,6 +123,18 @@ async fn what_was_asked_and_answered_is_in_the_log_by_the_time_the_server_has_st
 }
 
 #[tokio::test]
+async fn the_log_is_written_although_a_request_outlasts_the_drain() {
+    let events = Events::default();
+    let config = ServerConfig { drain_seconds: 1, ..logging(sink(Arc::clone(&events), false).await, 1.0) };
+    let server = Server::ready(config).await;
+    let mut stuck = TcpStream::connect(server.http).await.unwrap();
+    stuck.write_all(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 9\r\n\r\n{").await.unwrap();
+    server.infer(row("a", 1.0)).await;
+    server.end().await.unwrap();
+    assert_eq!(events.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_sink_that_hangs_neither_slows_a_request_nor_holds_the_stop_for_ever() {
     let quick = Server::ready(config("classifier")).await;
     let hanging = Server::ready(logging(sink(Events::default(), true).await, 1.0)).await;

@@ -83,6 +83,13 @@ fn tensor(shape: &str, datatype: &str) -> String {
     format!(r#"{{"inputs": [{{"name": "X", "shape": {shape}, "datatype": "{datatype}", "data": [1]}}]}}"#)
 }
 
+/// A good row, and the same output once for each of these parameters.
+fn asking_for(parameters: &[&str]) -> String {
+    let output = |parameters: &&str| format!(r#"{{"name": "label", "parameters": {{{parameters}}}}}"#);
+    let outputs: Vec<String> = parameters.iter().map(output).collect();
+    format!(r#"{},"outputs": [{}]}}"#, ROW.strip_suffix('}').unwrap(), outputs.join(","))
+}
+
 #[tokio::test]
 async fn requests_beyond_a_limit_are_refused_with_their_reason() {
     let server = serving(limits()).await;
@@ -121,6 +128,14 @@ async fn requests_beyond_a_limit_are_refused_with_their_reason() {
             "400",
             "number of bytes",
         ),
+        ("an output twice", plain(&asking_for(&["", ""])), "400", "is asked for more than once"),
+        (
+            "an output twice, each in a form of its own",
+            plain(&asking_for(&[r#""classification": 1"#, r#""binary_data": true"#])),
+            "400",
+            "is asked for more than once",
+        ),
+        ("a long axis of nothing", plain(&tensor("[4611686018427387904, 0]", "FP32")), "400", "the limit is 1000"),
         ("no JSON", plain("\u{1}\u{2}"), "400", "no inference request"),
         ("a body cut short", post("content-length: 9\r\n", "{\"a\""), "408", "300 ms"),
         ("many headers", post(&"a: b\r\n".repeat(40), ""), "431", ""),

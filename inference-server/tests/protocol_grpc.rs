@@ -9,6 +9,7 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use millrace_contract::server::ServerConfig;
 use millrace_inference_server::api::pb::{
     self, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
@@ -112,6 +113,15 @@ async fn every_mistake_has_its_code_and_a_message_that_names_it() {
         ),
         (
             with(&|request| {
+                let output =
+                    pb::model_infer_request::InferRequestedOutputTensor { name: "label".into(), ..Default::default() };
+                request.outputs = vec![output; 1024];
+            }),
+            Code::InvalidArgument,
+            "\"label\" is asked for more than once",
+        ),
+        (
+            with(&|request| {
                 _ = request.parameters.insert("shared_memory_region".into(), pb::InferParameter::default())
             }),
             Code::Unimplemented,
@@ -192,6 +202,28 @@ async fn health_is_told_for_the_server_and_for_each_model() {
     assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
     drop(watched);
     server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_that_their_clients_leave_open_do_not_hold_up_a_stop() {
+    // Longer than any test may take: a stop that waits for it fails.
+    let server = Server::ready(ServerConfig { drain_seconds: 600, ..config("classifier") }).await;
+    let mut health = HealthClient::new(channel(&server).await);
+    let mut watched = health.watch(HealthCheckRequest { service: "m".into() }).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let mut client = GrpcInferenceServiceClient::new(channel(&server).await);
+    let half_open = stream::iter([good("a")]).chain(stream::pending());
+    let mut answers = client.model_stream_infer(half_open).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().unwrap().error_message.is_empty());
+    let mut reflection =
+        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(channel(&server).await);
+    let silent = stream::pending::<tonic_reflection::pb::v1::ServerReflectionRequest>();
+    let reflected = reflection.server_reflection_info(silent).await;
+    tokio::time::timeout(Duration::from_secs(20), server.end()).await.expect("an end").unwrap();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert!(watched.message().await.unwrap().is_none(), "there is nothing more to tell");
+    assert_eq!(answers.message().await.unwrap_err().code(), Code::Unavailable);
+    drop(reflected);
 }
 
 #[tokio::test]

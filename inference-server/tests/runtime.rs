@@ -176,6 +176,22 @@ async fn a_model_whose_runs_get_long_leaves_the_core_and_a_long_run_keeps_nobody
 }
 
 #[tokio::test]
+async fn what_is_moved_from_a_core_to_a_busy_lane_is_told_in_time_that_its_time_is_over() {
+    become_core(0);
+    let bench = start("slow", Batching::default(), Queue::default());
+    bench.until_inline(|| slow(1)).await;
+    let mut away = Box::pin(bench.infer(slow(20_000)));
+    let mut long = Box::pin(bench.infer(slow(800_000)));
+    assert!(futures::poll!(&mut away).is_pending() && futures::poll!(&mut long).is_pending());
+    let options = Options { timeout: Some(Duration::from_millis(100)), ..Options::default() };
+    let refusal = bench.infer(Infer { options, ..slow(1) }).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::QueueTimeout);
+    away.await.unwrap();
+    assert!(futures::poll!(&mut long).is_pending(), "told before the lane was free");
+    long.await.unwrap();
+}
+
+#[tokio::test]
 async fn requests_given_up_on_the_core_are_not_run() {
     become_core(0);
     let bench = start("mlp", Batching::default(), Queue::default());

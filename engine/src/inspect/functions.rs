@@ -32,22 +32,7 @@ pub(super) fn expanded(graph: &Calls, bodies: &HashMap<Operator, Calls>) -> Resu
     if bodies.len() > MAX_FUNCTIONS {
         return Err(LoadError::TooLarge(format!("the model has more than {MAX_FUNCTIONS} functions")));
     }
-    let mut sizes: HashMap<&Operator, u64> = HashMap::new();
-    // A function's size is known once those of all it calls are; as many rounds as functions are enough, unless one calls itself.
-    for _ in 0..=bodies.len() {
-        for (name, body) in bodies {
-            if sizes.contains_key(name) {
-                continue;
-            }
-            if let Some(size) = size_of(body, &sizes, bodies) {
-                sizes.insert(name, size);
-            }
-        }
-        if sizes.len() == bodies.len() {
-            break;
-        }
-    }
-    match size_of(graph, &sizes, bodies) {
+    match size_of(graph, bodies) {
         None => Err(LoadError::Invalid("a function of the model calls itself".to_owned())),
         Some(size) if size > MAX_EXPANDED => Err(LoadError::TooLarge(format!(
             "the model has {size} nodes once its functions are expanded, more than {MAX_EXPANDED}"
@@ -56,13 +41,40 @@ pub(super) fn expanded(graph: &Calls, bodies: &HashMap<Operator, Calls>) -> Resu
     }
 }
 
-fn size_of(body: &Calls, sizes: &HashMap<&Operator, u64>, bodies: &HashMap<Operator, Calls>) -> Option<u64> {
-    let mut size = body.nodes;
-    for called in &body.functions {
-        let (name, _) = bodies.get_key_value(called)?;
-        size = size.saturating_add(*sizes.get(name)?);
+/// A function on the way down: what it has so far, and how many of its calls that is.
+struct Open<'a> {
+    body: &'a Calls,
+    name: Option<&'a Operator>,
+    size: u64,
+    done: usize,
+}
+
+/// Nodes of a graph with all functions expanded; `None` when one calls itself. Depth first, each function and each call looked at once: the
+/// file may hold millions of calls, and chains as long as there are functions, which the stack would not.
+fn size_of(graph: &Calls, bodies: &HashMap<Operator, Calls>) -> Option<u64> {
+    let mut sizes: HashMap<&Operator, Option<u64>> = HashMap::new();
+    let mut stack = vec![Open { body: graph, name: None, size: graph.nodes, done: 0 }];
+    loop {
+        let open = stack.last_mut()?;
+        let Some(called) = open.body.functions.get(open.done) else {
+            let Open { name, size, .. } = stack.pop()?;
+            let Some(name) = name else { return Some(size) };
+            sizes.insert(name, Some(size));
+            continue;
+        };
+        match sizes.get(called) {
+            Some(known) => {
+                // One that is on the way down itself has no size yet, and never will.
+                open.size = open.size.saturating_add((*known)?);
+                open.done += 1;
+            }
+            None => {
+                let (name, body) = bodies.get_key_value(called)?;
+                sizes.insert(name, None);
+                stack.push(Open { body, name: Some(name), size: body.nodes, done: 0 });
+            }
+        }
     }
-    Some(size)
 }
 
 /// Domain and name of a `FunctionProto`.
@@ -77,4 +89,49 @@ pub(super) fn name(bytes: &[u8]) -> Result<Operator, LoadError> {
         }
     }
     Ok((domain, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operator(level: usize) -> Operator {
+        ("local".to_owned(), format!("F{level}"))
+    }
+
+    fn calls(nodes: u64, functions: Vec<Operator>) -> Calls {
+        Calls { nodes, functions }
+    }
+
+    /// Whoever looks at each call once for each function is not done within minutes.
+    #[test]
+    fn the_longest_chain_of_functions_with_many_calls_is_counted() {
+        let leaf = operator(MAX_FUNCTIONS);
+        let mut bodies: HashMap<Operator, Calls> = (1..MAX_FUNCTIONS)
+            .map(|level| {
+                let mut functions = vec![leaf.clone(); 100];
+                functions.push(operator(level - 1));
+                (operator(level), calls(101, functions))
+            })
+            .collect();
+        bodies.insert(operator(0), calls(1, Vec::new()));
+        let graph = calls(1, vec![operator(MAX_FUNCTIONS - 1)]);
+        assert_eq!(size_of(&graph, &bodies), None, "the leaf is missing");
+        bodies.insert(leaf, calls(3, Vec::new()));
+        assert_eq!(size_of(&graph, &bodies), Some(2 + (101 + 100 * 3) * 4095));
+    }
+
+    #[test]
+    fn calls_in_a_circle_have_no_size_and_those_that_meet_again_have() {
+        let circle =
+            HashMap::from([(operator(0), calls(1, vec![operator(1)])), (operator(1), calls(1, vec![operator(0)]))]);
+        assert_eq!(size_of(&calls(1, vec![operator(0)]), &circle), None);
+        let diamond = HashMap::from([
+            (operator(0), calls(5, Vec::new())),
+            (operator(1), calls(1, vec![operator(0)])),
+            (operator(2), calls(1, vec![operator(0), operator(1), operator(0)])),
+        ]);
+        assert_eq!(size_of(&calls(1, vec![operator(2), operator(1)]), &diamond), Some(1 + (1 + 5 + 6 + 5) + 6));
+        assert_eq!(size_of(&calls(7, Vec::new()), &diamond), Some(7), "what nobody calls does not count");
+    }
 }

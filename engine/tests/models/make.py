@@ -208,8 +208,34 @@ def damaged(model):
     (HERE / "unknown_operator.onnx").write_bytes(stranger.SerializeToString())
 
 
+def small_shares():
+    """Y = exp(X) / sum(exp(X)) / 10000, the sum over the rows of each column: no row is answered by itself, and no number is large."""
+    nodes = [h.make_node("Softmax", ["X"], ["s"], axis=0), h.make_node("Mul", ["s", "small"], ["Y"])]
+    constants = {"small": np.array(1e-4, np.float32)}
+    save("small_shares", nodes, [value("X", T.FLOAT, [None, 2])], [value("Y", T.FLOAT, [None, 2])], constants)
+
+
+def quantized():
+    """Y = X w / 1000 in 8 bits, whose range is that of all rows together: what a row is answered depends, a little, on the others."""
+    constants = {
+        "w": np.array([[3], [-1]], np.int8),
+        "zero": np.array(0, np.int8),
+        "small": np.array(1e-3, np.float32),
+    }
+    nodes = [
+        h.make_node("DynamicQuantizeLinear", ["X"], ["q", "scale", "middle"]),
+        h.make_node("MatMulInteger", ["q", "w", "middle", "zero"], ["whole"]),
+        h.make_node("Cast", ["whole"], ["wide"], to=T.FLOAT),
+        h.make_node("Mul", ["scale", "small"], ["step"]),
+        h.make_node("Mul", ["wide", "step"], ["Y"]),
+    ]
+    save("quantized", nodes, [value("X", T.FLOAT, [None, 2])], [value("Y", T.FLOAT, [None, 1])], constants)
+
+
 if __name__ == "__main__":
     model = classifier()
     for make in (regressor, text, zipmap, sequence, shapes, present, outside, identity, fails, mean, fixed, slow, mlp):
+        make()
+    for make in (small_shares, quantized):
         make()
     damaged(model)

@@ -62,10 +62,10 @@ def image(channels=144):
     write("image", nodes, [value("X", [None, 3, 224, 224])], [value("Y", [None, channels])], [dims])
 
 
-def copy():
+def copy(name, width=None):
     """Gives back what it is given."""
     nodes = [helper.make_node("Identity", ["X"], ["Y"])]
-    write("copy", nodes, [value("X", [None, None])], [value("Y", [None, None])], [])
+    write(name, nodes, [value("X", [None, width])], [value("Y", [None, width])], [])
 
 
 def wide(layers=8, width=1024):
@@ -83,4 +83,5 @@ def wide(layers=8, width=1024):
 encoder()
 wide()
 image()
-copy()
+copy("copy")
+copy("same", 30)

@@ -53,19 +53,36 @@ impl Process {
 
     /// The server with a configuration, on those cores (as `taskset` writes them), ready.
     pub fn server(cores: &str, config: &Path) -> Self {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-        let (http, admin) = (free(), free());
-        let mut command = pinned(cores);
-        command.arg(env!("CARGO_BIN_EXE_inference-server")).arg("serve").arg("--config").arg(config);
-        command.args(["--http-address", &http.to_string(), "--admin-address", &admin.to_string()]);
-        command.args(["--max-body-bytes", "268435456"]).env("RUST_LOG", "warn").stdout(Stdio::null());
-        let process = Self { child: command.spawn().expect("taskset (util-linux)"), address: http };
+        let (process, admin) = Self::spawned(cores, config);
         let deadline = Instant::now() + Duration::from_secs(60);
         while !is_ready(admin) {
             assert!(Instant::now() < deadline, "the server is not ready after 60 s");
             std::thread::sleep(Duration::from_millis(20));
         }
         process
+    }
+
+    /// The same, not waited for.
+    pub fn starting(cores: &str, config: &Path) -> Self {
+        Self::spawned(cores, config).0
+    }
+
+    fn spawned(cores: &str, config: &Path) -> (Self, SocketAddr) {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+        let (http, admin) = (free(), free());
+        let mut command = pinned(cores);
+        command.arg(env!("CARGO_BIN_EXE_inference-server")).arg("serve").arg("--config").arg(config);
+        command.args(["--http-address", &http.to_string(), "--admin-address", &admin.to_string()]);
+        command.args(["--max-body-bytes", "268435456"]).env("RUST_LOG", "warn").stdout(Stdio::null());
+        (Self { child: command.spawn().expect("taskset (util-linux)"), address: http }, admin)
+    }
+
+    /// Bytes of memory that it has.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kilobytes.expect("VmRSS in /proc") * 1024
     }
 
     /// Processor time of all its threads so far.

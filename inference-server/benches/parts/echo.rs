@@ -145,8 +145,9 @@ struct InferResponse {
     raw_output_contents: Vec<Bytes>,
 }
 
+/// Answers with so many bytes of what it is sent.
 #[derive(Clone, Copy)]
-struct Tonic;
+struct Tonic(usize);
 
 impl UnaryService<InferRequest> for Tonic {
     type Response = InferResponse;
@@ -154,7 +155,8 @@ impl UnaryService<InferRequest> for Tonic {
 
     fn call(&mut self, request: tonic::Request<InferRequest>) -> Self::Future {
         let InferRequest { model_name, inputs, raw_input_contents } = request.into_inner();
-        let raw_output_contents = raw_input_contents.into_iter().map(|raw| raw.slice(..raw.len().min(8))).collect();
+        let raw_output_contents =
+            raw_input_contents.into_iter().map(|raw| raw.slice(..raw.len().min(self.0))).collect();
         std::future::ready(Ok(tonic::Response::new(InferResponse { model_name, outputs: inputs, raw_output_contents })))
     }
 }
@@ -173,17 +175,18 @@ impl tower::Service<Request<tonic::body::Body>> for Tonic {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let own = *self;
         Box::pin(async move {
             let mut grpc = tonic::server::Grpc::new(tonic_prost::ProstCodec::<InferResponse, InferRequest>::default());
-            Ok(grpc.unary(Self, request).await)
+            Ok(grpc.unary(own, request).await)
         })
     }
 }
 
-/// A bare tonic server.
-pub async fn grpc() -> io::Result<()> {
+/// A bare tonic server, which answers with so many bytes.
+pub async fn grpc(bytes: usize) -> io::Result<()> {
     let (listener, address) = listen().await?;
     println!("{address}");
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder().add_service(Tonic).serve_with_incoming(incoming).await.map_err(io::Error::other)
+    Server::builder().add_service(Tonic(bytes)).serve_with_incoming(incoming).await.map_err(io::Error::other)
 }

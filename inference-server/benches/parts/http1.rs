@@ -4,6 +4,7 @@
 use std::{
     io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,8 +32,20 @@ impl Connection {
         Ok(Self { stream, buffer: vec![0; 1 << 20] })
     }
 
+    /// Sends a request and reads its whole answer, which must fit; its body.
+    pub async fn text(&mut self, request: &[u8]) -> io::Result<String> {
+        let (head, length) = self.exchange(request).await?;
+        let body = self.buffer.get(head..head + length).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(String::from_utf8_lossy(body).into_owned())
+    }
+
     /// Sends a request and reads its whole answer; the length of the body.
     pub async fn call(&mut self, request: &[u8]) -> io::Result<usize> {
+        self.exchange(request).await.map(|(_, length)| length)
+    }
+
+    /// The lengths of head and body; as much of both as fits is in the buffer.
+    async fn exchange(&mut self, request: &[u8]) -> io::Result<(usize, usize)> {
         self.stream.write_all(request).await?;
         let mut filled = 0;
         let (head, length) = loop {
@@ -46,15 +59,18 @@ impl Connection {
             }
         };
         let mut left = (head + length).saturating_sub(filled);
+        let fits = head + length <= self.buffer.len();
         while left > 0 {
-            let room = left.min(self.buffer.len());
-            let read = self.stream.read(&mut self.buffer[..room]).await?;
+            let at = if fits { filled } else { 0 };
+            let room = left.min(self.buffer.len() - at);
+            let read = self.stream.read(&mut self.buffer[at..at + room]).await?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            filled += read;
             left -= read;
         }
-        Ok(length)
+        Ok((head, length))
     }
 }
 
@@ -74,6 +90,14 @@ fn length(head: &[u8]) -> io::Result<usize> {
     Ok(digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0')))
 }
 
+/// How often a model of the server has been asked, by its own count.
+pub async fn asked_of(address: SocketAddr, model: &str) -> io::Result<u64> {
+    let request = format!("GET /v2/models/{model}/stats HTTP/1.1\r\nhost: bench\r\n\r\n");
+    let text = Connection::open(address).await?.text(request.as_bytes()).await?;
+    let stats: serde_json::Value = serde_json::from_str(&text)?;
+    stats["model_stats"][0]["inference_count"].as_u64().ok_or_else(|| io::Error::other(text))
+}
+
 /// Many connections, each sending its next request when it has the answer to the last; the latencies.
 pub async fn closed(
     address: SocketAddr,
@@ -81,19 +105,33 @@ pub async fn closed(
     connections: usize,
     length: Duration,
 ) -> io::Result<Vec<Duration>> {
+    closed_over(address, &[request.to_vec()], &[0], connections, length).await
+}
+
+/// The same over several requests in this order, each connection from a place of its own.
+pub async fn closed_over(
+    address: SocketAddr,
+    requests: &[Vec<u8>],
+    order: &[usize],
+    connections: usize,
+    length: Duration,
+) -> io::Result<Vec<Duration>> {
+    let (requests, order): (Arc<[Vec<u8>]>, Arc<[usize]>) = (requests.into(), order.into());
     let mut tasks = Vec::new();
     let mut open = Vec::new();
     for _ in 0..connections {
         open.push(Connection::open(address).await?);
     }
     let end = Instant::now() + length;
-    for mut connection in open {
-        let request = request.to_vec();
+    for (index, mut connection) in open.into_iter().enumerate() {
+        let (requests, order) = (Arc::clone(&requests), Arc::clone(&order));
         tasks.push(tokio::spawn(async move {
             let mut latencies = Vec::with_capacity(1 << 12);
+            let mut place = order.len() * index / connections;
             let mut began = Instant::now();
             while began < end {
-                connection.call(&request).await?;
+                connection.call(&requests[order[place % order.len()]]).await?;
+                place += 1;
                 let now = Instant::now();
                 latencies.push(now - began);
                 began = now;

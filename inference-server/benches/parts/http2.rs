@@ -98,20 +98,39 @@ impl Connection {
         Ok(Self { stream, call, next: 1, open: VecDeque::new(), read, filled: 0, taken: 0, out })
     }
 
-    fn begin(&mut self) {
+    /// A call that was due then.
+    fn begin(&mut self, began: Instant) {
         number(&mut self.call, self.next);
         self.out.extend_from_slice(&self.call);
-        self.open.push_back(Call { stream: self.next, began: Instant::now(), answered: false });
+        self.open.push_back(Call { stream: self.next, began, answered: false });
         self.next += 2;
     }
 
-    /// Reads what there is; latencies of the streams that ended.
-    async fn turn(&mut self, latencies: &mut Vec<Duration>) -> io::Result<usize> {
+    async fn flush(&mut self) -> io::Result<()> {
         if !self.out.is_empty() {
             self.stream.write_all(&self.out).await?;
             self.out.clear();
         }
+        Ok(())
+    }
+
+    /// Reads what there is; latencies of the streams that ended.
+    async fn turn(&mut self, latencies: &mut Vec<Duration>) -> io::Result<usize> {
+        self.flush().await?;
         let read = self.stream.read(&mut self.read[self.filled..]).await?;
+        self.taken_in(read, latencies)
+    }
+
+    /// The same, without waiting for anything.
+    fn glance(&mut self, latencies: &mut Vec<Duration>) -> io::Result<()> {
+        match self.stream.try_read(&mut self.read[self.filled..]) {
+            Ok(read) => self.taken_in(read, latencies).map(|_| ()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn taken_in(&mut self, read: usize, latencies: &mut Vec<Duration>) -> io::Result<usize> {
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -170,11 +189,54 @@ pub async fn closed(address: SocketAddr, call: &[u8], under_way: usize, length: 
     for mut connection in open {
         tasks.push(tokio::spawn(async move {
             let mut latencies = Vec::with_capacity(1 << 14);
-            (0..under_way / connections).for_each(|_| connection.begin());
+            (0..under_way / connections).for_each(|_| connection.begin(Instant::now()));
             while Instant::now() < end {
                 for _ in 0..connection.turn(&mut latencies).await? {
-                    connection.begin();
+                    connection.begin(Instant::now());
                 }
+            }
+            Ok::<_, io::Error>(latencies)
+        }));
+    }
+    super::gather(tasks).await
+}
+
+/// So many calls a second, at even distances over a few connections, whether or not the ones before are answered; latencies count from when a
+/// call was due.
+pub async fn paced(
+    address: SocketAddr,
+    call: &[u8],
+    under_way: usize,
+    rate: f64,
+    length: Duration,
+) -> io::Result<Vec<Duration>> {
+    let connections = under_way.div_ceil(16);
+    let gap = Duration::from_secs_f64(connections as f64 / rate);
+    let start = Instant::now() + Duration::from_millis(20);
+    let mut tasks = Vec::new();
+    for index in 0..connections {
+        let mut connection = Connection::open(address, call.to_vec()).await?;
+        tasks.push(tokio::spawn(async move {
+            let mut latencies = Vec::with_capacity(1 << 14);
+            let mut due = start + gap.mul_f64(index as f64 / connections as f64);
+            while due < start + length {
+                while due <= Instant::now() {
+                    connection.begin(due);
+                    due += gap;
+                }
+                connection.flush().await?;
+                // The timer knows milliseconds only; the rest is waited for in turns.
+                let early = due.saturating_duration_since(Instant::now());
+                if early > Duration::from_millis(2) {
+                    let soon = early - Duration::from_millis(1);
+                    _ = tokio::time::timeout(soon, connection.stream.readable()).await;
+                } else {
+                    tokio::task::yield_now().await;
+                }
+                connection.glance(&mut latencies)?;
+            }
+            while !connection.open.is_empty() {
+                connection.turn(&mut latencies).await?;
             }
             Ok::<_, io::Error>(latencies)
         }));

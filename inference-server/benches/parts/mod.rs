@@ -1,11 +1,17 @@
 //! What the benchmark is made of: clients, echoes, processes on a core of their own, a table.
 
+pub mod bench;
 pub mod child;
 pub mod echo;
 pub mod http1;
 pub mod http2;
+pub mod idle;
+pub mod many;
 pub mod models;
+pub mod rates;
+pub mod sketches;
 pub mod table;
+pub mod tails;
 
 use std::{io, time::Duration};
 

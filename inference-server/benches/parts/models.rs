@@ -23,6 +23,8 @@ pub const ENCODER: Subject = Subject { name: "encoder", row: &[384] };
 pub const WIDE: Subject = Subject { name: "wide", row: &[1024] };
 /// A picture.
 pub const IMAGE: Subject = Subject { name: "image", row: &[3, 224, 224] };
+/// Gives back what it is given; as short as a model can be.
+pub const SAME: Subject = Subject { name: "same", row: &[30] };
 /// Gives back what it is given; 16 MB.
 pub const COPY: Subject = Subject { name: "copy", row: &[4_194_304] };
 
@@ -81,6 +83,20 @@ impl Subject {
     fn input(self, rows: usize) -> [NamedTensor; 1] {
         let tensor = Tensor { shape: self.shape(rows), data: Data::Fp32(self.values(rows)) };
         [NamedTensor { name: "X".into(), tensor }]
+    }
+
+    /// What an answer in JSON holds, where the model gives back what it is given.
+    pub fn answer(self) -> String {
+        let numbers: Vec<String> = self.values(1).iter().map(f32::to_string).collect();
+        format!("\"data\":[{}]", numbers.join(","))
+    }
+
+    /// Loads the model and runs it once, says so, and keeps it until nobody listens any more.
+    pub fn hold(self) -> std::io::Result<()> {
+        let mut model = self.load();
+        model.run(&self.input(1)).expect("a run");
+        println!("127.0.0.1:0");
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).map(|_| drop(model))
     }
 
     /// Rows a second of runs of so many rows, one after the other on this thread.

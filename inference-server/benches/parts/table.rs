@@ -1,6 +1,16 @@
 //! Rates and latencies, and how they are printed.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+static MISSED: AtomicBool = AtomicBool::new(false);
+
+/// A target has been missed so far.
+pub fn any_missed() -> bool {
+    MISSED.load(Ordering::Relaxed)
+}
 
 /// One measurement.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +41,7 @@ pub fn row(what: &str, measured: &Measured) {
 /// A figure beside its target.
 pub fn verdict(what: &str, value: f64, unit: &str, target: f64, at_least: bool) {
     let kept = if at_least { value >= target } else { value <= target };
+    MISSED.fetch_or(!kept, Ordering::Relaxed);
     let (relation, word) = (if at_least { ">=" } else { "<=" }, if kept { "kept" } else { "MISSED" });
     println!("  {what:<42}{value:>11.2} {unit:<6} target {relation} {target} {unit:<6} {word}");
 }

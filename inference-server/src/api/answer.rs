@@ -47,6 +47,16 @@ impl Written {
 pub struct Chunks(VecDeque<Bytes>);
 
 impl Chunks {
+    /// Bytes in all of them.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The pieces.
     pub fn into_inner(self) -> VecDeque<Bytes> {
         self.0
@@ -72,7 +82,7 @@ impl Body for Chunks {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|chunk| chunk.len() as u64).sum())
+        SizeHint::with_exact(self.len() as u64)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The classification extension: in place of an output's values, its highest classes as texts `value:class`, highest first. Pure.
 
+use std::cmp::Ordering;
+
 use millrace_engine::{Data, NamedTensor, Tensor};
 
 use crate::errors::{Reason, Refusal};
@@ -19,10 +21,12 @@ pub fn classify(output: &NamedTensor, top: u32) -> Result<NamedTensor, Refusal> 
     let classes = tensor.data.len().checked_div(rows).unwrap_or_default();
     let kept = usize::try_from(top).unwrap_or(usize::MAX).min(classes);
     let mut texts = Vec::with_capacity(rows * kept);
+    // There may be any number of rows that have no class.
+    let rows = if kept == 0 { 0 } else { rows };
     for row in 0..rows {
         let mut ranked: Vec<(f64, usize)> =
             (0..classes).map(|class| (tensor.data.number(row * classes + class).unwrap_or(f64::NAN), class)).collect();
-        ranked.sort_by(|(left, a), (right, b)| rank(*right).total_cmp(&rank(*left)).then(a.cmp(b)));
+        ranked.sort_by(|&(left, a), &(right, b)| by_height(left, right).then(a.cmp(&b)));
         let highest = ranked.iter().take(kept);
         texts.extend(highest.map(|&(_, class)| format!("{}:{class}", written(&tensor.data, row * classes + class))));
     }
@@ -31,9 +35,9 @@ pub fn classify(output: &NamedTensor, top: u32) -> Result<NamedTensor, Refusal> 
     Ok(NamedTensor { name: name.clone(), tensor: Tensor { shape, data: Data::Bytes(texts) } })
 }
 
-/// What is no number comes last.
-fn rank(value: f64) -> f64 {
-    if value.is_nan() { f64::NEG_INFINITY } else { value }
+/// The higher one first; what is no number comes last, behind even the lowest.
+fn by_height(left: f64, right: f64) -> Ordering {
+    left.is_nan().cmp(&right.is_nan()).then_with(|| right.total_cmp(&left))
 }
 
 fn written(data: &Data, index: usize) -> String {
@@ -69,9 +73,17 @@ mod tests {
     }
 
     #[test]
+    fn rows_without_a_class_are_not_gone_through_one_by_one() {
+        let none = output(&[1 << 62, 0], Data::Fp32(vec![]));
+        assert_eq!(classify(&none, 3).unwrap(), output(&[1 << 62, 0], texts(&[])));
+    }
+
+    #[test]
     fn what_is_no_number_comes_last_and_text_has_no_classes() {
         let scores = output(&[2], Data::Fp32(vec![f32::NAN, -1.0]));
         assert_eq!(classify(&scores, 1).unwrap(), output(&[1], texts(&["-1:1"])));
+        let scores = output(&[3], Data::Fp32(vec![f32::NAN, f32::NEG_INFINITY, -f32::NAN]));
+        assert_eq!(classify(&scores, 3).unwrap(), output(&[3], texts(&["-inf:1", "NaN:0", "NaN:2"])));
         let refusal = classify(&output(&[1], texts(&["a"])), 1).unwrap_err();
         assert!(refusal.message.contains("\"Y\" is BYTES"), "{refusal}");
     }

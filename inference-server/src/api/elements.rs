@@ -7,6 +7,7 @@ use half::f16;
 use millrace_engine::{Data, Datatype, element_count};
 
 use super::{
+    halves,
     message::Limits,
     numbers,
     scan::{Cursor, Fault},
@@ -43,6 +44,11 @@ pub fn count(datatype: Datatype, shape: &[i64], limits: &Limits) -> Result<usize
         return Err(format!("expected a shape of no negative dimension, given {shape:?}"));
     }
     let limit = if datatype == Datatype::Bytes { limits.texts } else { limits.elements };
+    // Beside a 0 an axis may be of any length for nothing, and whoever goes along it would never come to its end.
+    let is_long = |dimension: &&i64| usize::try_from(**dimension).is_ok_and(|length| length > limit);
+    if let (Some(0), Some(long)) = (element_count(shape), shape.iter().find(is_long)) {
+        return Err(format!("shape {shape:?} has a dimension of {long}, the limit is {limit}"));
+    }
     match element_count(shape) {
         None => Err(format!("shape {shape:?} has more elements than can be counted")),
         Some(count) if count > limit => Err(format!("shape {shape:?} has {count} elements, the limit is {limit}")),
@@ -248,8 +254,11 @@ fn fp64(cursor: &mut Cursor<'_>, datatype: Datatype) -> Result<f64, Trouble> {
 }
 
 fn fp16(cursor: &mut Cursor<'_>) -> Result<f16, Trouble> {
+    cursor.peek();
+    let start = cursor.at();
     let wide = fp64(cursor, Datatype::Fp16)?;
-    let narrow = f16::from_f64(wide);
+    let written = cursor.bytes().get(start..cursor.at()).and_then(|written| std::str::from_utf8(written).ok());
+    let narrow = halves::nearest(wide, written.unwrap_or_default());
     if narrow.is_infinite() && wide.is_finite() {
         return out_of_range(&wide.to_string(), Datatype::Fp16);
     }
@@ -386,6 +395,7 @@ mod tests {
             ("[-2147483648, 2147483647]", Datatype::Int32, Data::Int32(vec![i32::MIN, i32::MAX])),
             ("[-9223372036854775808, 9223372036854775807]", Datatype::Int64, Data::Int64(vec![i64::MIN, i64::MAX])),
             ("[65504, -0.5]", Datatype::Fp16, Data::Fp16(vec![f16::MAX, f16::from_f32(-0.5)])),
+            ("[ 1.0004882812500000000000001]", Datatype::Fp16, Data::Fp16(vec![f16::from_bits(0x3c01)])),
             ("[3.4028235e38, 0.1, 1E-3]", Datatype::Fp32, Data::Fp32(vec![f32::MAX, 0.1, 0.001])),
             ("[1.7976931348623157e308, 0.1]", Datatype::Fp64, Data::Fp64(vec![f64::MAX, 0.1])),
             (r#"["a", "\u00e9", ""]"#, Datatype::Bytes, Data::Bytes(vec!["a".into(), "é".into(), String::new()])),
@@ -451,6 +461,8 @@ mod tests {
             (vec![-1, 4], "given [-1, 4]"),
             (vec![i64::MAX, 4], "more elements than can be counted"),
             (vec![1 << 40], "the limit is"),
+            (vec![1 << 62, 0], "has a dimension of 4611686018427387904, the limit is"),
+            (vec![0, 1 << 62], "has a dimension of 4611686018427387904, the limit is"),
             (vec![1; 65], "the shape has 65 dimensions, the limit is 64"),
         ] {
             assert!(parse("[1]", Datatype::Fp32, &shape).unwrap_err().contains(word), "{shape:?}");

@@ -28,10 +28,13 @@ use super::{
 };
 use crate::{
     errors::{Reason, Refusal},
+    limits::Flow,
     runtime::Serving,
     telemetry::{Begun, Ended, Protocol},
 };
 
+/// Bytes before a message on the wire.
+const PREFIX: usize = 5;
 /// Requests of one stream that are worked on at the same time.
 const STREAMED: usize = 8;
 const TIMEOUT_HEADER: &str = "grpc-timeout";
@@ -124,6 +127,11 @@ fn timeout(metadata: &MetadataMap) -> Option<Duration> {
     }
 }
 
+/// What a call holds, as [`crate::front`] noted it.
+fn flow_of<T>(request: &Request<T>) -> Option<Arc<Flow>> {
+    request.extensions().get().cloned()
+}
+
 fn version(text: &str) -> Option<&str> {
     Some(text).filter(|version| !version.is_empty())
 }
@@ -139,10 +147,11 @@ impl Service {
         message: pb::ModelInferRequest,
         timeout: Option<Duration>,
         begun: Option<Begun>,
+        flow: Option<&Flow>,
     ) -> Result<pb::ModelInferResponse, Status> {
         let started = Instant::now();
         let told = begun.map(|begun| Told::new(begun, &message));
-        let answered = self.answer(message, timeout, started).await;
+        let answered = self.answer(message, timeout, started, flow).await;
         if let Some(told) = told {
             told.end(&self.api, started.elapsed(), &answered);
         }
@@ -155,6 +164,7 @@ impl Service {
         message: pb::ModelInferRequest,
         timeout: Option<Duration>,
         started: Instant,
+        flow: Option<&Flow>,
     ) -> Result<pb::ModelInferResponse, Refusal> {
         let without_model = |refusal: Refusal| {
             self.api.metrics.refused(&refusal);
@@ -163,14 +173,14 @@ impl Service {
         let _counted = self.api.beside.request().map_err(without_model)?;
         let serving = self.find(&message.model_name, &message.model_version).map_err(without_model)?;
         let answered = match timeout {
-            None => self.run(&serving, message, None, started).await,
+            None => self.run(&serving, message, None, started, flow).await,
             Some(limit) => {
                 let late = || {
                     let message =
                         format!("the request took longer than the {} ms that its client gave it", limit.as_millis());
                     Refusal::new(Reason::QueueTimeout, message)
                 };
-                tokio::time::timeout(limit, self.run(&serving, message, timeout, started))
+                tokio::time::timeout(limit, self.run(&serving, message, timeout, started, flow))
                     .await
                     .unwrap_or_else(|_| Err(late()))
             }
@@ -193,6 +203,7 @@ impl Service {
         message: pb::ModelInferRequest,
         timeout: Option<Duration>,
         now: Instant,
+        flow: Option<&Flow>,
     ) -> Result<pb::ModelInferResponse, Refusal> {
         let mut infer = contents::read(message, &self.limits)?;
         infer.options.timeout = match (infer.options.timeout, timeout) {
@@ -202,9 +213,13 @@ impl Service {
         let (wanted, options) = (infer.wanted.clone(), infer.options);
         let answer = serving.door.infer(infer, now).await?;
         let ran = Instant::now();
-        let written = contents::write(&answer, &wanted, &options);
+        let written = contents::write(&answer, &wanted, &options)?;
+        if let Some(flow) = flow {
+            let made = flow.made(PREFIX + written.encoded_len());
+            made.map_err(|full| Refusal::new(Reason::MemoryFull, full.to_string()))?;
+        }
         serving.metrics.responded(ran.elapsed());
-        written
+        Ok(written)
     }
 }
 
@@ -315,7 +330,8 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<pb::ModelInferResponse>, Status> {
         let timeout = timeout(request.metadata());
         let begun = self.api.beside.telemetry.begin(request.metadata().as_ref());
-        self.infer(request.into_inner(), timeout, begun).await.map(Response::new)
+        let flow = flow_of(&request);
+        self.infer(request.into_inner(), timeout, begun, flow.as_deref()).await.map(Response::new)
     }
 
     type ModelStreamInferStream = Answers;
@@ -324,14 +340,15 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<Streaming<pb::ModelInferRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let service = self.clone();
+        let (service, flow) = (self.clone(), flow_of(&request));
         let answers = request.into_inner().map(move |message| {
-            let service = service.clone();
+            let (service, flow) = (service.clone(), flow.clone());
             async move {
                 let message = message?;
+                let _held = flow.as_deref().map(Flow::message);
                 let id = message.id.clone();
                 let begun = service.api.beside.telemetry.begin(&HeaderMap::new());
-                Ok(match service.infer(message, None, begun).await {
+                Ok(match service.infer(message, None, begun, flow.as_deref()).await {
                     Ok(response) => {
                         pb::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
                     }

@@ -1,4 +1,5 @@
-//! gRPC's own health service: the process by the empty name, the inference service by its name, and each model by its own.
+//! gRPC's own health service: the process by the empty name, the inference service by its name, and each model by its own. Whoever watches one
+//! is told that the server is stopping, which is the last thing to tell: the call ends, as the server could not while it lasts.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -61,9 +62,13 @@ impl Health for ModelHealth {
             let (health, service) = (health.clone(), service.clone());
             async move {
                 loop {
+                    let is_last = health.0.status.is_stopping();
                     let now = health.of(&service);
                     if last != Some(now) {
                         return Some((Ok(response(now)), Some(now)));
+                    }
+                    if is_last {
+                        return None;
                     }
                     tokio::time::sleep(LOOK).await;
                 }

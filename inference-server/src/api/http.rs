@@ -18,7 +18,8 @@ use http_body_util::{LengthLimitError, Limited};
 use serde::Serialize;
 
 use super::{
-    answer, config, json,
+    answer::{self, Chunks},
+    config, json,
     message::{ErrorBody, Limits, ModelMetadata, ServerMetadata},
     openapi,
     pieces::Pieces,
@@ -28,7 +29,7 @@ use crate::{
     beside::Beside,
     errors::{Reason, Refusal},
     front::Reply,
-    limits::{Patience, SlowBody, TooSlow},
+    limits::{Broken, Flow, Metered, Patience, SlowBody},
     metrics::Metrics,
     runtime::Serving,
     status::Status,
@@ -91,13 +92,13 @@ impl Api {
         self.status.models().find(&named.model, named.version.as_deref())
     }
 
-    /// Answers an inference request, whatever comes of it.
+    /// Answers an inference request, whatever comes of it. What it holds is in `flow`.
     pub async fn infer<B>(
         &self,
-        model: &str,
-        version: Option<&str>,
+        (model, version): (&str, Option<&str>),
         headers: &HeaderMap,
         body: B,
+        flow: Arc<Flow>,
     ) -> http::Response<Reply>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -105,24 +106,30 @@ impl Api {
     {
         let started = Instant::now();
         let begun = self.beside.telemetry.begin(headers);
-        let mut seen = Seen { id: None, request_bytes: 0 };
-        let answered = self.answer(model, version, headers, body, started, &mut seen).await;
+        let mut seen = Seen { id: None, request_bytes: 0, flow };
+        let answered = self.answer((model, version), headers, body, started, &mut seen).await;
         if let Some(begun) = begun {
             self.tell(begun, (model, version), &seen, started.elapsed(), &answered);
         }
-        answered.unwrap_or_else(|refusal| refused(&refusal).map(Reply::Boxed))
+        match answered {
+            Ok(response) => response.map(|body| Reply::of_chunks(body).holding(seen.flow)),
+            Err(refusal) => {
+                let is_unread = matches!(refusal.reason, Reason::BodyTooLarge | Reason::SlowBody | Reason::MemoryFull);
+                let reply = |body| if is_unread { Reply::boxed(body).to_unread() } else { Reply::boxed(body) };
+                refused(&refusal).map(reply)
+            }
+        }
     }
 
     /// The answer, counted.
     async fn answer<B>(
         &self,
-        model: &str,
-        version: Option<&str>,
+        (model, version): (&str, Option<&str>),
         headers: &HeaderMap,
         body: B,
         started: Instant,
         seen: &mut Seen,
-    ) -> Result<http::Response<Reply>, Refusal>
+    ) -> Result<http::Response<Chunks>, Refusal>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -132,7 +139,7 @@ impl Api {
             refusal
         };
         let _counted = self.beside.request().map_err(without_model)?;
-        let body = self.body(headers, body).await.map_err(without_model)?;
+        let body = self.body(headers, body, &seen.flow).await.map_err(without_model)?;
         seen.request_bytes = body.span().len();
         let serving = self.status.models().find(model, version).map_err(without_model)?;
         match run(&serving, headers, body, &self.codec, seen).await {
@@ -153,7 +160,7 @@ impl Api {
         (model, version): (&str, Option<&str>),
         seen: &Seen,
         duration: Duration,
-        answered: &Result<http::Response<Reply>, Refusal>,
+        answered: &Result<http::Response<Chunks>, Refusal>,
     ) {
         let (status, outcome, response_bytes) = match answered {
             Ok(response) => {
@@ -176,7 +183,7 @@ impl Api {
         self.beside.telemetry.end(begun, &ended);
     }
 
-    async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Pieces, Refusal>
+    async fn body<B>(&self, headers: &HeaderMap, body: B, flow: &Arc<Flow>) -> Result<Pieces, Refusal>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -188,12 +195,17 @@ impl Api {
         if declared.is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
-        let body = SlowBody::new(body, self.body_timeout, Patience::Whole);
+        let body = Metered::new(SlowBody::new(body, self.body_timeout, Patience::Whole), Arc::clone(flow));
         match Pieces::collect(Limited::new(body, limit)).await {
             Ok(body) => Ok(body),
             Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(error) if error.is::<TooSlow>() => Err(Refusal::new(Reason::SlowBody, error.to_string())),
-            Err(error) => Err(Refusal::new(Reason::InvalidRequest, format!("the body could not be read: {error}"))),
+            Err(error) => Err(match error.downcast_ref() {
+                Some(Broken::TooSlow(slow)) => Refusal::new(Reason::SlowBody, slow.to_string()),
+                Some(Broken::UsedUp(full)) => Refusal::new(Reason::MemoryFull, full.to_string()),
+                Some(Broken::Ended(_) | Broken::Wire(_)) | None => {
+                    Refusal::new(Reason::InvalidRequest, format!("the body could not be read: {error}"))
+                }
+            }),
         }
     }
 }
@@ -202,6 +214,7 @@ impl Api {
 struct Seen {
     id: Option<String>,
     request_bytes: usize,
+    flow: Arc<Flow>,
 }
 
 /// Bytes to tensors, through the model, and back.
@@ -211,7 +224,7 @@ async fn run(
     body: Pieces,
     limits: &Limits,
     seen: &mut Seen,
-) -> Result<http::Response<Reply>, Refusal> {
+) -> Result<http::Response<Chunks>, Refusal> {
     let infer = json::read(body.span(), json_length(headers)?, limits)?;
     drop(body);
     let (wanted, options) = (infer.wanted.clone(), infer.options);
@@ -219,10 +232,11 @@ async fn run(
     let answer = serving.door.infer(infer, Instant::now()).await?;
     let ran = Instant::now();
     let written = answer::write(&answer, &wanted, &options)?;
+    seen.flow.made(written.body.len()).map_err(|full| Refusal::new(Reason::MemoryFull, full.to_string()))?;
     serving.metrics.responded(ran.elapsed());
     let content_type = HeaderValue::from_static(written.content_type());
     let json_length = written.json_length;
-    let mut response = http::Response::new(Reply::Chunks(written.body));
+    let mut response = http::Response::new(written.body);
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     if let Some(length) = json_length {
         response.headers_mut().insert(json::BINARY_HEADER, HeaderValue::from(length));
@@ -242,7 +256,8 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
 
 async fn infer(State(api): State<Arc<Api>>, Path(named): Path<Named>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    api.infer(&named.model, named.version.as_deref(), &head.headers, body).await.map(Body::new)
+    let flow = Flow::new(&api.beside.budget);
+    api.infer((&named.model, named.version.as_deref()), &head.headers, body, flow).await.map(Body::new)
 }
 
 async fn server_metadata() -> Response {

@@ -11,6 +11,8 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::{Ended, UsedUp};
+
 /// What a limit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
@@ -24,6 +26,23 @@ pub enum Patience {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body did not arrive within {} ms", .0.as_millis())]
 pub struct TooSlow(pub Duration);
+
+/// Why a body ended before its own end.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// It took too long.
+    #[error(transparent)]
+    TooSlow(#[from] TooSlow),
+    /// There is no memory for it.
+    #[error(transparent)]
+    UsedUp(#[from] UsedUp),
+    /// The server stops.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// Its connection failed.
+    #[error(transparent)]
+    Wire(Box<dyn Error + Send + Sync>),
+}
 
 /// A body with a limit.
 #[derive(Debug)]
@@ -48,7 +67,7 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     type Data = B::Data;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -60,11 +79,11 @@ where
                 (Some(timer), Patience::Next) => timer.as_mut().reset(Instant::now() + this.limit),
                 (Some(_) | None, Patience::Whole | Patience::Next) => {}
             }
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| Broken::Wire(error.into()))));
         }
         let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(this.limit)));
         match timer.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Some(Err(Box::new(TooSlow(this.limit))))),
+            Poll::Ready(()) => Poll::Ready(Some(Err(TooSlow(this.limit).into()))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -102,7 +121,7 @@ mod tests {
     async fn a_body_that_drips_is_given_up_where_the_whole_counts_and_not_where_the_next_part_does() {
         let limit = Duration::from_millis(200);
         let error = SlowBody::new(drip(15), limit, Patience::Whole).collect().await.unwrap_err();
-        assert_eq!(*error.downcast::<TooSlow>().unwrap(), TooSlow(limit));
+        assert!(matches!(error, Broken::TooSlow(TooSlow(after)) if after == limit), "{error:?}");
         let whole = SlowBody::new(drip(2), limit, Patience::Whole).collect().await.unwrap();
         assert_eq!(whole.to_bytes(), "xx");
         let stream = SlowBody::new(drip(15), limit, Patience::Next).collect().await.unwrap();

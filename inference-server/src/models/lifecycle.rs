@@ -129,6 +129,7 @@ impl Models {
     pub(super) async fn bring_up(self: &Arc<Self>, spec: &Spec, turn: Turn) -> Result<(), Failure> {
         let key = &spec.key;
         if self.keeper.spec(key).as_ref() == Some(spec) {
+            self.change(|table| table.trouble_is_over(key));
             return Ok(());
         }
         let former = self.standing(key).and_then(|standing| standing.loaded().cloned());

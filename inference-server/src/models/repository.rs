@@ -198,19 +198,8 @@ impl Models {
     /// A trouble of a model as a whole: what answers goes on, and tells it.
     pub(super) fn told(&self, name: &Arc<str>, trouble: Trouble) {
         tracing::error!(model = %name, reason = trouble.reason, "{}", trouble.message);
-        let keys = self.known_keys(name);
-        if keys.is_empty() {
-            self.set(&(Arc::clone(name), super::Version(None)), Standing::Unavailable(trouble.clone()));
-        }
-        for key in keys {
-            let standing = match self.standing(&key) {
-                Some(Standing::Ready(loaded, _)) => Standing::Ready(loaded, Some(trouble.clone())),
-                Some(Standing::Loading(_) | Standing::Unloading | Standing::Unavailable(_)) | None => {
-                    Standing::Unavailable(trouble.clone())
-                }
-            };
-            self.set(&key, standing);
-        }
+        // Looked at and written in one go: a version that is taken down in between would be put back, and never be freed.
+        self.change(|table| table.trouble(name, &trouble));
     }
 
     /// Everything that the server knows and everything that the repository holds; with `ready_only`, what answers.
@@ -273,9 +262,7 @@ impl Models {
         })?;
         if let Some((spec, failure)) = self.bring_all_up(&specs).await.into_iter().next() {
             // Nobody tries again by itself: it is not on its way.
-            if let Some(Standing::Loading(trouble)) = self.standing(&spec.key) {
-                self.set(&spec.key, Standing::Unavailable(trouble));
-            }
+            self.change(|table| table.give_up(&spec.key));
             return Err(failed(&failure.trouble()));
         }
         self.retire_others(name, &specs).await;

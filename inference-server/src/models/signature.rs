@@ -2,6 +2,7 @@
 //! and the columns that are bound to them. Pure.
 
 use millrace_contract::model::{TensorSpec, Tensors};
+use millrace_engine::element_count;
 
 use super::Spec;
 
@@ -22,13 +23,23 @@ pub enum SignatureError {
         /// Those there are.
         has: String,
     },
+    /// As many columns are bound to a tensor as its rows do not have.
+    #[error("the signature binds {columns} columns to tensor {tensor:?}, whose rows have {width}")]
+    Columns {
+        /// The tensor.
+        tensor: String,
+        /// Those that are bound.
+        columns: usize,
+        /// Those there are.
+        width: usize,
+    },
 }
 
 impl SignatureError {
     /// One word for the index, status and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Mismatch(_) | Self::Unbound { .. } => "SignatureMismatch",
+            Self::Mismatch(_) | Self::Unbound { .. } | Self::Columns { .. } => "SignatureMismatch",
             Self::Changed(_) => "SignatureChanged",
         }
     }
@@ -55,7 +66,19 @@ pub fn verify(spec: &Spec, found: &Tensors, former: Option<&Tensors>) -> Result<
             return Err(SignatureError::Unbound { tensor: tensor.clone(), has });
         }
     }
+    for binding in &signature.inputs {
+        let width = found.inputs.iter().find(|spec| spec.name == binding.tensor).and_then(width);
+        if let Some(width) = width.filter(|&width| width != binding.columns.len()) {
+            let (tensor, columns) = (binding.tensor.clone(), binding.columns.len());
+            return Err(SignatureError::Columns { tensor, columns, width });
+        }
+    }
     Ok(())
+}
+
+/// Elements of a row, where the model says.
+fn width(spec: &TensorSpec) -> Option<usize> {
+    element_count(spec.shape.get(1..)?)
 }
 
 /// The first difference, in a sentence.
@@ -138,5 +161,24 @@ mod tests {
         };
         let error = verify(&Spec { signature: Some(signature), ..spec() }, &tensors(), None).unwrap_err();
         assert_eq!(error, SignatureError::Unbound { tensor: "Y".into(), has: "X".into() });
+    }
+
+    #[test]
+    fn as_many_columns_are_bound_as_a_row_has_where_the_model_says_how_many() {
+        let binding = |columns: &[&str]| InputBinding {
+            tensor: "X".into(),
+            columns: columns.iter().map(ToString::to_string).collect(),
+        };
+        let bound = |columns: &[&str], shape: &[i64]| {
+            let signature = Signature { inputs: vec![binding(columns)], outputs: OutputBinding::default() };
+            let found = Tensors { inputs: vec![tensor("X", "FP32", shape)], outputs: Vec::new() };
+            verify(&Spec { signature: Some(signature), ..spec() }, &found, None)
+        };
+        let error = bound(&["a", "b", "c"], &[-1, 4]).unwrap_err();
+        assert_eq!(error, SignatureError::Columns { tensor: "X".into(), columns: 3, width: 4 });
+        assert_eq!(error.reason(), "SignatureMismatch");
+        assert_eq!(bound(&["a", "b", "c"], &[-1, -1]), Ok(()));
+        assert_eq!(bound(&["a"], &[-1]), Ok(()));
+        assert_eq!(bound(&["a", "b", "c", "d"], &[-1, 2, 2]), Ok(()));
     }
 }

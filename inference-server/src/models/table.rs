@@ -155,6 +155,40 @@ impl Table {
         self.models.entry(Arc::clone(&key.0)).or_default().insert(key.1.clone(), standing);
     }
 
+    /// Tells a trouble of a model as a whole at each of its versions: what answers goes on.
+    pub fn trouble(&mut self, name: &Arc<str>, trouble: &Trouble) {
+        let versions = self.models.entry(Arc::clone(name)).or_default();
+        if versions.is_empty() {
+            versions.insert(Version(None), Standing::Unavailable(trouble.clone()));
+        }
+        for standing in versions.values_mut() {
+            match standing {
+                Standing::Ready(_, told) => *told = Some(trouble.clone()),
+                // Whoever takes it down says what it is afterwards.
+                Standing::Unloading => {}
+                Standing::Loading(_) | Standing::Unavailable(_) => *standing = Standing::Unavailable(trouble.clone()),
+            }
+        }
+    }
+
+    /// A version that is on its way is not any more.
+    pub fn give_up(&mut self, key: &Key) {
+        let standing = self.models.get_mut(&key.0).and_then(|versions| versions.get_mut(&key.1));
+        if let Some(standing) = standing
+            && let Standing::Loading(trouble) = &*standing
+        {
+            *standing = Standing::Unavailable(trouble.clone());
+        }
+    }
+
+    /// The file of a version is as it should be again: what was told of it is over.
+    pub fn trouble_is_over(&mut self, key: &Key) {
+        let standing = self.models.get_mut(&key.0).and_then(|versions| versions.get_mut(&key.1));
+        if let Some(Standing::Ready(_, told)) = standing {
+            *told = None;
+        }
+    }
+
     /// Forgets a version, and its model with its last one.
     pub fn remove(&mut self, key: &Key) {
         if let Some(versions) = self.models.get_mut(&key.0) {
@@ -243,6 +277,27 @@ mod tests {
                 said(Reason::UnknownModel, "model \"x\" is unknown; this server serves \"m\""),
             ]
         );
+    }
+
+    #[test]
+    fn a_trouble_of_a_model_is_told_at_its_versions_and_keeps_none_that_is_going() {
+        let mut table = Table::default();
+        let trouble = Trouble::new("InvalidConfig", "no JSON");
+        table.trouble(&"new".into(), &trouble);
+        table.set(&key("m", "1"), unavailable("truncated"));
+        table.set(&key("m", "2"), Standing::Unloading);
+        table.trouble(&"m".into(), &trouble);
+        let rows: Vec<String> = table.index().iter().map(|row| format!("{} {}", row.state, row.reason)).collect();
+        let told = "UNAVAILABLE InvalidConfig: no JSON";
+        assert_eq!(rows, [told, "UNLOADING Unloading: it is being unloaded", told], "m 1, m 2, new");
+        table.give_up(&key("m", "2"));
+        table.trouble_is_over(&key("m", "2"));
+        table.trouble_is_over(&key("other", "2"));
+        let states = |table: &Table| table.index().iter().map(|row| row.state).collect::<Vec<_>>();
+        assert_eq!(states(&table), ["UNAVAILABLE", "UNLOADING", "UNAVAILABLE"]);
+        table.set(&key("m", "1"), Standing::Loading(trouble));
+        table.give_up(&key("m", "1"));
+        assert_eq!(states(&table), ["UNAVAILABLE", "UNLOADING", "UNAVAILABLE"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use arrow::{
         RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array, UInt16Array, UInt32Array,
         UInt64Array,
     },
-    buffer::OffsetBuffer,
+    buffer::{NullBuffer, OffsetBuffer},
     datatypes::{DataType, Field, Fields},
     error::ArrowError,
 };
@@ -43,19 +43,20 @@ pub fn batch(records: &[Record]) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_from_iter(columns)
 }
 
-/// A struct with a field for each tensor of the first record.
+/// A struct with a field for each tensor that any of the records has. Inputs may be left out, and a record without one has null there.
 fn tensors(records: &[Record], of: fn(&Record) -> &[NamedTensor]) -> Result<ArrayRef, ArrowError> {
-    let names: Vec<&str> = records.first().into_iter().flat_map(of).map(|tensor| tensor.name.as_str()).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for tensor in records.iter().flat_map(of) {
+        if !names.contains(&tensor.name.as_str()) {
+            names.push(&tensor.name);
+        }
+    }
     let mut fields = Vec::with_capacity(names.len());
     let mut columns = Vec::with_capacity(names.len());
-    for (index, name) in names.into_iter().enumerate() {
-        let rows = records.iter().map(|record| of(record).get(index).filter(|tensor| tensor.name == name));
-        let rows: Option<Vec<&Tensor>> = rows.map(|tensor| tensor.map(|tensor| &tensor.tensor)).collect();
-        let Some(rows) = rows else {
-            return Err(ArrowError::SchemaError(format!("not every record has tensor {name:?}")));
-        };
-        let column = tensor(&rows)?;
-        fields.push(Field::new(name, column.data_type().clone(), false));
+    for name in names {
+        let row = |record| of(record).iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.tensor);
+        let column = tensor(&records.iter().map(row).collect::<Vec<_>>())?;
+        fields.push(Field::new(name, column.data_type().clone(), true));
         columns.push(column);
     }
     if columns.is_empty() {
@@ -64,13 +65,16 @@ fn tensors(records: &[Record], of: fn(&Record) -> &[NamedTensor]) -> Result<Arra
     Ok(Arc::new(StructArray::try_new(Fields::from(fields), columns, None)?))
 }
 
-fn tensor(rows: &[&Tensor]) -> Result<ArrayRef, ArrowError> {
-    let shapes = Int64Array::from_iter_values(rows.iter().flat_map(|tensor| tensor.shape.iter().copied()));
-    let shape = list(rows.iter().map(|tensor| tensor.shape.len()), Arc::new(shapes))?;
-    let data = list(rows.iter().map(|tensor| tensor.data.len()), elements(rows)?)?;
+fn tensor(rows: &[Option<&Tensor>]) -> Result<ArrayRef, ArrowError> {
+    let there: Vec<&Tensor> = rows.iter().copied().flatten().collect();
+    let shapes = Int64Array::from_iter_values(there.iter().flat_map(|tensor| tensor.shape.iter().copied()));
+    let length = |of: fn(&Tensor) -> usize| rows.iter().map(move |tensor| tensor.map_or(0, of));
+    let shape = list(length(|tensor| tensor.shape.len()), Arc::new(shapes))?;
+    let data = list(length(|tensor| tensor.data.len()), elements(&there)?)?;
     let field = |name, array: &ArrayRef| Field::new(name, array.data_type().clone(), false);
     let fields = Fields::from(vec![field("shape", &shape), field("data", &data)]);
-    Ok(Arc::new(StructArray::try_new(fields, vec![shape, data], None)?))
+    let nulls = NullBuffer::from_iter(rows.iter().map(Option::is_some));
+    Ok(Arc::new(StructArray::try_new(fields, vec![shape, data], Some(nulls))?))
 }
 
 fn list(lengths: impl Iterator<Item = usize> + Clone, values: ArrayRef) -> Result<ArrayRef, ArrowError> {

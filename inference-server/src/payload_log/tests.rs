@@ -175,6 +175,35 @@ fn every_element_type_has_its_column() {
     assert_eq!(data("text").as_string::<i32>().value(0), "ü");
 }
 
+#[test]
+fn a_tensor_that_some_records_lack_is_null_there() {
+    let record = |inputs: &[NamedTensor]| Record {
+        source: Arc::new(Source { model: String::new(), version: String::new(), digest: String::new() }),
+        id: "a".into(),
+        time: UNIX_EPOCH,
+        duration: Duration::ZERO,
+        inputs: inputs.to_vec(),
+        outputs: Arc::new(Vec::new()),
+        held: [Held { of: Arc::default(), bytes: 0 }, Held { of: Arc::default(), bytes: 0 }],
+    };
+    let number = |name: &str, value| named(name, &[1], Data::Fp32(vec![value]));
+    let records = [
+        record(&[number("x", 1.0)]),
+        record(&[number("x", 2.0), number("bias", 3.0)]),
+        record(&[number("bias", 4.0), number("x", 5.0)]),
+    ];
+    let batch = columns::batch(&records).unwrap();
+    let inputs = batch.column_by_name("inputs").unwrap().as_struct();
+    let column = |name: &str| inputs.column_by_name(name).unwrap().as_struct();
+    let values = |name: &str| -> Vec<Option<f32>> {
+        let lists = column(name).column_by_name("data").unwrap().as_list::<i32>();
+        let value = |row| (!column(name).is_null(row)).then(|| lists.value(row).as_primitive::<Float32Type>().value(0));
+        (0..3).map(value).collect()
+    };
+    assert_eq!(values("x"), [Some(1.0), Some(2.0), Some(5.0)]);
+    assert_eq!(values("bias"), [None, Some(3.0), Some(4.0)]);
+}
+
 type Received = Arc<Mutex<Vec<(HeaderMap, Value)>>>;
 
 async fn receiver(received: Received) -> SocketAddr {

@@ -42,13 +42,31 @@ fn matrix(name: &str, columns: u64) -> Vec<u8> {
 /// `Y = X * W`, X of `[n, size]`, every element of W being `weight`: 4 * size * size bytes of weights.
 pub fn multiplier(size: usize, weight: f32) -> Vec<u8> {
     let width = size as u64;
-    let raw: Vec<u8> = std::iter::repeat_n(weight.to_le_bytes(), size * size).flatten().collect();
-    let weights = [number(1, width), number(1, width), number(2, 1), field(8, b"W"), field(9, &raw)].concat();
+    let raw = field(9, &self::weights(size, weight));
+    of_weights(&[number(1, width), number(1, width), number(2, 1), field(8, b"W"), raw].concat(), width)
+}
+
+/// The same with W in a file `weights` beside it, which is to hold [`weights`].
+pub fn multiplier_outside(size: usize) -> Vec<u8> {
+    let width = size as u64;
+    let location = [field(1, b"location"), field(2, b"weights")].concat();
+    let weights =
+        [number(1, width), number(1, width), number(2, 1), field(8, b"W"), field(13, &location), number(14, 1)]
+            .concat();
+    of_weights(&weights, width)
+}
+
+/// What [`multiplier_outside`] is to find beside it.
+pub fn weights(size: usize, weight: f32) -> Vec<u8> {
+    std::iter::repeat_n(weight.to_le_bytes(), size * size).flatten().collect()
+}
+
+fn of_weights(weights: &[u8], width: u64) -> Vec<u8> {
     let node = [field(1, b"X"), field(1, b"W"), field(2, b"Y"), field(4, b"MatMul")].concat();
     let graph = [
         field(1, &node),
         field(2, b"g"),
-        field(5, &weights),
+        field(5, weights),
         field(11, &matrix("X", width)),
         field(12, &matrix("Y", width)),
     ];

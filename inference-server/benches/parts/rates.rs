@@ -1,0 +1,84 @@
+//! Rates beside their limit: short models in every form, large requests and answers.
+
+use std::path::Path;
+
+use super::{
+    bench::{SERVER_CORE, TARGET, Wire, alone, better, forms, rounds, serve},
+    child::Process,
+    http1,
+    models::{COPY, IMAGE, Subject},
+    table::{Measured, row, title, verdict},
+};
+
+/// A model that is as short as the wire, in every form of the protocol. `answers` are the numbers of an answer, which the echo writes too.
+pub async fn wires(folder: &Path, subject: Subject, what: &str, answers: usize) {
+    let (one, many) = (alone(subject, 1), alone(subject, 32));
+    title(what);
+    println!("  {:<42}{one:>11.0}", "alone, rows a second in runs of 1");
+    println!("  {:<42}{many:>11.0}", "alone, rows a second in runs of 32");
+    let wires = std::env::var("MILLRACE_BENCH_WIRES").unwrap_or_default();
+    for (index, (name, wire)) in forms(subject).iter().enumerate() {
+        if !wires.is_empty() && !wires.contains(name) {
+            continue;
+        }
+        let echo = Process::role(SERVER_CORE, &["echo", ["json", "binary", "grpc"][index], &answers.to_string()]);
+        let ours = serve(folder, subject);
+        for (connections, rate) in [(1, one), (64, many)] {
+            let (mut limit, mut served) = (Measured::default(), Measured::default());
+            // The first round only warms up.
+            for number in 0..=rounds() {
+                let of_echo = wire.load(&echo, connections).await;
+                let of_ours = wire.load(&ours, connections).await;
+                if number > 0 {
+                    better(&mut limit, of_echo);
+                    better(&mut served, of_ours);
+                }
+            }
+            row(&format!("{name}, {connections} under way: bare echo"), &limit);
+            row(&format!("{name}, {connections} under way: server"), &served);
+            let possible = 1.0 / (1.0 / limit.per_second + 1.0 / rate);
+            verdict("of what echo and model allow", served.per_second / possible, "", TARGET, true);
+            if connections == 1 {
+                let over = served.p50.as_secs_f64() - limit.p50.as_secs_f64();
+                verdict("one at a time, over the echo", over * 1e6, "µs", 30.0, false);
+            }
+        }
+    }
+}
+
+pub async fn image(folder: &Path) {
+    let rate = alone(IMAGE, 1);
+    title("a picture of 224 by 224 as JSON");
+    println!("  {:<42}{rate:>11.0}", "alone, a second");
+    let request = http1::request(&IMAGE.path(), "content-type: application/json\r\n", &IMAGE.json());
+    println!("  {:<42}{:>11.2}", "request, MB", request.len() as f64 / 1e6);
+    let echo = Process::role(SERVER_CORE, &["echo", "json", "2"]);
+    let ours = serve(folder, IMAGE);
+    let (mut limit, mut served) = (Measured::default(), Measured::default());
+    let wire = Wire::Http(request);
+    for _ in 0..=rounds() {
+        better(&mut limit, wire.load(&echo, 4).await);
+        better(&mut served, wire.load(&ours, 4).await);
+    }
+    row("echo that parses", &limit);
+    row("server", &served);
+    let possible = 1.0 / (1.0 / limit.per_second + 1.0 / rate);
+    verdict("of what echo and model allow", served.per_second / possible, "", TARGET, true);
+    verdict("of the model alone (170 of 192)", served.per_second / rate, "", 170.0 / 192.0, true);
+}
+
+pub async fn large(folder: &Path) {
+    title("16 MB there and back, binary");
+    let (headers, body) = COPY.binary();
+    let request = http1::request(&COPY.path(), &headers, &body);
+    let (echo, ours) = (Process::role(SERVER_CORE, &["echo", "same"]), serve(folder, COPY));
+    let (mut limit, mut served) = (Measured::default(), Measured::default());
+    let wire = Wire::Http(request);
+    for _ in 0..=rounds() {
+        better(&mut limit, wire.load(&echo, 2).await);
+        better(&mut served, wire.load(&ours, 2).await);
+    }
+    row("bare echo", &limit);
+    row("server", &served);
+    verdict("of the echo", served.per_second / limit.per_second, "", 0.8, true);
+}

@@ -1,0 +1,71 @@
+//! Latencies at 80 % of the highest rate, where requests come when they come: the tail is what users wait for.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::json;
+
+use super::{
+    bench::{SERVER_CORE, Wire, alone, better, config, forms, rounds, serve},
+    child::Process,
+    http1,
+    models::{ENCODER, MLP},
+    table::{Measured, row, title, verdict},
+};
+
+pub async fn tails(folder: &Path) {
+    for (name, wire) in forms(MLP) {
+        title(&format!("30→64→2 MLP at 80 % of its highest rate, {name}"));
+        let ours = serve(folder, MLP);
+        let mut best = Measured::default();
+        for _ in 0..=rounds() {
+            better(&mut best, wire.load(&ours, 64).await);
+        }
+        let mut kept = Measured { p99: Duration::MAX, ..Measured::default() };
+        for _ in 0..rounds() {
+            let paced = wire.paced(&ours, 64, best.per_second * 0.8).await;
+            if paced.p99 < kept.p99 {
+                kept = paced;
+            }
+        }
+        row("highest rate", &best);
+        row("at 80 %", &kept);
+        verdict("p99", kept.p99.as_secs_f64() * 1e3, "ms", 1.0, false);
+    }
+}
+
+pub async fn heavy(folder: &Path) {
+    title("an encoder, bound by arithmetic, binary");
+    let (headers, body) = ENCODER.binary();
+    let request = http1::request(&ENCODER.path(), &headers, &body);
+    let wire = Wire::Http(request);
+    let ours = serve(folder, ENCODER);
+    let (mut limit, mut served) = ((0, 0.0), Measured::default());
+    for _ in 0..=rounds() {
+        for rows in [1, 2, 4, 8] {
+            let rate = alone(ENCODER, rows);
+            if rate > limit.1 {
+                limit = (rows, rate);
+            }
+        }
+        better(&mut served, wire.load(&ours, 4).await);
+    }
+    println!("  {:<42}{:>11.0}", format!("alone, rows a second in runs of {}", limit.0), limit.1);
+    row("server, 4 under way", &served);
+    verdict("of the best runs alone", served.per_second / limit.1, "", 0.99, true);
+    drop(ours);
+    let mut tails = [Measured { p99: Duration::MAX, ..Measured::default() }; 2];
+    for (index, batching) in [json!({"maxSize": 1}), json!({})].into_iter().enumerate() {
+        let path = config(folder, &[("encoder".to_owned(), ENCODER)], json!({"batching": batching}));
+        let server = Process::server(&SERVER_CORE.to_string(), &path);
+        for _ in 0..=rounds() {
+            let rate = limit.1 * 0.8;
+            let paced = wire.paced(&server, 16, rate).await;
+            if paced.p99 < tails[index].p99 {
+                tails[index] = paced;
+            }
+        }
+    }
+    row("at 80 %, unbatched", &tails[0]);
+    row("at 80 %, left alone", &tails[1]);
+    verdict("p99, of the unbatched", tails[1].p99.as_secs_f64() / tails[0].p99.as_secs_f64(), "", 1.2, false);
+}

@@ -1,0 +1,191 @@
+//! Clients that hold what others need and say nothing: connections, answers that are not taken, bodies that do not end.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use millrace_contract::{server::ServerConfig, server_options::Limits};
+use millrace_inference_server::api::pb::{
+    ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
+};
+use support::{Server, config};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic::transport::Channel;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const PATH: &[u8] = b"/v2/models/m/infer";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW: u8 = 8;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+async fn serving(limits: Limits) -> Server {
+    Server::ready(ServerConfig { limits, ..config("classifier") }).await
+}
+
+/// So many rows, which are answered with some 25 bytes each.
+fn rows(count: usize) -> String {
+    let data = vec!["1"; count * 4].join(",");
+    format!(r#"{{"inputs": [{{"name": "X", "shape": [{count}, 4], "datatype": "FP32", "data": [{data}]}}]}}"#)
+}
+
+/// Waits until a counter has this value.
+async fn until(server: &Server, metric: &str, value: f64) {
+    let deadline = Instant::now() + PATIENCE;
+    while server.metric(metric).await != Some(value) {
+        assert!(Instant::now() < deadline, "{metric} is {:?}", server.metric(metric).await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Asks until the answer has this status.
+async fn until_answered(server: &Server, body: &str, status: StatusCode) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = server.infer(body.to_owned()).await;
+        if answer.status == status {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} {}", answer.status, answer.text());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A request over gRPC of so many bytes, which the model does not take.
+async fn grpc_call(server: &Server, bytes: usize) -> Result<(), tonic::Status> {
+    let channel = Channel::from_shared(format!("http://{}", server.http)).unwrap().connect().await.unwrap();
+    let message = ModelInferRequest {
+        model_name: "m".into(),
+        raw_input_contents: vec![vec![0; bytes].into()],
+        ..ModelInferRequest::default()
+    };
+    GrpcInferenceServiceClient::new(channel).model_infer(message).await.map(|_| ())
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A connection of HTTP/2 that lets answers have so many bytes.
+async fn http2(server: &Server, window: u32) -> TcpStream {
+    let mut stream = TcpStream::connect(server.http).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let initial_window = [&[0, 4], window.to_be_bytes().as_slice()].concat();
+    stream.write_all(&frame(SETTINGS, 0, 0, &initial_window)).await.unwrap();
+    stream
+}
+
+async fn ask(stream: &mut TcpStream, id: u8, body: &str) {
+    let head = [&[0x83, 0x86, 0x04, 18], PATH].concat();
+    let call = [frame(HEADERS, END_HEADERS, id, &head), frame(DATA, END_STREAM, id, body.as_bytes())].concat();
+    stream.write_all(&call).await.unwrap();
+}
+
+/// Reads to the end and answers every ping, as any client does that is alive.
+async fn polite_to_the_end(stream: &mut TcpStream) {
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).await.is_ok() {
+        let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+        if stream.read_exact(&mut payload).await.is_err() {
+            return;
+        }
+        if head[3] == PING && head[4] & ACK == 0 {
+            _ = stream.write_all(&frame(PING, ACK, 0, &payload)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn silence_on_the_admin_port_keeps_no_probe_out() {
+    let server = serving(Limits { idle_milliseconds: 300, ..Limits::default() }).await;
+    let mut silent = Vec::new();
+    for _ in 0..80 {
+        silent.push(TcpStream::connect(server.admin).await.unwrap());
+    }
+    let mut probe = TcpStream::connect(server.admin).await.unwrap();
+    probe.write_all(b"GET /readyz HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, probe.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(silent);
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_on_which_only_pings_go_is_idle() {
+    let server = serving(Limits { idle_milliseconds: 300, ..Limits::default() }).await;
+    let mut never = http2(&server, 65_535).await;
+    let mut once = http2(&server, 65_535).await;
+    ask(&mut once, 1, &rows(1)).await;
+    let both = async { tokio::join!(polite_to_the_end(&mut never), polite_to_the_end(&mut once)) };
+    timeout(PATIENCE, both).await.expect("an end");
+    until(&server, "millrace_server_connections_closed_total{reason=\"idle\"}", 2.0).await;
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_left_behind_a_shut_window_is_given_up() {
+    let server = serving(Limits { write_milliseconds: 300, ..Limits::default() }).await;
+    let mut nothing = http2(&server, 0).await;
+    let mut a_little = http2(&server, 10).await;
+    ask(&mut nothing, 1, &rows(1)).await;
+    ask(&mut a_little, 1, &rows(1)).await;
+    let both = async { tokio::join!(polite_to_the_end(&mut nothing), polite_to_the_end(&mut a_little)) };
+    timeout(PATIENCE, both).await.expect("an end");
+    until(&server, "millrace_server_connections_closed_total{reason=\"slow_reader\"}", 2.0).await;
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_end_leave_room_for_others_or_these_are_told_to_come_back() {
+    let server = serving(Limits { in_flight_bytes: Some(40_000), ..Limits::default() }).await;
+    let mut slow = TcpStream::connect(server.http).await.unwrap();
+    slow.write_all(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 31000\r\n\r\n").await.unwrap();
+    slow.write_all(&[b' '; 30_000]).await.unwrap();
+    let large = format!("{}{}", rows(1), " ".repeat(15_000));
+    until_answered(&server, &large, StatusCode::TOO_MANY_REQUESTS).await;
+    let refused = server.infer(large.clone()).await;
+    assert!(refused.error().contains("hold all of the 40000 bytes"), "{}", refused.error());
+    assert_eq!(
+        (&refused.headers["retry-after"], &refused.headers["connection"]),
+        (&"1".parse().unwrap(), &"close".parse().unwrap())
+    );
+    let status = grpc_call(&server, 15_000).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "1000");
+    assert_eq!(server.infer(rows(1)).await.status, StatusCode::OK, "there is room for it");
+    drop(slow);
+    until_answered(&server, &large, StatusCode::OK).await;
+    let status = grpc_call(&server, 15_000).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument, "it is read: {status}");
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_holds_its_memory_until_its_client_has_taken_it() {
+    let server = serving(Limits { in_flight_bytes: Some(16_000), ..Limits::default() }).await;
+    let mut slow = http2(&server, 0).await;
+    // 2 kB, answered with 6 kB; they are held together, and then only the answer.
+    ask(&mut slow, 1, &rows(250)).await;
+    until(&server, "millrace_server_requests_total{outcome=\"ok\",model=\"m\"", 1.0).await;
+    until_answered(&server, &rows(900), StatusCode::TOO_MANY_REQUESTS).await;
+    assert_eq!(server.infer(rows(1)).await.status, StatusCode::OK, "there is room for it");
+    slow.write_all(&[frame(WINDOW, 0, 1, &[0, 1, 0, 0]), frame(WINDOW, 0, 0, &[0, 1, 0, 0])].concat()).await.unwrap();
+    let reading = tokio::spawn(async move { polite_to_the_end(&mut slow).await });
+    until_answered(&server, &rows(900), StatusCode::OK).await;
+    reading.abort();
+    server.end().await.unwrap();
+}
