@@ -55,7 +55,7 @@ fn refusals(evidence: &CanaryEvidence, alpha: f64) -> Option<Check> {
         log_evidence: Some(finite(log_evidence)),
         samples: samples(canary.requests),
         message: format!(
-            "the canary refused {} of {} requests as wrong (4xx), stable {} of {}: does it take the same input?",
+            "{} of {} canary requests were refused as wrong (4xx) or given up, {} of {} of stable: does it take the same input?",
             canary.client_errors, canary.requests, stable.client_errors, stable.requests
         ),
         ..blank("errorRate")

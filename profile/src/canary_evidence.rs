@@ -94,7 +94,7 @@ pub struct Arm {
     pub requests: u64,
     /// Those that failed by the revision's own fault.
     pub errors: u64,
-    /// Those that it refused as the client's own fault (4xx).
+    /// Those that it refused as the client's own fault (4xx), or that the client gave up.
     #[serde(default)]
     pub client_errors: u64,
     /// Restarts of its containers; each counts as an error.
@@ -111,7 +111,8 @@ pub struct Arm {
 impl Arm {
     /// Requests, errors and latency as a router counted them (the increase since the last look).
     pub fn from_stats(stats: &RevisionStats) -> Self {
-        Self { requests: stats.requests, errors: stats.errors, latency: stats.latency.clone(), ..Self::default() }
+        let RevisionStats { requests, errors, client_errors, ref latency, shielded: _, as_shield: _ } = *stats;
+        Self { requests, errors, client_errors, latency: latency.clone(), ..Self::default() }
     }
 
     /// Adds what `other` counted. Predictions whose bins changed begin anew.

@@ -24,6 +24,10 @@ const WAITING: usize = 4_096;
 /// In ten thousand.
 const ALL: u32 = 10_000;
 
+/// Goes with an answer that another revision gave for the one named here, which had failed.
+#[derive(Clone, Debug)]
+pub struct Shielded(pub String);
+
 /// What is known of a request until it is answered.
 #[derive(Debug)]
 pub struct Record {
@@ -53,6 +57,9 @@ struct Line {
     service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<String>,
+    /// The revision whose failure was kept from the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shielded: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fallback: Option<String>,
     status: u16,
@@ -110,6 +117,7 @@ impl AccessLog {
             path: record.path,
             service: record.service.map(|service| service.name.clone()),
             revision: header(REVISION_HEADER),
+            shielded: answer.extensions().get::<Shielded>().map(|shielded| shielded.0.clone()),
             fallback: header(FALLBACK_HEADER),
             status: answer.status().as_u16(),
             microseconds: u64::try_from(record.started.elapsed().as_micros()).unwrap_or(u64::MAX),

@@ -8,6 +8,7 @@ use millrace_contract::routing::{FALLBACK_HEADER, REVISION_HEADER};
 use tokio::time::timeout_at;
 
 use crate::{
+    access_log::Shielded,
     attempts::{at_target, may_follow},
     body::AnswerBody,
     counting::Outcome,
@@ -124,7 +125,9 @@ async fn instead(
                     rescuer.counters.served_as_shield();
                 }
                 router.metrics.served(Ending::Shielded);
-                return reply(rescued, outcome, service, &rescuer, ticket, in_hand);
+                let mut answer = reply(rescued, outcome, service, &rescuer, ticket, in_hand)?;
+                answer.extensions_mut().insert(Shielded(target.revision.clone()));
+                return Ok(answer);
             }
         }
     }
