@@ -155,9 +155,8 @@ async fn a_sink_that_hangs_neither_slows_a_request_nor_holds_the_stop_for_ever()
     assert!(
         hanging.metric("millrace_server_payload_log_records_total{outcome=\"dropped_full\"}").await.unwrap() > 270.0
     );
-    let started = Instant::now();
-    hanging.end().await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    // The drain time and ten seconds more.
+    tokio::time::timeout(Duration::from_secs(30), hanging.end()).await.expect("an end").unwrap();
     quick.end().await.unwrap();
 }
 

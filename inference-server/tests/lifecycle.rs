@@ -159,7 +159,8 @@ async fn a_stop_under_load_fails_no_request_and_readiness_goes_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_run_is_waited_for_and_answered_during_the_stop() {
-    let mut server = Server::ready(config("slow")).await;
+    // Longer than the run takes on a machine that has much else to do.
+    let mut server = Server::ready(ServerConfig { drain_seconds: 120, ..config("slow") }).await;
     let body = r#"{"inputs": [{"name": "X", "shape": [1, 1], "datatype": "FP32", "data": [5]}, {"name": "loops", "shape": [1], "datatype": "INT64", "data": [600000]}]}"#;
     let request = http::Request::post(format!("http://{}/v2/models/m/infer", server.http))
         .body(http_body_util::Full::from(body))

@@ -94,8 +94,10 @@ async fn ask(stream: &mut TcpStream, id: u8, body: &str) {
     stream.write_all(&call).await.unwrap();
 }
 
-/// Reads to the end and answers every ping, as any client does that is alive.
+/// Reads to the end and answers every ping, as any client does that is alive, and pings as often itself.
 async fn polite_to_the_end(stream: &mut TcpStream) {
+    let ping = frame(PING, 0, 0, b"are you?");
+    _ = stream.write_all(&ping).await;
     let mut head = [0; 9];
     while stream.read_exact(&mut head).await.is_ok() {
         let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
@@ -104,6 +106,9 @@ async fn polite_to_the_end(stream: &mut TcpStream) {
         }
         if head[3] == PING && head[4] & ACK == 0 {
             _ = stream.write_all(&frame(PING, ACK, 0, &payload)).await;
+        } else if head[3] == PING {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            _ = stream.write_all(&ping).await;
         }
     }
 }

@@ -178,7 +178,7 @@ async fn a_model_whose_runs_get_long_leaves_the_core_and_a_long_run_keeps_nobody
 #[tokio::test]
 async fn what_is_moved_from_a_core_to_a_busy_lane_is_told_in_time_that_its_time_is_over() {
     become_core(0);
-    let bench = start("slow", Batching::default(), Queue::default());
+    let bench = start("slow", Batching { max_size: 1, ..Batching::default() }, Queue::default());
     bench.until_inline(|| slow(1)).await;
     let mut away = Box::pin(bench.infer(slow(20_000)));
     let mut long = Box::pin(bench.infer(slow(800_000)));
