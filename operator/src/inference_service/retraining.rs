@@ -130,13 +130,17 @@ pub fn decide(question: &Question<'_>) -> Answer {
 /// Making a job that is there already changes nothing.
 fn untold(question: &Question<'_>) -> Option<Answer> {
     let told = question.status.and_then(|status| status.training_job.as_deref());
-    let newest = newest(&question.sources.jobs).filter(|job| !has_ended(job) && told != Some(&*job.name_any()))?;
+    let newest =
+        newest(&question.sources.jobs, told).filter(|job| !has_ended(job) && told != Some(&*job.name_any()))?;
     let because = newest.annotations().get(CREATED_BECAUSE).cloned().unwrap_or_default();
     Some(Answer::Start { job: Box::new(newest.clone()), because })
 }
 
-fn newest(jobs: &[TrainingJob]) -> Option<&TrainingJob> {
-    jobs.iter().max_by_key(|job| job.creation_timestamp().map(|time| time.0))
+/// Times of creation are whole seconds: of two jobs of one second, the one that runs came later, as only one does at a time; else the one
+/// that was told of last.
+fn newest<'a>(jobs: &'a [TrainingJob], told: Option<&str>) -> Option<&'a TrainingJob> {
+    let made = |job: &TrainingJob| job.creation_timestamp().map(|time| time.0);
+    jobs.iter().max_by_key(|job| (made(job), !has_ended(job), told == Some(&*job.name_any())))
 }
 
 fn refusal(question: &Question<'_>, template: &TrainingJob, current: &Digest) -> Option<Answer> {
@@ -273,7 +277,7 @@ pub fn status(
     now: Timestamp,
 ) -> RetrainingStatus {
     let mut status = former.cloned().unwrap_or_default();
-    if let Some(newest) = newest(jobs) {
+    if let Some(newest) = newest(jobs, former.and_then(|former| former.training_job.as_deref())) {
         status.training_job = Some(newest.name_any());
         status.last_start_time = newest.creation_timestamp().or(status.last_start_time);
     }

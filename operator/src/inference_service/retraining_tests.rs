@@ -251,6 +251,18 @@ fn a_start_that_a_crash_kept_from_being_told_is_told_once() {
 }
 
 #[test]
+fn of_two_jobs_of_one_second_the_one_that_runs_is_the_newest_and_stays_it() {
+    let (failed, mut second) = (ended("svc-r9", "Failed", None), ended("svc-r1", "Running", None));
+    let told = |jobs: &[TrainingJob], former: &RetrainingStatus| status(Some(former), &Answer::Idle, jobs, at(0));
+    let first = told(std::slice::from_ref(&failed), &RetrainingStatus::default());
+    assert_eq!(first.training_job.as_deref(), Some("svc-r9"));
+    let runs = told(&[second.clone(), failed.clone()], &first);
+    assert_eq!(runs.training_job.as_deref(), Some("svc-r1"));
+    second = ended("svc-r1", "Succeeded", Some("fraud-2"));
+    assert_eq!(told(&[second, failed], &runs).training_job.as_deref(), Some("svc-r1"));
+}
+
+#[test]
 fn a_job_whose_start_was_never_told_still_counts() {
     let mut made = ended("svc-r0", "Succeeded", Some("fraud-2"));
     made.metadata.creation_timestamp = Some(Time(at(10)));

@@ -8,7 +8,7 @@ use millrace_operator::{
 use crate::{
     dataset,
     dataset_story::{self, Found},
-    inference_service_story, inference_service_switch_story, model_version_story, training_job_story,
+    inference_service_story, inference_service_switch_story, model_version_story, tell, training_job_story,
 };
 
 /// What is meant to catch a mistake.
@@ -84,12 +84,12 @@ async fn every_known_mistake_is_caught() {
             Ok(all) => {
                 times += all.len();
                 for how in all {
-                    println!("{bug:?} caught: {}", how.chars().take(220).collect::<String>());
+                    tell(&format!("{bug:?} caught: {}", how.chars().take(220).collect::<String>()));
                 }
             }
             Err(missing) => missed.push(missing),
         }
     }
-    println!("{} mistakes, caught {times} times", SeededBug::ALL.len());
+    tell(&format!("{} mistakes, caught {times} times", SeededBug::ALL.len()));
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }

@@ -4,7 +4,8 @@
 use millrace_operator::{bug::Bugs, testkit::Scenario};
 
 use crate::{
-    dataset_story, inference_service_story, inference_service_switch_story, model_version_story, training_job_story,
+    dataset_story, inference_service_retraining_story, inference_service_story, inference_service_switch_story,
+    model_version_story, tell, training_job_story,
 };
 
 /// The fewest crash points a story must have.
@@ -12,7 +13,7 @@ const FEWEST: usize = 60;
 
 async fn plays(scenario: Scenario) {
     let played = scenario.play(Bugs::default()).await.unwrap();
-    println!("{}: {played:?}", scenario.name);
+    tell(&format!("{}: {played:?}", scenario.name));
     assert!(played.crash_points >= FEWEST, "{played:?}");
 }
 
@@ -42,6 +43,11 @@ async fn whatever_is_killed_lost_or_refused_the_story_of_one_switch_ends_the_sam
 }
 
 #[tokio::test]
+async fn whatever_is_killed_lost_or_refused_the_story_of_retraining_ends_the_same() {
+    plays(inference_service_retraining_story::SCENARIO).await;
+}
+
+#[tokio::test]
 async fn the_crash_points_of_all_stories_are_counted() {
     let stories = [
         dataset_story::SCENARIO,
@@ -49,13 +55,14 @@ async fn the_crash_points_of_all_stories_are_counted() {
         model_version_story::SCENARIO,
         inference_service_story::SCENARIO,
         inference_service_switch_story::SCENARIO,
+        inference_service_retraining_story::SCENARIO,
     ];
     let mut sum = 0;
     for story in stories {
         let crash_points = story.play_undisturbed(Bugs::default()).await.unwrap().crash_points();
-        println!("crash points of {}: {crash_points}", story.name);
+        tell(&format!("crash points of {}: {crash_points}", story.name));
         sum += crash_points;
     }
-    println!("crash points of all stories: {sum}");
+    tell(&format!("crash points of all stories: {sum}"));
     assert!(sum >= 4 * FEWEST, "{sum} crash points in all");
 }

@@ -186,9 +186,14 @@ pub async fn approved(world: &World, number: i64) -> Found<()> {
         "evaluation": {"dataset": "tx", "task": "Classification"},
     });
     world.apply::<ModelVersion>(json!({"metadata": {"name": name}, "spec": spec})).await?;
+    is_approved(world, &name).await
+}
+
+/// The ModelVersion controller has found that a version may be used.
+pub async fn is_approved(world: &World, name: &str) -> Found<()> {
     let condition = json!({"type": "Approved", "status": "True", "reason": "GatesPassed", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
     let status = json!({"status": {"observedGeneration": 1, "phase": "Approved", "conditions": [condition]}});
-    let patched = world.api::<ModelVersion>().patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await;
+    let patched = world.api::<ModelVersion>().patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await;
     patched.map(|_| ()).map_err(|e| format!("status of {name}: {e}"))
 }
 

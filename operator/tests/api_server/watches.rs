@@ -11,7 +11,7 @@ use millrace_operator::{
     training_job,
 };
 
-use crate::{dataset_story, inference_service_story, model_version_story, training_job_story};
+use crate::{dataset_story, inference_service_story, model_version_story, tell, training_job_story};
 
 /// Every third event is lost, beginning with the first, the second or the third: each is lost once. A connection that ends is
 /// taken up again with what was missed.
@@ -27,7 +27,7 @@ async fn plays(scenario: Scenario, controller: fn(Arc<Context>) -> Running) {
     let calm = scenario.play_undisturbed(Bugs::default()).await.unwrap();
     let stories = DISTURBANCES.map(|disturbance| scenario.play_live(&calm, disturbance, controller));
     let disturbed = try_join_all(stories).await.unwrap();
-    println!("{}: {disturbed:?} events of watches were lost", scenario.name);
+    tell(&format!("{}: {disturbed:?} events of watches were lost", scenario.name));
     assert!(disturbed.iter().all(|events| *events > 0), "{disturbed:?}");
 }
 
