@@ -81,28 +81,11 @@ async fn a_body_that_announces_no_length_takes_the_memory_of_what_has_arrived() 
     let settings = Settings { body_budget: 10_010, ..Settings::default() };
     let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
     let running = Running::start_with(inputs, settings, FrontDoor::default()).await;
-    let chunk = [
-        b"7d0
-"
-        .as_slice(),
-        &[b' '; 2_000],
-        b"
-",
-    ]
-    .concat();
+    let chunk = [b"7d0\r\n".as_slice(), &[b' '; 2_000], b"\r\n"].concat();
     let mut greedy = Vec::new();
     for _ in 0..4 {
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
-        stream
-            .write_all(
-                b"POST / HTTP/1.1
-host: fraud
-transfer-encoding: chunked
-
-",
-            )
-            .await
-            .expect("sent");
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: fraud\r\ntransfer-encoding: chunked\r\n\r\n").await.expect("sent");
         stream.write_all(&chunk).await.expect("sent");
         greedy.push(stream);
     }
