@@ -95,7 +95,7 @@ pub async fn until(settings: Settings, bound: Bound, told: impl Future<Output = 
     let (stop_admin, admin_stopped) = watch::channel(false);
     let drain_time = Duration::from_secs(settings.server.drain_seconds.into());
 
-    let admin = admin::router(Arc::new(Admin { status: Arc::clone(&status), registry }));
+    let admin = admin::router(Arc::new(Admin { status: Arc::clone(&status), registry, metrics: Arc::clone(&metrics) }));
     let admin = spawn(bound.admin, admin, ADMIN_CONNECTIONS, admin_stopped, Duration::from_secs(1));
     let ways = Ways {
         front: Arc::new(front(&settings, &status, &metrics, &beside)),
