@@ -28,6 +28,7 @@ fn seen() -> Seen<'static> {
         canary: Pods::default(),
         plan_generation: Some(9),
         is_accepted: true,
+        gateway_is_behind: false,
         counted: (0, 0),
         judgement: None,
         front_trouble: None,
