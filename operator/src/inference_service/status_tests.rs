@@ -149,6 +149,13 @@ fn conditions_and_phase_agree_in_every_state() {
             vec!["Ready=True(Serving)", "Stalled=True(RoutersDoNotFollow)"],
         ),
         (
+            "no Gateway follows",
+            &rolling_out(&one, &two, 5),
+            Seen { is_accepted: false, gateway_is_behind: true, now: at(600), ..seen() },
+            "Progressing",
+            vec!["Ready=True(Serving)", "Stalled=True(GatewaysDoNotFollow)"],
+        ),
+        (
             "a pod for the next share does not come",
             &rolling_out(&one, &two, 5),
             Seen { canary: down.clone(), now: at(600), ..seen() },
