@@ -20,6 +20,9 @@ pub const REVISION_HEADER: &str = "x-millrace-revision";
 pub const FALLBACK_HEADER: &str = "x-millrace-fallback";
 /// Request header of a copy for a mirror: its answer goes nowhere.
 pub const MIRROR_HEADER: &str = "x-millrace-mirror";
+/// Request header that a Gateway sets where it drew the revision by the plan's weights (`gateway.mode: Native`): only these requests are
+/// counted for the evidence. Routers take it from the requests of their clients, like all `x-millrace-*`.
+pub const DRAWN_HEADER: &str = "x-millrace-drawn";
 
 /// How requests of one InferenceService are shared out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

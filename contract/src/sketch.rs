@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::routing::RevisionStats;
+
 /// How values of one field are put into bins. Frozen when the profile is made, never changed afterwards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
@@ -108,6 +110,10 @@ pub struct ServerSketches {
     /// Predictions, one row a request (so that requests are independent observations), on bins that are the same for every
     /// revision: the class for a classifier's label, 20 equal bins for a probability, signed-logarithmic bins for a number.
     pub predictions: Vec<FieldSketch>,
+    /// Requests that a Gateway drew for this revision (with the header `x-millrace-drawn`), by the server's own account: errors are its
+    /// answers with 5xx, and latency is from the request's head to the answer. What it never answered is not in it.
+    #[serde(default)]
+    pub drawn: RevisionStats,
 }
 
 /// Live counts of one field beside its reference.

@@ -1,5 +1,7 @@
 """A service behind a Gateway: first without the Gateway API, then without a Gateway, then without a controller, then with Traefik. A new version
-rolls out under requests through Traefik; a Gateway that is missing and one that says no take nothing away from the one that carries them.
+rolls out under requests through Traefik; a Gateway that is missing and one that says no take nothing away from the one that carries them. Then
+Traefik shares requests out itself (mode Native): the mode changes there and back under requests, and a version of another service is promoted by
+what servers counted, with 20 % of the requests by the client's own count.
 
 Traefik runs on the host, from its Python package; the CRDs come from the Go module of the Gateway API."""
 
@@ -9,11 +11,15 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
-from kube import Failed, condition, kubectl, wait
-from served import BODY, NS, Requests, approved, model_version
+from scipy.stats import binom
 
-NAME = "gated"
+from kube import Failed, condition, kubectl, say, wait
+from served import BODY, NS, Requests, approved, model_version, status_of
+
+NAME, DEALT = "gated", "dealt"
+COUNTED, SHARE, THREADS = 4000, 0.2, 8
 TRAEFIK, GATEWAY_API = "3.7.15", "v1.5.1"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "millrace"
 PORT = 18480
@@ -68,16 +74,25 @@ def apply(thing, namespace=None):
     kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(thing), namespace=namespace)
 
 
-def service(*gateways):
+def service(*gateways, mode="Router"):
     spec = {"model": {"name": NAME}, "server": {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}},
             "rollout": {"steps": [{"weight": 50, "holdSeconds": 5}], "analysis": {"minRequests": 50, "checks": ["errorRate"]}}}
     if gateways:
-        spec["gateway"] = {"parentRefs": [{"name": name, "namespace": "default"} for name in gateways], "hostnames": [HOST]}
+        spec["gateway"] = {"parentRefs": [{"name": name, "namespace": "default"} for name in gateways], "hostnames": [HOST], "mode": mode}
     return {"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": NAME}, "spec": spec}
 
 
-def get():
-    return NS.get("inferenceservice", NAME) or {}
+def dealt(approval):
+    """A service whose requests Traefik shares out itself."""
+    step = {"weight": int(100 * SHARE), "holdSeconds": 5, "approval": approval}
+    spec = {"model": {"name": DEALT}, "server": {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}},
+            "rollout": {"steps": [step], "analysis": {"minRequests": 50, "checks": ["errorRate"]}},
+            "gateway": {"parentRefs": [{"name": "web", "namespace": "default"}], "hostnames": [HOST], "mode": "Native"}}
+    return {"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": DEALT}, "spec": spec}
+
+
+def get(name=NAME):
+    return NS.get("inferenceservice", name) or {}
 
 
 def stable():
@@ -118,8 +133,10 @@ def main():
         wait("the second version is promoted", lambda: stable() == f"{NAME}-2" and not get()["status"].get("canary"), 240,
              lambda: get()["status"].get("nextStep"))
         goes_on_as_it_was()
+        changes_its_mode()
         requests.stop()
         expect("revisions that answered through Traefik", len(requests.revisions - {None}), 2)
+        is_dealt_out_by_traefik(artifacts)
         apply(service(), NS.name)
         wait("the route is gone", lambda: not NS.get("httproute", NAME) and not condition(get(), "GatewayReady")[0], 60)
         wait("Traefik leads nowhere", lambda: ask()[0] == 404, 30)
@@ -129,8 +146,9 @@ def main():
         if traefik:
             traefik.terminate()
             traefik.wait(timeout=20)
-        kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name, check=False)
-        kubectl("delete", "modelversion", f"{NAME}-1", f"{NAME}-2", "--wait=false", "--ignore-not-found", namespace=NS.name)
+        kubectl("delete", "inferenceservice", NAME, DEALT, "--wait=false", "--ignore-not-found", namespace=NS.name, check=False)
+        versions = [f"{model}-{number}" for model in (NAME, DEALT) for number in (1, 2)]
+        kubectl("delete", "modelversion", *versions, "--wait=false", "--ignore-not-found", namespace=NS.name)
         kubectl("delete", "--ignore-not-found", "-f", definitions, check=False)
 
 
@@ -150,6 +168,102 @@ def goes_on_as_it_was():
     says("False", "NotAllowedByListeners", "traefik.io/gateway-controller says Accepted=False")
     apply(service("web"), NS.name)
     says("True", "Accepted")
+
+
+def changes_its_mode():
+    """Under requests: past the routers, where no answer names its revision, and back."""
+    policy = lambda: NS.get("networkpolicy", f"{NAME}-gateway")
+    apply(service("web", mode="Native"), NS.name)
+    says("True", "Accepted", "have no shield")
+    wait("Traefik leads to the servers", lambda: ask() == (200, None), 30, lambda: str(ask()))
+    if not policy():
+        raise Failed("the servers are reached without a NetworkPolicy that allows it")
+    apply(service("web"), NS.name)
+    wait("Traefik leads to the router", lambda: ask()[0] == 200 and ask()[1], 60, lambda: str(ask()))
+    wait("the servers are closed again", lambda: not policy(), 60)
+    says("True", "Accepted")
+
+
+def dealt_to():
+    """The version that answers through Traefik, by its own word."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
+    try:
+        return version_of(connection)
+    finally:
+        connection.close()
+
+
+def version_of(connection):
+    connection.request("POST", f"/v2/models/{DEALT}/infer", BODY, {"host": HOST})
+    response = connection.getresponse()
+    data = response.read()
+    if response.status != 200:
+        raise Failed(f"{response.status} through Traefik: {data[:200]!r}")
+    return json.loads(data)["model_version"]
+
+
+def is_answered(version):
+    try:
+        return dealt_to() == version
+    except (Failed, OSError, http.client.HTTPException):
+        return False
+
+
+def is_dealt_out_by_traefik(artifacts):
+    NS.apply(model_version(DEALT, 1, artifacts[0]))
+    apply(dealt("Manual"), NS.name)
+    serves = lambda number: (status_of(DEALT).get("stable") or {}).get("modelVersion") == f"{DEALT}-{number}" and not status_of(DEALT).get("canary")
+    wait("the first version serves", lambda: serves(1), 120, lambda: status_of(DEALT).get("nextStep"))
+    wait("its Gateway has accepted its weight", lambda: status_of(DEALT)["stable"]["weight"].get("accepted") == 100, 120,
+         lambda: " ".join(condition(get(DEALT), "GatewayReady")))
+    wait("Traefik leads to it", lambda: is_answered("1"), 30)
+    requests = Requests(f"127.0.0.1:{PORT}", DEALT, host=HOST)
+    try:
+        NS.apply(model_version(DEALT, 2, artifacts[1]))
+        weight = lambda: (status_of(DEALT).get("canary") or {}).get("weight") or {}
+        wait("routers and Gateway follow the canary's weight", lambda: weight().get("accepted") == 100 * SHARE, 120,
+             lambda: status_of(DEALT).get("nextStep"))
+        wait("Traefik leads to the canary, too", lambda: is_answered("2"), 30)
+        has_the_weights_of_the_plan()
+        wait("servers say what was measured", lambda: weight().get("measured"), 60)
+        apply(dealt("Automatic"), NS.name)
+        wait("the second version is promoted", lambda: serves(2), 300, lambda: status_of(DEALT).get("nextStep"))
+        wait("Traefik leads to it alone", lambda: all(is_answered("2") for _ in range(20)), 60)
+    finally:
+        requests.stopped = True
+    requests.stop()
+    if requests.revisions != {None}:
+        raise Failed(f"requests through Traefik were answered by the router: {requests.revisions}")
+
+
+def has_the_weights_of_the_plan():
+    """The client's own count. A right Gateway is outside the interval once in a thousand times."""
+    counts, lock, problems = {}, threading.Lock(), []
+
+    def send():
+        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
+        try:
+            for _ in range(COUNTED // THREADS):
+                version = version_of(connection)
+                with lock:
+                    counts[version] = counts.get(version, 0) + 1
+        except (Failed, OSError, http.client.HTTPException) as error:
+            problems.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=send) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise Failed(f"requests failed: {problems[:3]}")
+    low, high = binom.interval(0.999, COUNTED, SHARE)
+    found = counts.get("2", 0)
+    say(f"  {found} of {COUNTED} went to the canary: {100 * found / COUNTED:.2f} %; 99.9 % interval {low:.0f} to {high:.0f}")
+    if not low <= found <= high or set(counts) != {"1", "2"}:
+        raise Failed(f"outside the interval: {counts}")
 
 
 if __name__ == "__main__":

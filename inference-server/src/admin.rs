@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use serde::Deserialize;
 
 use crate::{
-    metrics,
+    metrics::{self, Metrics},
     status::{Status, Trouble},
 };
 
@@ -24,6 +24,8 @@ pub struct Admin {
     pub status: Arc<Status>,
     /// What `/metrics` prints.
     pub registry: Registry,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// All paths of the admin port.
@@ -63,7 +65,14 @@ async fn sketches(State(admin): State<Arc<Admin>>, Query(whose): Query<Whose>) -
         None => models.primary().ok_or_else(|| admin.status.report().message),
     };
     match loaded {
-        Ok(loaded) => Json(loaded.sketches.read()).into_response(),
+        Ok(loaded) => {
+            let mut read = loaded.sketches.read();
+            // Only a server that was started for one model has a revision for which requests are drawn.
+            if whose.model.is_none() {
+                read.drawn = admin.metrics.drawn.read();
+            }
+            Json(read).into_response()
+        }
         Err(message) => {
             let trouble = Trouble::new("NotLoaded", format!("{message}; of several models, name one: ?model=NAME"));
             (StatusCode::SERVICE_UNAVAILABLE, Json(trouble)).into_response()

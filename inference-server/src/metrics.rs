@@ -2,6 +2,7 @@
 //! additions and never a lock.
 
 mod cells;
+mod drawn;
 mod page;
 
 use std::{
@@ -22,7 +23,7 @@ use crate::{
     rows::Sharing,
 };
 
-pub use self::page::register_model;
+pub use self::{drawn::Drawn, page::register_model};
 
 /// Most models and versions with series of their own; what comes after shares those of `other`.
 const MOST_MODELS: usize = 1024;
@@ -85,6 +86,8 @@ impl Written {
 pub struct Metrics {
     /// Requests that were turned down before they reached a model.
     pub(crate) without_model: ModelMetrics,
+    /// Requests that a Gateway drew for what this process serves; also those that were turned down before they reached a model.
+    pub(crate) drawn: Drawn,
     models: Mutex<Vec<Arc<ModelMetrics>>>,
     ready: AtomicI64,
     connections: AtomicI64,
@@ -187,6 +190,7 @@ impl Metrics {
         let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
         let metrics = Arc::new(Self {
             without_model: ModelMetrics::new("", ""),
+            drawn: Drawn::default(),
             models: Mutex::default(),
             ready: AtomicI64::new(0),
             connections: AtomicI64::new(0),

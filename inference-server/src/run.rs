@@ -93,7 +93,7 @@ pub async fn until(settings: Settings, bound: Bound, told: impl Future<Output = 
     let models = Models::new(settings.server.clone(), boot_id, Arc::clone(&metrics), Arc::clone(&beside));
     let status = Arc::new(Status::new(Arc::clone(&models)));
     let (stop_admin, admin_stopped) = watch::channel(false);
-    let admin = admin::router(Arc::new(Admin { status: Arc::clone(&status), registry }));
+    let admin = admin::router(Arc::new(Admin { status: Arc::clone(&status), registry, metrics: Arc::clone(&metrics) }));
     let (listener, limits) = (bound.admin, Arc::clone(&beside.limits));
     let admin =
         tokio::spawn(

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use millrace_contract::{
     model::{OutputBinding, Signature, Task, Tensors},
+    routing::RevisionStats,
     sketch::{Bins, Counts, DatasetProfile, FieldSketch, ServerSketches},
 };
 use millrace_engine::{Data, NamedTensor, Tensor};
@@ -172,7 +173,9 @@ impl Sketches {
             add(&mut features, &counted.features);
             add(&mut predictions, &counted.predictions);
         }
-        ServerSketches { boot_id, model, revision, digest, rows, features, predictions }
+        // Requests are counted by the process, which adds them.
+        let drawn = RevisionStats::default();
+        ServerSketches { boot_id, model, revision, digest, rows, features, predictions, drawn }
     }
 }
 

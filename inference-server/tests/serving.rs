@@ -4,9 +4,12 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::Full;
 use millrace_contract::{
     model::{InputBinding, OutputBinding, Signature, Task},
+    routing::DRAWN_HEADER,
     server::ProfileRef,
     sketch::{Bins, Counts, DatasetProfile, FieldProfile},
 };
@@ -170,5 +173,21 @@ async fn sketches_count_inputs_on_the_profile_and_predictions_on_common_bins() {
     assert_eq!(read["features"][0]["reference"], json!({"bins": [3, 1], "missing": 0}));
     assert_eq!(read["features"][0]["current"], json!({"bins": [1, 1], "missing": 0}));
     assert_eq!(read["predictions"][0]["current"], json!({"bins": [0, 1, 0], "missing": 0}));
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn only_requests_that_a_gateway_drew_are_counted_for_the_revision() {
+    let server = Server::ready(config("classifier")).await;
+    let right =
+        json!({"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 0, 0]}]}).to_string();
+    assert_eq!(server.infer(right.clone()).await.status, StatusCode::OK);
+    for (body, status) in [(right, StatusCode::OK), ("{".to_owned(), StatusCode::BAD_REQUEST)] {
+        let uri = format!("http://{}/v2/models/m/infer", server.http);
+        let request = http::Request::post(uri).header(DRAWN_HEADER, "1").body(Full::new(Bytes::from(body))).unwrap();
+        assert_eq!(server.send(request).await.unwrap().status, status);
+    }
+    let drawn = server.admin("/v1/sketches").await.json()["drawn"].clone();
+    assert_eq!((&drawn["requests"], &drawn["errors"], &drawn["clientErrors"]), (&json!(2), &json!(0), &json!(1)));
     server.end().await.unwrap();
 }

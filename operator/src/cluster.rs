@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ListParams, PartialObjectMeta},
@@ -76,15 +76,16 @@ impl Cluster {
     /// One object of a kind that the cluster need not serve, and that the operator need not be allowed to read.
     pub async fn look_up<K: Namespaced>(&self, namespace: &str, name: &str) -> Result<Lookup<K>, Error> {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        match within_deadline(format!("get {} {namespace}/{name}", K::kind(&())), api.get(name)).await {
-            Ok(found) => Ok(Lookup::Found(found)),
-            Err(Error::Api { source: kube::Error::Api(status), .. }) if status.code == 404 => {
-                // For a path that it does not know at all, the API server answers in plain text, without the reason of a Status.
-                Ok(if status.reason == "NotFound" { Lookup::Absent } else { Lookup::NotServed })
-            }
-            Err(Error::Api { source: kube::Error::Api(status), .. }) if status.code == 403 => Ok(Lookup::Forbidden),
-            Err(error) => Err(error),
-        }
+        looked_up(within_deadline(format!("get {} {namespace}/{name}", K::kind(&())), api.get(name)).await)
+    }
+
+    /// As `look_up`, for an object that belongs to no namespace.
+    pub async fn look_up_of_cluster<K>(&self, name: &str) -> Result<Lookup<K>, Error>
+    where
+        K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        looked_up(within_deadline(format!("get {} {name}", K::kind(&())), api.get(name)).await)
     }
 
     /// All objects with these labels, as `a=b,c in (d,e)`.
@@ -118,6 +119,18 @@ impl Cluster {
         let is_newest =
             live.is_some_and(|live| live.uid() == object.uid() && live.resource_version() == object.resource_version());
         if is_newest { Ok(()) } else { Err(outdated(&format!("{} {namespace}/{name}", K::kind(&())))) }
+    }
+}
+
+fn looked_up<K>(answer: Result<K, Error>) -> Result<Lookup<K>, Error> {
+    match answer {
+        Ok(found) => Ok(Lookup::Found(found)),
+        Err(Error::Api { source: kube::Error::Api(status), .. }) if status.code == 404 => {
+            // For a path that it does not know at all, the API server answers in plain text, without the reason of a Status.
+            Ok(if status.reason == "NotFound" { Lookup::Absent } else { Lookup::NotServed })
+        }
+        Err(Error::Api { source: kube::Error::Api(status), .. }) if status.code == 403 => Ok(Lookup::Forbidden),
+        Err(error) => Err(error),
     }
 }
 

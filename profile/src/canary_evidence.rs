@@ -237,6 +237,12 @@ impl CanaryEvidence {
         if is_current { self.canary_requests() } else { 0 }
     }
 
+    /// Requests at this share so far: canary, stable.
+    pub fn requests_at(&self, share: f64) -> (u64, u64) {
+        let phase = self.phases.iter().find(|phase| is_same_share(phase.share, share));
+        phase.map_or((0, 0), |phase| (phase.canary.requests, phase.stable.requests))
+    }
+
     /// Everything so far, over all shares: canary, stable.
     pub fn totals(&self) -> (Arm, Arm) {
         let (mut canary, mut stable) = (Arm::default(), Arm::default());

@@ -76,7 +76,7 @@ seccompProfile: {type: RuntimeDefault}
   resources: [httproutes]
   verbs: [get, create, patch, delete]
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [gateways]
+  resources: [gateways, gatewayclasses]
   verbs: [get]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]

@@ -4,8 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 // In rules `namespace` is a reserved word, which Kubernetes escapes.
-/// An HTTPRoute named like the service, which Millrace owns: it leads `/v2/models/NAME` and everything below it to the namespace's
-/// router, so that everything works as inside the cluster.
+/// An HTTPRoute named like the service, which Millrace owns: it leads `/v2/models/NAME` and everything below it to the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
@@ -26,6 +25,21 @@ pub struct Gateway {
         "pattern": "^(\\*\\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
     }))]
     pub hostnames: Vec<String>,
+    /// Who shares the requests out.
+    #[serde(default)]
+    pub mode: GatewayMode,
+}
+
+/// Who shares the requests out that come through a Gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum GatewayMode {
+    /// The namespace's router, to which the HTTPRoute leads: everything works as inside the cluster.
+    #[default]
+    Router,
+    /// The Gateway: weights and routes by header are in the HTTPRoute, which leads to the pods of each revision. Requests inside the
+    /// cluster go through the router as before. Not available: auth, sticky keys, fallback, cold starts, the shield of a canary, retries,
+    /// limits of `requests`, versions by name; errors and latency are the servers' own account.
+    Native,
 }
 
 /// A Gateway, by name.

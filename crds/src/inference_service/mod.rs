@@ -63,6 +63,13 @@ pub use traffic::*;
 #[x_kube(validation = Rule::new("!has(self.fallback) || !has(self.model.modelVersion) || self.fallback.modelVersion != self.model.modelVersion").message("fallback.modelVersion is the model itself: name another one"))]
 #[x_kube(validation = Rule::new("!has(self.sticky) || self.rollout.strategy != 'Canary' || 'errorRate' in self.rollout.analysis.checks").message("with sticky keys only errorRate decides on a canary: keep it in rollout.analysis.checks"))]
 #[x_kube(validation = Rule::new("!has(self.retraining) || !('Drift' in self.retraining.triggers) || has(self.monitoring)").message("the trigger Drift needs monitoring.drift"))]
+#[x_kube(validation = Rule::new("!has(self.gateway) || self.gateway.mode != 'Native' || !has(self.auth)").message("auth is checked by the router, which gateway.mode Native goes around: remove auth and let the Gateway check who calls, or set gateway.mode to Router"))]
+#[x_kube(validation = Rule::new("!has(self.gateway) || self.gateway.mode != 'Native' || !has(self.sticky)").message("sticky keys are kept by the router, which gateway.mode Native goes around: remove sticky, or set gateway.mode to Router"))]
+#[x_kube(validation = Rule::new("!has(self.gateway) || self.gateway.mode != 'Native' || !has(self.fallback)").message("the fallback answers in the router, which gateway.mode Native goes around: remove fallback, or set gateway.mode to Router"))]
+#[x_kube(validation = Rule::new("!has(self.gateway) || self.gateway.mode != 'Native' || !has(self.scaling.coldStart)").message("requests wait in the router, which gateway.mode Native goes around: remove scaling.coldStart, or set gateway.mode to Router"))]
+#[x_kube(validation = Rule::new("!has(self.gateway) || self.gateway.mode != 'Native' || !has(self.routes) || self.routes.all(r, r.match.all(m, has(m.header) && has(m.exact) && m.exact.size() > 0))").message("in gateway.mode Native each match of routes is a header with exact, which every Gateway understands: write it so, or set gateway.mode to Router"))]
+#[x_kube(validation = Rule::new("!has(self.gateway) || self.gateway.mode != 'Native' || !has(self.routes) || self.routes.map(r, 0 - r.match.size()).isSorted()").message("in gateway.mode Native routes with more matches come before those with fewer, as Gateways ask them first: sort routes so, or set gateway.mode to Router"))]
+#[x_kube(validation = Rule::new("!has(self.gateway) || self.gateway.mode != 'Native' || !has(self.routes) || self.routes.size() < 16").message("an HTTPRoute has place for 15 routes beside the split: remove some from routes, or set gateway.mode to Router"))]
 pub struct InferenceServiceSpec {
     /// Which model.
     pub model: ModelReference,

@@ -13,8 +13,9 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{LengthLimitError, Limited};
+use millrace_contract::routing::DRAWN_HEADER;
 use serde::Serialize;
 
 use super::{
@@ -35,6 +36,9 @@ use crate::{
     status::Status,
     telemetry::{Begun, Ended, Protocol},
 };
+
+/// Requests with it are counted for the evidence on this revision.
+const DRAWN: HeaderName = HeaderName::from_static(DRAWN_HEADER);
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -110,6 +114,10 @@ impl Api {
         let answered = self.answer((model, version), headers, body, started, &mut seen).await;
         if let Some(begun) = begun {
             self.tell(begun, (model, version), &seen, started.elapsed(), &answered);
+        }
+        if headers.contains_key(DRAWN) {
+            let status = answered.as_ref().map_or_else(|refusal| refusal.reason.facts().status, http::Response::status);
+            self.metrics.drawn.answered(status, started.elapsed());
         }
         match answered {
             Ok(response) => response.map(|body| Reply::of_chunks(body).holding(seen.flow)),

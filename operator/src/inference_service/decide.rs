@@ -1,5 +1,5 @@
 //! From what there is to what is written: (service, observed, settings, now) → `Decided`. Pure; it only calls the other pure files
-//! in order.
+//! in order. Long, since all that is decided of a service meets here.
 
 use std::collections::BTreeMap;
 
@@ -21,9 +21,10 @@ use super::{
     canary::{self, Inputs, Judgement},
     commands::{self, Command, Met, Request, Verb},
     drift::{MONITORING_KEY, Monitoring, drifted_features},
-    evidence::{Evidence, Look},
-    gateway,
+    evidence::{Evidence, Kind, Look},
+    gateway::{self, Closing, Following},
     gateway_api::HTTPRoute,
+    gateway_native::{self, Split},
     metric,
     moves::{self, Moved, Setting},
     observe::Observed,
@@ -74,6 +75,10 @@ pub struct Decided {
     pub route: Option<HTTPRoute>,
     /// Whether the HTTPRoute may go now.
     pub drops_route: bool,
+    /// Whether Gateways may reach the servers.
+    pub opens_servers: bool,
+    /// What becomes of the policy that let them, where they need not any more.
+    pub closing: Option<Closing>,
     /// Revisions whose children shall go once every router follows a plan without them.
     pub leaving: bool,
     /// Whether the canary is reached by an address of its own.
@@ -81,7 +86,7 @@ pub struct Decided {
     /// The plan, where it is to be written.
     pub plan: Option<RoutingPlan>,
     /// Whether every ready router follows the plan of the status.
-    pub is_accepted: bool,
+    pub routers_follow: bool,
     /// The evidence, where it is to be written.
     pub evidence: Option<String>,
     /// The inputs of decisions, where there are new ones.
@@ -114,6 +119,7 @@ struct Judged {
 struct Filling<'b> {
     plan: Option<&'b RoutingPlan>,
     is_accepted: bool,
+    gateway_is_behind: bool,
     monitoring: Option<&'b Monitoring>,
     gateway: Option<Said>,
 }
@@ -132,7 +138,10 @@ struct Deciding<'a> {
     stored_plan: Option<RoutingPlan>,
     /// The stored plan is the one for `former`.
     is_current: bool,
-    is_accepted: bool,
+    /// Every ready router follows it.
+    routers_follow: bool,
+    /// What Gateways do with it.
+    following: Following,
 }
 
 impl<'a> Deciding<'a> {
@@ -143,7 +152,8 @@ impl<'a> Deciding<'a> {
         let expected = routing::plan((&name, &uid), &service.spec, &former, stored_plan.as_ref());
         let is_current = stored_plan.is_some() && expected == stored_plan;
         let generation = stored_plan.as_ref().map_or(0, |plan| plan.generation);
-        let is_accepted = is_current && observed.routers.accepted(&name, &uid, generation);
+        let routers_follow = is_current && observed.routers.accepted(&name, &uid, generation);
+        let following = route(service, observed, (stored_plan.as_ref(), &former), now).following;
         let target = target::target(&service.spec, &former, &observed.versions, &settings.server_image);
         let canary_pods = former.canary.as_ref().map(|canary| pods_of(canary, observed)).unwrap_or_default();
         let rehearsal = former.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
@@ -163,8 +173,15 @@ impl<'a> Deciding<'a> {
             server_image,
             stored_plan,
             is_current,
-            is_accepted,
+            routers_follow,
+            following,
         }
+    }
+
+    /// Every router follows the plan of the former status, and so does every Gateway that shares requests out; the first revision does not
+    /// wait for these, as nobody has anything else.
+    fn is_accepted(&self) -> bool {
+        self.routers_follow && (self.following.is_up_to_date() || self.former.stable.is_none())
     }
 
     fn decide(self) -> Decided {
@@ -187,11 +204,17 @@ impl<'a> Deciding<'a> {
         let (monitoring, must_write) = self.monitored(&mut moved);
         let (job, wake) = self.retrained(monitoring.as_ref(), &mut moved);
         let plan = routing::plan((&self.name, &self.uid), &self.service.spec, &moved.status, self.stored_plan.as_ref());
-        let is_accepted = self.is_accepted && plan == self.stored_plan;
-        let gateway =
-            gateway::decide(self.service, self.observed.gateway.as_ref(), self.observed.front_trouble.as_deref());
-        let found =
-            Filling { plan: plan.as_ref(), is_accepted, monitoring: monitoring.as_ref(), gateway: gateway.said };
+        let routers_follow = self.routers_follow && plan == self.stored_plan;
+        let gateway = route(self.service, self.observed, (plan.as_ref(), &moved.status), self.now);
+        let gateway_is_behind = !gateway.following.is_up_to_date();
+        let is_accepted = routers_follow && !gateway_is_behind;
+        let found = Filling {
+            plan: plan.as_ref(),
+            is_accepted,
+            gateway_is_behind,
+            monitoring: monitoring.as_ref(),
+            gateway: gateway.said,
+        };
         self.fill(&mut moved.status, &judged, found);
         let (obsolete, leaving) = self.leftovers(&moved.status, plan.as_ref(), is_accepted);
         let decisions = record(&mut moved, self.now);
@@ -205,10 +228,12 @@ impl<'a> Deciding<'a> {
             obsolete,
             route: gateway.route,
             drops_route: gateway.remove,
+            opens_servers: gateway.opens,
+            closing: gateway.closing,
             leaving,
             has_preview: plan.as_ref().is_some_and(|plan| plan.policy.names.contains_key(&preview_name(&self.name))),
             plan: plan.filter(|_| is_new_plan),
-            is_accepted,
+            routers_follow,
             evidence: judged.evidence.and_then(|evidence| serde_json::to_string(&evidence).ok()),
             records,
             monitoring: monitoring
@@ -231,7 +256,8 @@ impl<'a> Deciding<'a> {
             canary_trouble: self.canary_pods.trouble.as_ref(),
             stable_is_lost: self.former.stable.as_ref().is_some_and(|stable| self.is_lost(stable)),
             stable_down_seconds: self.stable_down_seconds(),
-            is_accepted: self.is_accepted,
+            is_accepted: self.is_accepted(),
+            followers: if gateway_native::is_asked_for(self.service) { "router and Gateway" } else { "router" },
             judgement: &judged.judgement,
             rehearsed: &self.rehearsed_pods,
             to_rehearse,
@@ -282,6 +308,7 @@ impl<'a> Deciding<'a> {
                 generation: plan.generation,
                 replicas: self.service.spec.scaling.replicas,
                 routers: &self.observed.routers,
+                drawing: self.following.drawing(self.now),
                 pods: &self.observed.pods,
             };
             evidence.absorb(&look, &canary::settings(&rollout.analysis));
@@ -310,6 +337,23 @@ impl<'a> Deciding<'a> {
             inputs: Some(inputs),
             copies: copies.unwrap_or_default(),
         }
+    }
+
+    /// Requests counted under this generation of the plan: to the canary, to all. What Gateways drew is known since the share is measured.
+    fn counted(&self, status: &InferenceServiceStatus, generation: i64, judged: &Judged) -> (u64, u64) {
+        let canary = status.canary.as_ref().map_or("", |canary| &canary.revision);
+        let by_routers = self.observed.routers.counted(&self.name, &self.uid, generation, canary);
+        if !gateway_native::is_asked_for(self.service) {
+            return by_routers;
+        }
+        if let Some(inputs) = judged.inputs.as_ref().filter(|inputs| inputs.kind == Kind::Split) {
+            let (canary, stable) = inputs.evidence.counts.requests_at(f64::from(inputs.weight) / 100.0);
+            return (canary, canary + stable);
+        }
+        let stable = status.stable.as_ref().map_or("", |stable| &stable.revision);
+        let pods = self.observed.pods.iter().filter(|pod| pod.revision == stable);
+        let drawn: u64 = pods.filter_map(|pod| Some(pod.sketches.as_ref()?.drawn.requests)).sum();
+        (by_routers.0, by_routers.1 + drawn)
     }
 
     /// Its Deployment is gone, and what it was made from is not there any more.
@@ -421,13 +465,12 @@ impl<'a> Deciding<'a> {
     }
 
     fn fill(&self, status: &mut InferenceServiceStatus, judged: &Judged, filling: Filling<'_>) {
-        let Filling { plan, is_accepted, monitoring, gateway } = filling;
+        let Filling { plan, is_accepted, gateway_is_behind, monitoring, gateway } = filling;
         let pods = |revision: Option<&RevisionStatus>| {
             revision.map(|revision| pods_of(revision, self.observed)).unwrap_or_default()
         };
         let namespace = self.service.namespace().unwrap_or_default();
         let generation = plan.map_or(0, |plan| plan.generation);
-        let canary = status.canary.as_ref().map_or("", |canary| &canary.revision);
         let seen = Seen {
             service: (&namespace, &self.name),
             generation: self.service.metadata.generation.unwrap_or_default(),
@@ -439,7 +482,8 @@ impl<'a> Deciding<'a> {
             canary: pods(status.canary.as_ref()),
             plan_generation: plan.map(|plan| plan.generation),
             is_accepted,
-            counted: self.observed.routers.counted(&self.name, &self.uid, generation, canary),
+            gateway_is_behind,
+            counted: self.counted(status, generation, judged),
             judgement: status.canary.as_ref().map(|_| &judged.judgement),
             rehearsed: pods(status.rehearsal.as_ref().map(|rehearsal| &rehearsal.revision)),
             previous: pods(status.previous.as_ref().map(|previous| &previous.revision)),
@@ -496,6 +540,17 @@ impl<'a> Deciding<'a> {
 
 fn pods_of(revision: &RevisionStatus, observed: &Observed) -> Pods {
     Pods::of(revision, &observed.pods).or_refused(revision, &observed.deployments)
+}
+
+/// The HTTPRoute for a plan and the status that it is of.
+fn route(
+    service: &InferenceService,
+    observed: &Observed,
+    (plan, status): (Option<&RoutingPlan>, &InferenceServiceStatus),
+    now: Timestamp,
+) -> gateway::Outcome {
+    let split = Split::of(plan, status, &observed.pods);
+    gateway::decide(service, observed.gateway.as_ref(), observed.front_trouble.as_deref(), &split, now)
 }
 
 fn accepted(request: &Request) -> Option<&Command> {

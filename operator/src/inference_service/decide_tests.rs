@@ -71,6 +71,7 @@ fn pod(revision: &RevisionStatus) -> ServerPod {
             rows: 0,
             features: Vec::new(),
             predictions: Vec::new(),
+            drawn: Default::default(),
         }),
     }
 }
@@ -214,4 +215,96 @@ fn desired_plan(plan: &RoutingPlan) -> ConfigMap {
         data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), serde_json::to_string(plan).unwrap())])),
         ..ConfigMap::default()
     }
+}
+
+/// A service in mode `Native`, whose canary gets 20 %, and what there is of it: the route is as it should be, and its Gateway has said this
+/// of its generation.
+fn shared_out_by_a_gateway(accepted: &str, since: i64) -> (InferenceService, Observed) {
+    let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 20);
+    crate::conditions::Conditions::new(&mut status.conditions, 1, at(since)).set(
+        millrace_crds::conditions::GATEWAY_READY,
+        Is::True,
+        "Accepted",
+        "",
+    );
+    let mut service = service("svc", spec("fraud"));
+    service.spec.gateway = serde_json::from_value(json!({"parentRefs": [{"name": "web"}], "mode": "Native"})).unwrap();
+    let mut observed = observed(&status);
+    service.status = Some(status);
+    let found = |route| gateway::Found {
+        route,
+        taken: None,
+        gateways: vec![crate::cluster::Lookup::Forbidden],
+        classes: Vec::new(),
+        policy: None,
+    };
+    observed.gateway = Some(found(crate::cluster::Lookup::Absent));
+    let mut route = decide(&service, &observed, &settings(), at(100)).route.unwrap();
+    route.metadata.generation = Some(7);
+    let condition = |kind: &str, status: &str| {
+        json!({"type": kind, "status": status, "reason": "Because", "message": "", "observedGeneration": 7,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    };
+    let said = [condition("Accepted", accepted), condition("ResolvedRefs", "True")];
+    let answer = json!({"parents": [{"parentRef": {"name": "web"}, "controllerName": "c", "conditions": said}]});
+    route.status = Some(serde_json::from_value(answer).unwrap());
+    observed.gateway = Some(found(crate::cluster::Lookup::Found(route)));
+    (service, observed)
+}
+
+#[test]
+fn a_step_begins_once_routers_and_gateways_follow_it() {
+    for (accepted, expected) in [("True", Some(at(100))), ("False", None)] {
+        let (service, observed) = shared_out_by_a_gateway(accepted, 0);
+        let decided = decide(&service, &observed, &settings(), at(100));
+        let started = decided.status.rollout.unwrap().step_start_time.map(|time| time.0);
+        assert_eq!(started, expected, "{accepted}");
+        let weight = decided.status.canary.unwrap().weight;
+        assert_eq!((weight.intended, weight.accepted), (20, expected.map(|_| 20)), "{accepted}");
+        let waits = decided.status.next_step.unwrap().contains("every router and Gateway");
+        assert_eq!(waits, expected.is_none(), "{accepted}");
+    }
+    let (service, mut observed) = shared_out_by_a_gateway("True", 0);
+    observed.routers = following(0);
+    let decided = decide(&service, &observed, &settings(), at(100));
+    assert_eq!(decided.status.canary.unwrap().weight.accepted, None, "clients in the cluster count as before");
+}
+
+#[test]
+fn a_canary_without_a_ready_pod_leaves_the_route_and_nothing_is_counted_meanwhile() {
+    let (mut service, mut observed) = shared_out_by_a_gateway("True", 0);
+    service.status.as_mut().unwrap().rollout.as_mut().unwrap().step_start_time =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(10)));
+    let evidence = |observed: &Observed| {
+        let text = decide(&service, observed, &settings(), at(100)).evidence.unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["routeGeneration"].clone()
+    };
+    assert_eq!(evidence(&observed), 7);
+    observed.pods[1].is_ready = false;
+    assert_eq!(evidence(&observed), 0);
+    let route = decide(&service, &observed, &settings(), at(100)).route.unwrap();
+    assert_eq!(route.spec.rules[0]["backendRefs"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn measured_weights_are_those_of_the_evidence_where_a_gateway_draws() {
+    let (mut service, mut observed) = shared_out_by_a_gateway("True", 0);
+    service.status.as_mut().unwrap().rollout.as_mut().unwrap().step_start_time =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(10)));
+    for requests in [[0, 0], [20, 60]] {
+        for (pod, requests) in observed.pods.iter_mut().zip(requests.into_iter().rev()) {
+            let drawn = &mut pod.sketches.as_mut().unwrap().drawn;
+            (drawn.requests, drawn.latency) = (requests, vec![requests]);
+        }
+        let decided = decide(&service, &observed, &settings(), at(100));
+        let text = decided.evidence.unwrap();
+        observed.evidence = Some(ConfigMap {
+            data: Some(BTreeMap::from([(crate::inference_service::evidence::EVIDENCE_KEY.to_owned(), text)])),
+            ..ConfigMap::default()
+        });
+        service.status = Some(decided.status);
+    }
+    let status = service.status.unwrap();
+    let measured = [status.stable.unwrap(), status.canary.unwrap()].map(|revision| revision.weight.measured);
+    assert_eq!(measured, [Some(75.0), Some(25.0)]);
 }

@@ -197,6 +197,7 @@ mod tests {
                 rows: bins.iter().sum(),
                 features: vec![feature],
                 predictions: Vec::new(),
+                drawn: Default::default(),
             }),
         }
     }

@@ -82,6 +82,11 @@ pub struct Evidence {
     keys: Cumulative<StickyCounts>,
     routers: Cumulative<RevisionStats>,
     servers: Cumulative<FieldCounts>,
+    /// Generation of the HTTPRoute by which Gateways drew what servers counted; 0 while none of it counts.
+    #[serde(default)]
+    route_generation: i64,
+    #[serde(default)]
+    drawn: Cumulative<RevisionStats>,
     /// Restarts last seen, by pod uid.
     restarts: BTreeMap<String, u64>,
 }
@@ -95,6 +100,17 @@ pub enum Kind {
     Preview,
     /// It gets all of them, and the former revision is warm.
     Bake,
+}
+
+/// Whether Gateways draw revisions themselves, so that servers count what routers don't see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drawing {
+    /// They don't.
+    Nobody,
+    /// They do, and not all of them by the weights that are measured: nothing counts, whoever drew.
+    Unsettled,
+    /// By these weights, in this generation of the HTTPRoute.
+    At(i64),
 }
 
 /// What one look found.
@@ -118,6 +134,8 @@ pub struct Look<'a> {
     pub replicas: i32,
     /// What the routers counted.
     pub routers: &'a RouterAnswers,
+    /// Whether servers count, too.
+    pub drawing: Drawing,
     /// Pods of both revisions.
     pub pods: &'a [ServerPod],
 }
@@ -145,6 +163,7 @@ impl Evidence {
     /// Whether this is worth a write. Counters that were only looked at are not.
     pub fn differs(&self, stored: &Self) -> bool {
         self.generation != stored.generation
+            || self.route_generation != stored.route_generation
             || self.counts != stored.counts
             || self.unready_since != stored.unready_since
             || self.restarts_seen != stored.restarts_seen
@@ -162,6 +181,7 @@ impl Evidence {
         Self {
             routers: Cumulative::default(),
             servers: Cumulative::default(),
+            drawn: Cumulative::default(),
             mirrors: Cumulative::default(),
             keys: Cumulative::default(),
             restarts: BTreeMap::new(),
@@ -171,8 +191,13 @@ impl Evidence {
 
     /// Adds what came since the last look. The first look at a plan generation only takes down where the counters stand.
     pub fn absorb(&mut self, look: &Look<'_>, settings: &EvidenceSettings) {
-        let is_new = self.generation != look.generation;
-        self.generation = look.generation;
+        let route_generation = match look.drawing {
+            Drawing::Nobody | Drawing::Unsettled => 0,
+            Drawing::At(generation) => generation,
+        };
+        let is_unsettled = look.drawing == Drawing::Unsettled;
+        let is_new = is_unsettled || self.generation != look.generation || self.route_generation != route_generation;
+        (self.generation, self.route_generation) = (look.generation, route_generation);
         let (mut canary, mut stable) = (Arm::default(), Arm::default());
         self.absorb_routers(look, is_new, &mut canary, &mut stable);
         self.absorb_pods(look, is_new, &mut canary, &mut stable);
@@ -288,6 +313,16 @@ impl Evidence {
             } else if let Some(mut added) = self.servers.delta(&sketches.boot_id, &predictions) {
                 added.retain(|_, counts| bins::total(counts) > 0);
                 arm.add(&Arm { predictions: added, ..Arm::default() });
+            }
+            if look.drawing == Drawing::Nobody {
+                continue;
+            }
+            if is_new || !self.drawn.knows(&sketches.boot_id) {
+                self.drawn.baseline(&sketches.boot_id, &sketches.drawn);
+            } else if let Some(added) = self.drawn.delta(&sketches.boot_id, &sketches.drawn)
+                && added.requests > 0
+            {
+                arm.add(&Arm::from_stats(&added));
             }
         }
     }

@@ -54,6 +54,7 @@ fn pod(uid: &str, revision: &str, restarts: u64, is_ready: bool, predicted: u64)
             rows: predicted,
             features: Vec::new(),
             predictions: vec![prediction],
+            drawn: RevisionStats::default(),
         }),
     }
 }
@@ -89,6 +90,7 @@ fn looked_at(
         generation,
         replicas: 1,
         routers: &RouterAnswers { answers, ..RouterAnswers::default() },
+        drawing: Drawing::Nobody,
         pods,
     };
     evidence.absorb(&look, &EvidenceSettings::default());
@@ -247,6 +249,7 @@ fn a_cluster_of_keys_counts_for_the_revision_it_belongs_to_and_no_other() {
             generation: 2,
             replicas: 1,
             routers: &routers,
+            drawing: Drawing::Nobody,
             pods: &[],
         };
         evidence.absorb(&look, &EvidenceSettings::default());
@@ -279,6 +282,7 @@ fn seen_by(
         generation: 2,
         replicas,
         routers: &routers,
+        drawing: Drawing::Nobody,
         pods,
     };
     evidence.absorb(&look, &EvidenceSettings::default());
@@ -323,4 +327,51 @@ fn what_the_stable_revision_does_during_a_preview_is_known_as_usual() {
     }
     assert_eq!((evidence.usual.requests, evidence.usual.errors), (200, 10));
     assert_eq!(totals(&evidence), ((0, 0), (0, 0)), "nothing was split");
+}
+
+/// A pod that has counted so many requests that Gateways drew, and errors among them.
+fn drawn(uid: &str, revision: &str, requests: u64, errors: u64) -> ServerPod {
+    let mut pod = pod(uid, revision, 0, true, 0);
+    let stats = RevisionStats { requests, errors, latency: vec![requests - errors], ..RevisionStats::default() };
+    pod.sketches.as_mut().unwrap().drawn = stats;
+    pod
+}
+
+#[test]
+fn what_gateways_drew_is_added_to_what_routers_drew_by_what_each_server_counted_since() {
+    let look = |evidence: &mut Evidence, drawing, routed: u64, pods: &[ServerPod]| {
+        let text = serde_json::to_string(evidence).unwrap();
+        *evidence = Evidence::of(Some(&text), PAIR, None);
+        let answers = vec![router("a", 2, (routed, 0), (4 * routed, 0))];
+        let look = Look {
+            now: at(0),
+            service: ("fraud", "u1"),
+            canary: "canary",
+            stable: "stable",
+            kind: Kind::Split,
+            weight: 20,
+            generation: 2,
+            replicas: 1,
+            routers: &RouterAnswers { answers, ..RouterAnswers::default() },
+            drawing,
+            pods,
+        };
+        evidence.absorb(&look, &EvidenceSettings::default());
+        totals(evidence)
+    };
+    let (at_4, at_5) = (Drawing::At(4), Drawing::At(5));
+    let pods = |canary: (u64, u64), stable: (u64, u64)| {
+        [drawn("c", "canary", canary.0, canary.1), drawn("s", "stable", stable.0, stable.1)]
+    };
+    let mut evidence = Evidence::of(None, PAIR, None);
+    let e = &mut evidence;
+    assert_eq!(look(e, at_4, 0, &pods((900, 9), (900, 9))), ((0, 0), (0, 0)), "from before");
+    assert_eq!(look(e, at_4, 10, &pods((920, 14), (980, 9))), ((30, 5), (120, 0)), "both sources");
+    let with_new = [&pods((920, 14), (980, 9))[..], &[drawn("t", "stable", 50, 0)]].concat();
+    assert_eq!(look(e, at_4, 10, &with_new), ((30, 5), (120, 0)), "one that was never heard may reach back");
+    assert_eq!(look(e, Drawing::Unsettled, 20, &pods((950, 14), (990, 9))), ((30, 5), (120, 0)), "other weights");
+    assert_eq!(look(e, at_5, 30, &pods((960, 14), (999, 9))), ((30, 5), (120, 0)), "the first look at a route");
+    assert_eq!(look(e, at_5, 30, &pods((961, 14), (1_003, 9))), ((31, 5), (124, 0)), "it goes on");
+    assert_eq!(look(e, Drawing::Nobody, 31, &pods((999, 14), (1_999, 9))), ((31, 5), (124, 0)), "the mode changed");
+    assert_eq!(look(e, Drawing::Nobody, 32, &pods((1_999, 99), (1_999, 99))), ((32, 5), (128, 0)), "routers alone");
 }

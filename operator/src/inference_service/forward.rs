@@ -176,7 +176,8 @@ pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     if facts.is_accepted {
         return Move::Measure;
     }
-    Move::Stay(format!("waiting until every router gives {} its {} %", canary.model_version, canary.weight.intended))
+    let (version, weight) = (&canary.model_version, canary.weight.intended);
+    Move::Stay(format!("waiting until every {} gives {version} its {weight} %", facts.followers))
 }
 
 pub fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
@@ -241,7 +242,7 @@ pub fn promote(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     if facts.is_accepted {
         return Move::Promote;
     }
-    Move::Stay(format!("waiting until every router gives {} all requests", canary.model_version))
+    Move::Stay(format!("waiting until every {} gives {} all requests", facts.followers, canary.model_version))
 }
 
 fn weigh(weight: i32, step: Option<usize>, reason: &'static str, message: String, checks: Vec<Check>) -> Move {

@@ -1,4 +1,5 @@
-//! The HTTPRoute in front of the router: what it shall be, and what the Gateways say of it. Pure.
+//! The HTTPRoute of a service: what it shall be, and what the Gateways say of it. Pure. In mode `Native` its rules are those of
+//! `gateway_native.rs`; here is what both modes share, and the way from one to the other.
 //!
 //! Only `/v2/models/NAME` leads to the router: `/` would show every service of the namespace to whoever reaches the Gateway.
 //!
@@ -10,6 +11,8 @@
 //! | the route was written                  | asks what is said of this generation                                     |
 //! | all have accepted it                   | lets go of the Gateways that are not named any more                      |
 //! | `spec.gateway` was removed             | deletes the route; the condition goes once it is gone                    |
+//! | mode `Native` was asked for            | opens the servers' port, then writes the route                           |
+//! | mode `Native` was left                 | writes the route; closes the port once all have accepted and settled     |
 
 use std::time::Duration;
 
@@ -19,15 +22,17 @@ use kube::ResourceExt;
 use millrace_crds::{
     InferenceService,
     conditions::GATEWAY_READY,
-    inference_service::{self as spec, InferenceServiceStatus},
+    inference_service::{self as spec, GatewayMode, InferenceServiceStatus},
     labels::{INFERENCE_SERVICE, MANAGED_BY, MANAGED_BY_VALUE},
 };
 use serde_json::{Value, json};
 
+pub use super::gateway_outcome::{Closing, Following, Found, Outcome};
 use super::{
-    gateway_answers::{self as answers, Verdict},
-    gateway_api::{GROUP, Gateway, HTTPRoute, HTTPRouteSpec, ParentReference},
-    status::Said,
+    gateway_api::{GROUP, HTTPRoute, HTTPRouteSpec, ParentReference},
+    gateway_attachment::Attachment,
+    gateway_native::{self as native, Copies, Rendered, Split},
+    gateway_outcome::has_settled,
 };
 use crate::{
     Error,
@@ -35,8 +40,8 @@ use crate::{
     conditions::{Conditions, Is, find},
 };
 
-/// Parents that an HTTPRoute may have; the spec names fewer.
-const MOST_PARENTS: usize = 32;
+/// Reason where the API server does not take the route.
+const REFUSED: &str = "Refused";
 /// Pause between two looks at a route that was just written.
 const SOON: Duration = Duration::from_secs(2);
 /// How long it counts as just written.
@@ -44,53 +49,61 @@ const JUST_WRITTEN_SECONDS: i64 = 60;
 /// Pause between two looks at a route that is not accepted: nothing tells when that changes.
 const LATER: Duration = Duration::from_secs(60);
 
-/// What there is, where Gateways are asked for or were.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// The HTTPRoute of the service's name.
-    pub route: Lookup<HTTPRoute>,
-    /// Why it can't be ours.
-    pub taken: Option<String>,
-    /// The Gateways that the spec names, in its order.
-    pub gateways: Vec<Lookup<Gateway>>,
-}
-
-/// What is done about the route.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// What the condition says; none: it is not there.
-    pub said: Option<Said>,
-    /// The route, where it is to be written.
-    pub route: Option<HTTPRoute>,
-    /// Whether the route is to be deleted.
-    pub remove: bool,
-}
-
 /// Whether anything of a Gateway is to be read.
 pub fn is_asked_for(service: &InferenceService) -> bool {
     let conditions = service.status.as_ref().map(|status| &status.conditions);
     service.spec.gateway.is_some() || conditions.is_some_and(|list| find(list, GATEWAY_READY).is_some())
 }
 
-/// Decides. `front_trouble` says why the Service of the service's name is not ours.
-pub fn decide(service: &InferenceService, found: Option<&Found>, front_trouble: Option<&str>) -> Outcome {
+/// Decides. `front_trouble` says why the Service of the service's name is not ours; `split` is what Gateways share out in mode `Native`.
+pub fn decide(
+    service: &InferenceService,
+    found: Option<&Found>,
+    front_trouble: Option<&str>,
+    split: &Split<'_>,
+    now: Timestamp,
+) -> Outcome {
     match (found, &service.spec.gateway) {
         (None, _) => Outcome::default(),
-        (Some(found), None) => leaving(found),
-        (Some(found), Some(gateway)) => wanted(service, gateway, found, front_trouble),
+        (Some(found), None) => leaving(service, found),
+        (Some(found), Some(gateway)) => wanted(&Asked { service, gateway, found, split, now }, front_trouble),
     }
 }
 
-fn leaving(found: &Found) -> Outcome {
+struct Asked<'a> {
+    service: &'a InferenceService,
+    gateway: &'a spec::Gateway,
+    found: &'a Found,
+    split: &'a Split<'a>,
+    now: Timestamp,
+}
+
+fn leaving(service: &InferenceService, found: &Found) -> Outcome {
     let going = |message: &str, remove| Outcome {
         said: Some((Is::Unknown, "Removing".to_owned(), message.to_owned())),
         remove,
-        route: None,
+        closing: found.policy.as_ref().map(|_| Closing::Later),
+        following: if leads_past_the_router(service, found) { Following::Behind } else { Following::Nobody },
+        ..Outcome::default()
     };
     match &found.route {
         Lookup::Found(_) if found.taken.is_none() => going("the HTTPRoute is being removed", true),
         Lookup::Forbidden => going("the operator may not see whether the HTTPRoute is gone: upgrade the chart", false),
+        Lookup::Found(_) | Lookup::Absent | Lookup::NotServed if found.policy.is_some() => {
+            let gone = going("the NetworkPolicy that let Gateways reach the servers is being removed", false);
+            Outcome { closing: Some(Closing::Now), ..gone }
+        }
         Lookup::Found(_) | Lookup::Absent | Lookup::NotServed => Outcome::default(),
+    }
+}
+
+/// A route of ours, as far as is known, leads to the servers.
+fn leads_past_the_router(service: &InferenceService, found: &Found) -> bool {
+    match &found.route {
+        Lookup::Found(route) => found.taken.is_none() && native::is_native(route, &service.name_any()),
+        // What can't be read may be as it was.
+        Lookup::Forbidden => found.policy.is_some(),
+        Lookup::Absent | Lookup::NotServed => false,
     }
 }
 
@@ -116,29 +129,94 @@ fn writable<'a>(
     }
 }
 
-fn wanted(service: &InferenceService, gateway: &spec::Gateway, found: &Found, front_trouble: Option<&str>) -> Outcome {
+fn wanted(asked: &Asked<'_>, front_trouble: Option<&str>) -> Outcome {
+    let Asked { service, gateway, found, .. } = *asked;
     let live = match writable(found, front_trouble) {
         Ok(live) => live,
         Err((reason, message)) => {
-            return Outcome { said: Some((Is::False, reason.to_owned(), message)), ..Outcome::default() };
+            let said = Some((Is::False, reason.to_owned(), message));
+            let is_led = leads_past_the_router(service, found);
+            let closing = found.policy.as_ref().map(|_| if is_led { Closing::Later } else { Closing::Now });
+            let following = if is_led { Following::Behind } else { Following::Nobody };
+            return Outcome { said, closing, following, ..Outcome::default() };
         }
     };
     let namespace = service.namespace().unwrap_or_default();
-    let parents: Vec<ParentReference> =
-        gateway.parent_refs.iter().map(|parent| reference(parent, &namespace)).collect();
-    let with_gateways = || parents.iter().enumerate().map(|(index, parent)| (parent, found.gateways.get(index)));
-    let verdicts: Vec<_> = with_gateways().map(|(parent, gateway)| answers::verdict(live, parent, gateway)).collect();
-    let absent: Vec<_> = with_gateways().map(|(parent, gateway)| answers::missing(parent, gateway).is_some()).collect();
-    let has_accepted = verdicts.iter().all(|verdict| *verdict == Verdict::Accepted);
-    let kept = if has_accepted { Vec::new() } else { kept(live, &parents, &absent, &namespace) };
-    let route = route(service, attached(&parents, &absent, &kept), gateway.hostnames.clone());
-    let is_written = live.is_some_and(|live| is_as_wanted(live, &route, &namespace));
+    let attachment = Attachment::of(gateway, &found.gateways, live, namespace);
     let is_announced = service.status.as_ref().is_some_and(|status| find(&status.conditions, GATEWAY_READY).is_some());
+    let outcome = match gateway.mode {
+        GatewayMode::Router => led_to_the_router(asked, live, &attachment),
+        GatewayMode::Native => led_past_it(asked, live, &attachment),
+    };
+    Outcome { route: outcome.route.filter(|_| is_announced), opens: outcome.opens && is_announced, ..outcome }
+}
+
+fn led_to_the_router(asked: &Asked<'_>, live: Option<&HTTPRoute>, attachment: &Attachment) -> Outcome {
+    let name = asked.service.name_any();
+    let route = route(asked, attachment.parents(), vec![rule(&name)]);
+    let is_past = live.is_some_and(|live| native::is_native(live, &name));
+    let is_written = !is_past && attachment.is_written(live, &route);
+    let said = attachment.said(is_written);
+    let closing = match (said.0, since(asked.service)) {
+        (Is::True, Some(since)) if has_settled(since, asked.now) => Closing::Now,
+        (Is::True, _) => Closing::Soon,
+        (Is::False | Is::Unknown, _) => Closing::Later,
+    };
     Outcome {
-        said: Some(answers::said(&parents, &verdicts, &kept, is_written)),
-        route: is_announced.then_some(route),
-        remove: false,
+        said: Some(said),
+        route: Some(route),
+        closing: asked.found.policy.as_ref().map(|_| closing),
+        following: if is_past { Following::Behind } else { Following::Nobody },
+        ..Outcome::default()
     }
+}
+
+fn led_past_it(asked: &Asked<'_>, live: Option<&HTTPRoute>, attachment: &Attachment) -> Outcome {
+    let name = asked.service.name_any();
+    // Of those that are not named any more the class is not known.
+    let all_known = Copies::of(&asked.found.gateways, &asked.found.classes);
+    let copies = if attachment.keeps_others() { Copies::None } else { all_known };
+    let Some(rendered) = native::rules(&name, asked.split, live, copies) else {
+        let message = "the HTTPRoute is written once a pod is ready and has loaded its model".to_owned();
+        return Outcome {
+            said: Some((Is::Unknown, "NoBackend".to_owned(), message)),
+            opens: true,
+            ..Outcome::default()
+        };
+    };
+    let Rendered { rules, is_whole, notes } = rendered;
+    let route = route(asked, attachment.parents(), rules.clone());
+    let has_rules = live.is_some_and(|live| native::are_same(&live.spec.rules, &rules));
+    let is_written = has_rules && attachment.is_written(live, &route);
+    let (is, reason, message) = attachment.said(is_written);
+    let generation = live.and_then(|live| live.metadata.generation).unwrap_or_default();
+    let since = (is == Is::True).then(|| since(asked.service).unwrap_or(asked.now));
+    let following = match (is_written && attachment.follows(live), is_whole) {
+        (false, _) if live.is_none() && was_refused(asked.service) => Following::Nobody,
+        (false, _) => Following::Behind,
+        (true, false) => Following::Partly(generation),
+        (true, true) => Following::Whole(generation, since),
+    };
+    let all: Vec<&str> =
+        [&*message, native::NOT_AVAILABLE].into_iter().chain(notes.iter().map(String::as_str)).collect();
+    Outcome {
+        said: Some((is, reason, all.join("; "))),
+        route: Some(route),
+        opens: true,
+        following,
+        ..Outcome::default()
+    }
+}
+
+fn was_refused(service: &InferenceService) -> bool {
+    let conditions = service.status.as_ref().map(|status| &status.conditions);
+    conditions.and_then(|list| find(list, GATEWAY_READY)).is_some_and(|condition| condition.reason == REFUSED)
+}
+
+/// Since when the Gateways have accepted the route; unknown where not all have.
+fn since(service: &InferenceService) -> Option<Timestamp> {
+    let condition = find(&service.status.as_ref()?.conditions, GATEWAY_READY)?;
+    (condition.status == Is::True.as_str()).then_some(condition.last_transition_time.0)
 }
 
 fn not_installed() -> String {
@@ -148,48 +226,9 @@ fn not_installed() -> String {
     )
 }
 
-/// Parents that lead requests here and are not named any more. A Gateway as a whole and a listener of it can't both be parents: what
-/// is named goes first, unless it is absent and can't lead anything.
-fn kept(
-    live: Option<&HTTPRoute>,
-    parents: &[ParentReference],
-    absent: &[bool],
-    namespace: &str,
-) -> Vec<ParentReference> {
-    let all = live.iter().flat_map(|live| &live.spec.parent_refs).map(|parent| answers::whole(parent, namespace));
-    let gives_way = |former: &ParentReference| {
-        let mut named = parents.iter().zip(absent);
-        named.any(|(parent, is_absent)| !is_absent && answers::exclude_each_other(parent, former))
-    };
-    all.filter(|former| !parents.contains(former) && answers::carries(live, former) && !gives_way(former))
-        .take(MOST_PARENTS - parents.len())
-        .collect()
-}
-
-/// The parents to write: those that are named, but for absent ones that one of the kept excludes, and the kept.
-fn attached(parents: &[ParentReference], absent: &[bool], kept: &[ParentReference]) -> Vec<ParentReference> {
-    let is_excluded = |parent: &ParentReference| kept.iter().any(|former| answers::exclude_each_other(parent, former));
-    let named = parents.iter().zip(absent).filter(|(parent, is_absent)| !**is_absent || !is_excluded(parent));
-    named.map(|(parent, _)| parent).chain(kept).cloned().collect()
-}
-
-fn reference(parent: &spec::ParentRef, namespace: &str) -> ParentReference {
-    let written = ParentReference {
-        namespace: parent.namespace.clone(),
-        name: parent.name.clone(),
-        section_name: parent.section_name.clone(),
-        ..ParentReference::default()
-    };
-    answers::whole(&written, namespace)
-}
-
-fn is_as_wanted(live: &HTTPRoute, wanted: &HTTPRoute, namespace: &str) -> bool {
-    let stored: Vec<_> = live.spec.parent_refs.iter().map(|parent| answers::whole(parent, namespace)).collect();
-    stored == wanted.spec.parent_refs && live.spec.hostnames == wanted.spec.hostnames
-}
-
-/// The route: requests to the model, and nothing else, lead to the front Service.
-pub fn route(service: &InferenceService, parent_refs: Vec<ParentReference>, hostnames: Vec<String>) -> HTTPRoute {
+/// The route: requests to the model, and nothing else, are led somewhere.
+fn route(asked: &Asked<'_>, parent_refs: Vec<ParentReference>, rules: Vec<Value>) -> HTTPRoute {
+    let (service, hostnames) = (asked.service, asked.gateway.hostnames.clone());
     let name = service.name_any();
     let labels = [(INFERENCE_SERVICE.to_owned(), name.clone()), (MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned())];
     HTTPRoute {
@@ -199,11 +238,12 @@ pub fn route(service: &InferenceService, parent_refs: Vec<ParentReference>, host
             labels: Some(labels.into()),
             ..ObjectMeta::default()
         },
-        spec: HTTPRouteSpec { parent_refs, hostnames, rules: vec![rule(&name)] },
+        spec: HTTPRouteSpec { parent_refs, hostnames, rules },
         status: None,
     }
 }
 
+/// The one rule in mode `Router`.
 fn rule(name: &str) -> Value {
     json!({
         "matches": [{"path": {"type": "PathPrefix", "value": format!("/v2/models/{name}")}}],
@@ -236,7 +276,7 @@ pub fn refused(
         *slot = was.clone();
     }
     let generation = status.observed_generation;
-    Conditions::new(&mut status.conditions, generation, now).set(GATEWAY_READY, Is::False, "Refused", why);
+    Conditions::new(&mut status.conditions, generation, now).set(GATEWAY_READY, Is::False, REFUSED, why);
 }
 
 /// When to look again, where the route is not accepted.
@@ -250,3 +290,7 @@ pub fn look_again(conditions: &[Condition], now: Timestamp) -> Option<Duration> 
 #[cfg(test)]
 #[path = "gateway_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gateway_modes_tests.rs"]
+mod modes_tests;

@@ -1,5 +1,5 @@
-//! What Millrace reads and writes of the Gateway API (`gateway.networking.k8s.io/v1`): HTTPRoute and Gateway, with the fields it
-//! knows. A cluster may lack these kinds. Pure.
+//! What Millrace reads and writes of the Gateway API (`gateway.networking.k8s.io/v1`): HTTPRoute, Gateway and
+//! GatewayClass, with the fields it knows. A cluster may lack these kinds. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
@@ -100,4 +100,29 @@ pub struct GatewaySpec {
 pub struct Listener {
     /// Its name, which a parent reference may name.
     pub name: String,
+}
+
+/// What kind of Gateways there are, and who makes them.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "gateway.networking.k8s.io",
+    version = "v1",
+    kind = "GatewayClass",
+    plural = "gatewayclasses",
+    schema = "disabled",
+    status = "GatewayClassStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayClassSpec {
+    /// Who makes them.
+    pub controller_name: String,
+}
+
+/// What is said of a class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayClassStatus {
+    /// What its implementation can do: names, in objects since v1.2 of the Gateway API, bare before.
+    pub supported_features: Vec<Value>,
 }

@@ -38,7 +38,7 @@ fn live(parents: &[&str], accepting: &[&str]) -> HTTPRoute {
 }
 
 fn found(route: Lookup<HTTPRoute>) -> Found {
-    Found { route, taken: None, gateways: vec![Lookup::Forbidden] }
+    Found { route, taken: None, gateways: vec![Lookup::Forbidden], classes: Vec::new(), policy: None }
 }
 
 fn said(outcome: &Outcome) -> Option<(&'static str, &str)> {
@@ -51,7 +51,7 @@ fn parents(outcome: &Outcome) -> Vec<&str> {
 
 #[test]
 fn only_the_path_of_the_model_leads_to_the_front_service() {
-    let outcome = decide(&asking(web()), Some(&found(Lookup::Absent)), None);
+    let outcome = decide(&asking(web()), Some(&found(Lookup::Absent)), None, &Split::default(), at(0));
     assert_eq!(
         serde_json::to_value(outcome.route.unwrap()).unwrap(),
         json!({
@@ -76,7 +76,7 @@ fn only_the_path_of_the_model_leads_to_the_front_service() {
 fn a_route_is_announced_before_it_is_written() {
     let mut service = asking(web());
     service.status = None;
-    let outcome = decide(&service, Some(&found(Lookup::Absent)), None);
+    let outcome = decide(&service, Some(&found(Lookup::Absent)), None, &Split::default(), at(0));
     assert_eq!((said(&outcome), &outcome.route), (Some(("Unknown", "Pending")), &None));
 }
 
@@ -95,7 +95,7 @@ fn the_condition_follows_what_there_is() {
         ("other parents", found(Lookup::Found(live(&["web", "old"], &["web"]))), None, ("Unknown", "Pending"), true),
     ];
     for (name, found, front_trouble, expected, is_written) in cases {
-        let outcome = decide(&asking(web()), Some(&found), front_trouble);
+        let outcome = decide(&asking(web()), Some(&found), front_trouble, &Split::default(), at(0));
         assert_eq!((said(&outcome), outcome.route.is_some()), (Some(expected), is_written), "{name}");
         assert!(!outcome.remove, "{name}");
     }
@@ -110,7 +110,7 @@ fn a_gateway_that_carried_requests_keeps_the_route_until_the_named_ones_accept_i
         ("the old one never did", live(&["web", "old"], &[]), vec!["web"]),
     ];
     for (name, route, expected) in cases {
-        let outcome = decide(&asking(web()), Some(&found(Lookup::Found(route))), None);
+        let outcome = decide(&asking(web()), Some(&found(Lookup::Found(route))), None, &Split::default(), at(0));
         assert_eq!(parents(&outcome), expected, "{name}");
     }
 }
@@ -125,7 +125,7 @@ fn a_listener_takes_the_place_of_its_gateway_at_once_if_there_is_one() {
     };
     for (listener, expected) in [("https", Some("https")), ("http", None)] {
         let found = Found { gateways: vec![gateway(listener)], ..found(Lookup::Found(live(&["web"], &["web"]))) };
-        let route = decide(&service, Some(&found), None).route.unwrap();
+        let route = decide(&service, Some(&found), None, &Split::default(), at(0)).route.unwrap();
         let sections: Vec<_> = route.spec.parent_refs.iter().map(|parent| parent.section_name.as_deref()).collect();
         assert_eq!(sections, [expected], "the Gateway has {listener}");
     }
@@ -135,14 +135,14 @@ fn a_listener_takes_the_place_of_its_gateway_at_once_if_there_is_one() {
 fn without_the_field_the_route_goes_and_then_the_condition() {
     let mut service = asking(web());
     service.spec.gateway = None;
-    let left = decide(&service, Some(&found(Lookup::Found(live(&["web"], &["web"])))), None);
+    let left = decide(&service, Some(&found(Lookup::Found(live(&["web"], &["web"])))), None, &Split::default(), at(0));
     assert_eq!((said(&left), left.remove), (Some(("Unknown", "Removing")), true));
     let taken = Found { taken: Some("taken".to_owned()), ..found(Lookup::Found(live(&["web"], &[]))) };
     for gone in [found(Lookup::Absent), found(Lookup::NotServed), taken] {
-        let outcome = decide(&service, Some(&gone), None);
+        let outcome = decide(&service, Some(&gone), None, &Split::default(), at(0));
         assert_eq!((said(&outcome), outcome.remove), (None, false), "{gone:?}");
     }
-    let unseen = decide(&service, Some(&found(Lookup::Forbidden)), None);
+    let unseen = decide(&service, Some(&found(Lookup::Forbidden)), None, &Split::default(), at(0));
     assert_eq!((said(&unseen), unseen.remove), (Some(("Unknown", "Removing")), false));
     service.status = None;
     assert!(!is_asked_for(&service));

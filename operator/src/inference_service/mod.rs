@@ -26,7 +26,8 @@
 //! | `policy.rs`     | pure   | routes, sticky keys, fallback, callers: from the spec to the routing plan                   |
 //! | `standing.rs`   | pure   | revisions that run because routes or the fallback name their versions                       |
 //! | `desired.rs`    | pure   | children of one service                                                                     |
-//! | `gateway.rs`    | pure   | the HTTPRoute in front of the router; `gateway_answers.rs`: what Gateways say of it         |
+//! | `gateway.rs`    | pure   | the HTTPRoute; `gateway_attachment.rs`: its Gateways; `gateway_answers.rs`: what they say   |
+//! | `gateway_native.rs`| pure | its rules where the Gateway shares requests out; `gateway_outcome.rs`: what follows        |
 //! | `gateway_api.rs`| pure   | what is read and written of the Gateway API                                                 |
 //! | `shared.rs`     | pure   | the router and policies that all services of a namespace share                              |
 //! | `drift.rs`      | pure   | sketches → windows → drift                                                                  |
@@ -73,6 +74,9 @@ pub mod forward;
 pub mod gateway;
 pub mod gateway_answers;
 pub mod gateway_api;
+pub mod gateway_attachment;
+pub mod gateway_native;
+pub mod gateway_outcome;
 pub mod interrupts;
 pub mod metric;
 pub mod moves;

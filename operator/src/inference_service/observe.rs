@@ -8,6 +8,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         core::v1::{ConfigMap, Pod, Service},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -22,7 +23,8 @@ use super::{
     desired::{evidence_name, monitoring_name, records_name},
     evidence::Evidence,
     gateway,
-    gateway_api::{Gateway, HTTPRoute},
+    gateway_api::{Gateway, GatewayClass, HTTPRoute},
+    gateway_native,
     metric::{self, Answer, Subject},
     pair::{Pair, named_revisions},
     pods::ServerPod,
@@ -177,7 +179,20 @@ async fn gateway(
         }
         Lookup::Found(_) | Lookup::Absent | Lookup::NotServed | Lookup::Forbidden => None,
     };
-    Ok(Some(gateway::Found { route, taken, gateways }))
+    let classes = if gateway_native::may_copy(service) { classes(cluster, &gateways).await? } else { Vec::new() };
+    let policy = cluster.get::<NetworkPolicy>(namespace, &gateway_native::policy_name(&name)).await?;
+    let policy = policy.filter(|policy| owner.owns(policy.meta()));
+    Ok(Some(gateway::Found { route, taken, gateways, classes, policy }))
+}
+
+/// Each class of these Gateways, once.
+async fn classes(cluster: &Cluster, gateways: &[Lookup<Gateway>]) -> Result<Vec<Lookup<GatewayClass>>, Error> {
+    let named = gateways.iter().filter_map(|gateway| match gateway {
+        Lookup::Found(gateway) => Some(&*gateway.spec.gateway_class_name),
+        Lookup::Absent | Lookup::NotServed | Lookup::Forbidden => None,
+    });
+    let names: BTreeSet<&str> = named.collect();
+    futures::future::try_join_all(names.into_iter().map(|name| cluster.look_up_of_cluster(name))).await
 }
 
 async fn preview(

@@ -95,8 +95,10 @@ pub struct Facts<'a> {
     pub stable_is_lost: bool,
     /// For how long no pod of the stable revision has been ready.
     pub stable_down_seconds: i64,
-    /// Every ready router follows the plan for the weights in status.
+    /// Every ready router follows the plan for the weights in status, and so do Gateways that share requests out.
     pub is_accepted: bool,
+    /// Who has to follow it.
+    pub followers: &'a str,
     /// What the evidence says; of the stable revision while it bakes.
     pub judgement: &'a Judgement,
     /// Pods of the revision that is rehearsed.

@@ -75,6 +75,7 @@ impl Given {
             stable_is_lost: self.lost,
             stable_down_seconds: self.stable_down,
             is_accepted: self.accepted,
+            followers: "router",
             judgement: &self.judgement,
             rehearsed: &self.rehearsed,
             to_rehearse: None,

@@ -253,6 +253,7 @@ mod tests {
             rows: 0,
             features: Vec::new(),
             predictions: Vec::new(),
+            drawn: Default::default(),
         });
         pod
     }

@@ -10,8 +10,10 @@ use serde_json::json;
 
 use super::{
     decide::{self, Decided, Wanted},
-    desired, gateway,
+    desired,
+    gateway::{self, Closing},
     gateway_api::HTTPRoute,
+    gateway_native,
     observe::{self, Observed},
     scrape::Scrape,
     shared::Shared,
@@ -51,7 +53,8 @@ pub async fn reconcile(
     let wrote = report(&ctx, &service, &decided).await?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
     let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
-    if !wrote && (decided.drops_route || ends_preview || !decided.obsolete.is_empty()) {
+    let closes = decided.closing == Some(Closing::Now);
+    if !wrote && (decided.drops_route || closes || ends_preview || !decided.obsolete.is_empty()) {
         ctx.cluster.confirm_newest(&*service).await?;
         remove(&ctx, &owner, &observed, &decided).await?;
     }
@@ -148,15 +151,40 @@ async fn apply_route(
     decided: &mut Decided,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let Some(route) = decided.route.clone() else { return Ok(()) };
-    match ctx.cluster.apply_over(owner, live_route(observed), route).await {
-        Ok(_) => Ok(()),
+    match write_route(ctx, owner, service, observed, decided).await {
+        Ok(()) => Ok(()),
         Err(error) => {
             let why = gateway::refusal(&error).ok_or(error)?;
             gateway::refused(&mut decided.status, service.status.as_ref(), &why, now);
             Ok(())
         }
     }
+}
+
+/// Servers are opened before a Gateway is told to send them something.
+async fn write_route(
+    ctx: &Context,
+    owner: &Owner,
+    service: &InferenceService,
+    observed: &Observed,
+    decided: &Decided,
+) -> Result<(), Error> {
+    let cluster = &ctx.cluster;
+    if decided.opens_servers {
+        let policy = observed.gateway.as_ref().and_then(|found| found.policy.as_ref());
+        cluster.apply_over(owner, policy, gateway_native::policy(service)).await?;
+    }
+    let Some(route) = decided.route.clone() else { return Ok(()) };
+    let mut live = live_route(observed).cloned();
+    let moves_users = |live: &&mut HTTPRoute| !gateway_native::are_same(&live.spec.rules, &route.spec.rules);
+    if let Some(live) = live.as_mut().filter(moves_users).filter(|_| gateway_native::is_asked_for(service)) {
+        // As for a plan.
+        cluster.confirm_newest(service).await?;
+        // What somebody added to the rules takes requests: it is no reason to leave them as they are.
+        live.spec.rules.clear();
+    }
+    cluster.apply_over(owner, live.as_ref(), route).await?;
+    Ok(())
 }
 
 fn live_route(observed: &Observed) -> Option<&HTTPRoute> {
@@ -236,6 +264,10 @@ async fn remove(ctx: &Context, owner: &Owner, observed: &Observed, decided: &Dec
     if let Some(route) = live_route(observed).filter(|_| decided.drops_route) {
         ctx.cluster.delete(owner, route).await?;
     }
+    let policy = observed.gateway.as_ref().and_then(|found| found.policy.as_ref());
+    if let Some(policy) = policy.filter(|_| decided.closing == Some(Closing::Now)) {
+        ctx.cluster.delete(owner, policy).await?;
+    }
     if let Some(preview) = stale_preview(owner, observed, decided) {
         ctx.cluster.delete(owner, preview).await?;
     }
@@ -262,8 +294,9 @@ fn next_look(service: &InferenceService, decided: &Decided, wrote: bool, now: Ti
         || decided.status.previous.is_some()
         || rehearses
         || decided.leaving
+        || matches!(decided.closing, Some(Closing::Soon | Closing::Now))
         || !decided.obsolete.is_empty();
-    let is_followed = decided.is_accepted || decided.status.stable.is_none();
+    let is_followed = decided.routers_follow || decided.status.stable.is_none();
     if wrote && (!decided.decisions.is_empty() || !decided.told.is_empty()) {
         return Action::requeue(AFTER_DECISION);
     }

@@ -36,6 +36,7 @@ fn pod(revision: &RevisionStatus, is_ready: bool, has_loaded: bool) -> ServerPod
         rows: 0,
         features: Vec::new(),
         predictions: Vec::new(),
+        drawn: Default::default(),
     };
     ServerPod {
         name: revision.revision.clone(),

@@ -41,8 +41,10 @@ pub struct Seen<'a> {
     pub canary: Pods,
     /// Generation of the plan that belongs to the status.
     pub plan_generation: Option<i64>,
-    /// Whether every ready router follows it.
+    /// Whether every ready router follows it, and so do Gateways that share requests out.
     pub is_accepted: bool,
+    /// Whether it is a Gateway that does not.
+    pub gateway_is_behind: bool,
     /// Requests counted under it: to the canary, to all.
     pub counted: (u64, u64),
     /// What the evidence says.
@@ -215,6 +217,13 @@ fn hanging(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<(String, 
         return None;
     }
     let weight = canary.weight.intended;
+    if weight > 0 && rollout.step_start_time.is_none() && seen.gateway_is_behind {
+        let message = format!(
+            "since {since} not every Gateway gives {} its {weight} %: see the condition {GATEWAY_READY}, or ask for an abort",
+            canary.model_version
+        );
+        return Some(("GatewaysDoNotFollow".to_owned(), message));
+    }
     if weight > 0 && rollout.step_start_time.is_none() && !seen.is_accepted {
         let message = format!(
             "since {since} not every ready router gives {} its {weight} %: look at the pods of millrace-router in this namespace, or ask for an abort",

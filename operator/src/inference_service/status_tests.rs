@@ -28,6 +28,7 @@ fn seen() -> Seen<'static> {
         canary: Pods::default(),
         plan_generation: Some(9),
         is_accepted: true,
+        gateway_is_behind: false,
         counted: (0, 0),
         judgement: None,
         front_trouble: None,
@@ -146,6 +147,13 @@ fn conditions_and_phase_agree_in_every_state() {
             Seen { is_accepted: false, now: at(600), ..seen() },
             "Progressing",
             vec!["Ready=True(Serving)", "Stalled=True(RoutersDoNotFollow)"],
+        ),
+        (
+            "no Gateway follows",
+            &rolling_out(&one, &two, 5),
+            Seen { is_accepted: false, gateway_is_behind: true, now: at(600), ..seen() },
+            "Progressing",
+            vec!["Ready=True(Serving)", "Stalled=True(GatewaysDoNotFollow)"],
         ),
         (
             "a pod for the next share does not come",

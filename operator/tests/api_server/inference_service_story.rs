@@ -133,6 +133,10 @@ impl Scrape for Pods {
         let text = env.iter().find(|env| env.name == SERVER_CONFIG_ENV).and_then(literal_value)?;
         let config: ServerConfig = serde_json::from_str(&text).unwrap();
         let model = config.model?;
+        let drawn = self.text("traffic", "drawn").await;
+        let drawn: BTreeMap<String, RevisionStats> =
+            drawn.map(|text| serde_json::from_str(text).unwrap()).unwrap_or_default();
+        let drawn = drawn.get(&model.revision).cloned().unwrap_or_default();
         Some(ServerSketches {
             boot_id: pod.uid()?,
             model: model.name,
@@ -141,6 +145,7 @@ impl Scrape for Pods {
             rows: 0,
             features: Vec::new(),
             predictions: Vec::new(),
+            drawn,
         })
     }
 }
