@@ -3,6 +3,7 @@
 #![allow(clippy::panic)]
 
 mod evaluate;
+mod golden;
 mod prepare;
 mod train;
 mod world;

@@ -151,17 +151,29 @@ async fn rows_keep_their_split_when_others_come() {
 }
 
 fn ids_by_split(world: &World, prepared: &PreparedDataset) -> BTreeMap<String, Split> {
-    use parquet::file::reader::{FileReader, SerializedFileReader};
-    let mut ids = BTreeMap::new();
-    for split in Split::ALL {
-        let path = format!("store/datasets/tx/{}/{}/part-00000.parquet", prepared.content_digest.hex(), split.as_str());
-        let Ok(file) = std::fs::File::open(world.folder.path().join(path)) else { continue };
-        for row in SerializedFileReader::new(file).expect("Parquet").get_row_iter(None).expect("rows") {
-            let row = row.expect("a row");
-            let id = row.get_column_iter().find(|(name, _)| *name == "id").expect("column id").1.to_string();
-            ids.insert(id, split);
-        }
+    let of = |split| ids_of(world, prepared, split).into_iter().map(move |id| (id, split));
+    Split::ALL.into_iter().flat_map(of).collect()
+}
+
+/// What stands in the column `id` of a split, sorted; nothing for a missing value.
+pub fn ids_of(world: &World, prepared: &PreparedDataset, split: Split) -> Vec<String> {
+    use parquet::{
+        file::reader::{FileReader, SerializedFileReader},
+        record::Field as Value,
+    };
+    let path = format!("datasets/tx/{}/{}/part-00000.parquet", prepared.content_digest.hex(), split.as_str());
+    let Ok(file) = std::fs::File::open(world.stored(&path)) else { return Vec::new() };
+    let rows = SerializedFileReader::new(file).expect("Parquet");
+    let mut ids = Vec::new();
+    for row in rows.get_row_iter(None).expect("rows") {
+        let row = row.expect("a row");
+        ids.push(match row.get_column_iter().find(|(name, _)| *name == "id").expect("column id").1 {
+            Value::Null => String::new(),
+            Value::Str(text) => text.clone(),
+            other => other.to_string(),
+        });
     }
+    ids.sort();
     ids
 }
 
