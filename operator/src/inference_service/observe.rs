@@ -106,7 +106,8 @@ pub async fn observe(
         cluster.get::<Service>(&namespace, &name),
         versions(cluster, service, &namespace),
     )?;
-    let (pods, routers) = futures::join!(servers(scrape, &pods), answers(scrape, &routers, counts_copies(service)));
+    let (pods, routers) =
+        futures::join!(servers(scrape, &pods), answers(scrape, &name, &routers, counts_copies(service)));
     let preview = preview(cluster, service, &namespace, &services).await?;
     let sources = sources(cluster, service, &namespace, &recorded).await?;
     let gateway = gateway(cluster, service, owner, &namespace).await?;
@@ -278,11 +279,12 @@ async fn servers(scrape: &dyn Scrape, pods: &[Pod]) -> Vec<ServerPod> {
     servers
 }
 
-async fn answers(scrape: &dyn Scrape, routers: &[Pod], with_traffic: bool) -> RouterAnswers {
+async fn answers(scrape: &dyn Scrape, service: &str, routers: &[Pod], with_traffic: bool) -> RouterAnswers {
     let ready = routers.iter().map(ServerPod::read).filter(|pod| pod.is_ready);
     let ips: Vec<String> = ready.map(|pod| pod.ip.unwrap_or_default()).collect();
     let asked: &[String] = if with_traffic { &ips } else { &[] };
-    let (answers, traffic) = futures::join!(scrape::routers(scrape, &ips), scrape::traffic(scrape, asked));
+    let (answers, traffic) =
+        futures::join!(scrape::routers_of(scrape, service, &ips), scrape::traffic_of(scrape, service, asked));
     RouterAnswers { answers, traffic }
 }
 

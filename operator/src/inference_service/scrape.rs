@@ -126,22 +126,13 @@ impl Scrape for Http {
     }
 }
 
-/// Asks all routers for the counters of all services; one entry each, in their order.
-pub async fn routers(scrape: &dyn Scrape, ips: &[String]) -> Vec<Option<RouterStats>> {
-    in_order(ips.iter().map(|ip| scrape.router(ip)).collect()).await
-}
-
-/// The same of one service: those of all would be megabytes where there are thousands.
+/// Asks all routers for the counters of one service; one entry each, in their order. Those of all would be megabytes where there are
+/// thousands.
 pub async fn routers_of(scrape: &dyn Scrape, service: &str, ips: &[String]) -> Vec<Option<RouterStats>> {
     in_order(ips.iter().map(|ip| scrape.router_of(ip, service)).collect()).await
 }
 
-/// Asks all routers what they counted beside the split; one entry each, in their order.
-pub async fn traffic(scrape: &dyn Scrape, ips: &[String]) -> Vec<Option<RouterTraffic>> {
-    in_order(ips.iter().map(|ip| scrape.traffic(ip)).collect()).await
-}
-
-/// The same of one service.
+/// Asks all routers what they counted of it beside the split; one entry each, in their order.
 pub async fn traffic_of(scrape: &dyn Scrape, service: &str, ips: &[String]) -> Vec<Option<RouterTraffic>> {
     in_order(ips.iter().map(|ip| scrape.traffic_of(ip, service)).collect()).await
 }
