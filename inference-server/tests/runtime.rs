@@ -181,9 +181,9 @@ async fn what_is_moved_from_a_core_to_a_busy_lane_is_told_in_time_that_its_time_
     let bench = start("slow", Batching { max_size: 1, ..Batching::default() }, Queue::default());
     bench.until_inline(|| slow(1)).await;
     let mut away = Box::pin(bench.infer(slow(20_000)));
-    let mut long = Box::pin(bench.infer(slow(800_000)));
+    let mut long = Box::pin(bench.infer(slow(300_000)));
     assert!(futures::poll!(&mut away).is_pending() && futures::poll!(&mut long).is_pending());
-    let options = Options { timeout: Some(Duration::from_millis(100)), ..Options::default() };
+    let options = Options { timeout: Some(Duration::from_millis(200)), ..Options::default() };
     let refusal = bench.infer(Infer { options, ..slow(1) }).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::QueueTimeout);
     away.await.unwrap();
