@@ -229,6 +229,7 @@ fn shared_out_by_a_gateway(accepted: &str, since: i64) -> (InferenceService, Obs
     );
     let mut service = service("svc", spec("fraud"));
     service.spec.gateway = serde_json::from_value(json!({"parentRefs": [{"name": "web"}], "mode": "Native"})).unwrap();
+    service.spec.rollout = serde_json::from_value(json!({"steps": [{"weight": 20}]})).unwrap();
     let mut observed = observed(&status);
     service.status = Some(status);
     let found = |route| gateway::Found {
