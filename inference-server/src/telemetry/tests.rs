@@ -92,16 +92,13 @@ impl Write for Stuck {
 }
 
 #[test]
-fn a_reader_that_does_not_read_costs_lines_and_no_time() {
+fn a_reader_that_does_not_read_costs_lines_and_is_not_waited_for() {
     let gate = Arc::new((Mutex::new(false), Condvar::new()));
     let (telemetry, registry) = access(1.0, Box::new(Stuck(Arc::clone(&gate))));
-    let mut longest = Duration::ZERO;
+    // One that waited for the reader would never come back: the gate opens after this.
     for _ in 0..20_000 {
-        let started = Instant::now();
         telemetry.end(telemetry.begin(&HeaderMap::new()).unwrap(), &ended("ok"));
-        longest = longest.max(started.elapsed());
     }
-    assert!(longest < Duration::from_millis(100), "{longest:?}");
     let page = crate::metrics::render(&registry);
     let dropped = page
         .lines()

@@ -92,10 +92,10 @@ fn a_rejected_canary_loses_its_requests_and_is_remembered_once() {
 }
 
 #[test]
-fn only_ten_rejections_are_remembered() {
+fn only_so_many_rejections_are_remembered() {
     let mut before = rolling(50);
-    before.rejected = (10..25).map(|number| rejected(&approved("fraud", number))).collect();
-    assert_eq!(moved(&before, &rejection("Latency")).status.rejected.len(), 10);
+    before.rejected = (10..60).map(|number| rejected(&approved("fraud", number))).collect();
+    assert_eq!(moved(&before, &rejection("Latency")).status.rejected.len(), MAX_REJECTED);
 }
 
 #[test]

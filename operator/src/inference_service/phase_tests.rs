@@ -645,8 +645,8 @@ fn stable_pods_give_their_room_where_the_policy_says_so() {
     let next_share = |capacity| {
         given(5).but(|g| {
             g.rollout.capacity = capacity;
-            (g.replicas, g.judgement) = (4, good());
-            g.status.canary.as_mut().unwrap().replicas = 4;
+            (g.replicas, g.judgement) = (40, good());
+            g.status.canary.as_mut().unwrap().replicas = 40;
             g.trouble = Some(Trouble {
                 reason: "Unschedulable".to_owned(),
                 message: "0/3 nodes are available".to_owned(),
