@@ -113,7 +113,7 @@ def bad_services():
 
 def of_datasets(before):
     say("datasets")
-    ends_in("dataset", "missing", "SourceNotFound", ["millrace-bad-input/nothing/", "put the data there"])
+    ends_in("dataset", "missing", "SourceNotFound", ["millrace-bad-input/nothing", "put the data there"])
     ends_in("dataset", "forbidden", "AccessDenied", ["millrace-tenant-a", "check the credentials"])
     ends_in("dataset", "secretless", "SecretNotFound", ["lake", "create it in this namespace"])
     ends_in("dataset", "malformed", "MalformedSource", ["a.csv", "line 3"])
@@ -228,6 +228,8 @@ def main():
     for name in ("good", "overwritten"):
         store.put(f"{name}/a.csv", rows())
         NS.apply(dataset(name, f"{name}/"))
+        # An earlier run may have left something bad there.
+        refresh(name)
     for name in ("good", "overwritten"):
         heals("dataset", name)
     before = current("overwritten")
