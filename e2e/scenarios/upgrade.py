@@ -102,6 +102,9 @@ def of_users():
     found = {}
     for kind, of in [*((kind, "") for kind in KINDS), ("secrets", "metadata.name=millrace-store"), ("persistentvolumeclaims", "")]:
         for one in everywhere(kind, of):
+            # The release's own Secret goes with it: it is the store's, no user's.
+            if kind == "secrets" and one["metadata"]["namespace"] == SYSTEM.name:
+                continue
             found[one["metadata"]["uid"]] = f"{kind} {one['metadata']['namespace']}/{one['metadata']['name']}"
     return found
 
