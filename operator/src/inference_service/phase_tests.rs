@@ -186,7 +186,7 @@ fn a_canary_gets_requests_only_once_enough_pods_are_ready() {
                 g.replicas = 40;
                 g.ready = 1;
             }),
-            "scale 2",
+            "scale 3",
         ),
         (
             "Replace needs the full number",
@@ -305,7 +305,7 @@ fn a_step_that_is_passed_leads_to_the_next_with_pods_before_weight() {
                 g.judgement = good();
                 g.replicas = 8;
             }),
-            "scale 2",
+            "scale 3",
         ),
         (
             "good, more pods not ready",
@@ -313,7 +313,7 @@ fn a_step_that_is_passed_leads_to_the_next_with_pods_before_weight() {
                 g.judgement = good();
                 g.replicas = 8;
                 if let Some(canary) = &mut g.status.canary {
-                    canary.replicas = 2
+                    canary.replicas = 3
                 }
             }),
             "stay",
