@@ -17,7 +17,10 @@ use millrace_crds::{
     inference_service::{RejectedRevision, RevisionStatus},
     labels::{CLI_FIELD_MANAGER, COMMAND},
 };
-use millrace_operator::inference_service::commands::{Command, Met, Request, Verb, request};
+use millrace_operator::inference_service::{
+    commands::{Command, Met, Request, Verb, request},
+    pair::running_rehearsal,
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -138,7 +141,7 @@ fn about(wish: &Wish, status: &InferenceServiceStatus) -> Result<(String, String
         }
         Wish::Resume => status.canary.as_ref().map(named).map_or_else(stable, Ok),
         Wish::Abort => {
-            let rehearsed = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
+            let rehearsed = running_rehearsal(status);
             let tried = status.canary.as_ref().or(rehearsed.map(|rehearsal| &rehearsal.revision));
             tried.map(named).ok_or_else(|| nothing_rolls_out(status))
         }

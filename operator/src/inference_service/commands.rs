@@ -12,7 +12,11 @@ use millrace_crds::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{phase::Phase, target::is_approved};
+use super::{
+    pair::{has_given_room, running_rehearsal},
+    phase::Phase,
+    target::is_approved,
+};
 
 /// Longest nonce that fits into status.
 const MAX_NONCE: usize = 64;
@@ -187,7 +191,7 @@ fn is_rolled_back(status: &InferenceServiceStatus) -> bool {
 }
 
 fn not_to_abort(status: &InferenceServiceStatus, revision: &str) -> Option<String> {
-    let rehearsed = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
+    let rehearsed = running_rehearsal(status);
     if status.canary.is_none() && rehearsed.is_some_and(|rehearsal| rehearsal.revision.revision == revision) {
         return None;
     }
@@ -198,8 +202,7 @@ fn not_to_abort(status: &InferenceServiceStatus, revision: &str) -> Option<Strin
         return Some(format!("revision {revision} is the first one: there is nothing to go back to"));
     }
     // The stable pods stand until every router follows, unless they gave their room.
-    let has_given_room = status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some());
-    let objection = decided(status).filter(|_| has_given_room);
+    let objection = decided(status).filter(|_| has_given_room(status));
     objection.map(|message| format!("{message}, and the former pods gave it their room: ask for a rollback after that"))
 }
 
@@ -249,7 +252,7 @@ fn not_to_rehearse(version: Option<&str>, requests: Option<i64>, met: Met<'_>) -
         let until = warm.until.0;
         return Some(format!("{} is watched after its promotion until {until}: rehearse then", stable.model_version));
     }
-    if let Some(running) = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none()) {
+    if let Some(running) = running_rehearsal(status) {
         let RevisionStatus { model_version, .. } = &running.revision;
         return Some(format!("{model_version} is being rehearsed: wait for its end, or abort it first"));
     }

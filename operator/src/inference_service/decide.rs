@@ -29,7 +29,7 @@ use super::{
     moves::{self, Moved, Setting},
     observe::Observed,
     overridden,
-    pair::{Pair, named_revisions},
+    pair::{Pair, named_revisions, running_rehearsal},
     phase::{self, Facts, Move, Phase},
     pods::Pods,
     policy::preview_name,
@@ -156,9 +156,9 @@ impl<'a> Deciding<'a> {
         let following = route(service, observed, (stored_plan.as_ref(), &former), now).following;
         let target = target::target(&service.spec, &former, &observed.versions, &settings.server_image);
         let canary_pods = former.canary.as_ref().map(|canary| pods_of(canary, observed)).unwrap_or_default();
-        let rehearsal = former.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
-        let rehearsed_pods =
-            rehearsal.map(|rehearsal| Pods::of(&rehearsal.revision, &observed.pods)).unwrap_or_default();
+        let rehearsed_pods = running_rehearsal(&former)
+            .map(|rehearsal| Pods::of(&rehearsal.revision, &observed.pods))
+            .unwrap_or_default();
         let server_image = settings.server_image.clone();
         Self {
             service,

@@ -8,6 +8,7 @@ use millrace_crds::inference_service::{Capacity, OverrideVerb, RevisionStatus, S
 use super::{
     canary::Judgement,
     interrupts::{aborted, by_operator, withdrawn},
+    pair::has_given_room,
     phase::{Facts, Move, ascending},
     pods::UNSCHEDULABLE,
     routing::ALL,
@@ -17,8 +18,6 @@ use super::{
 
 /// How long no pod of the stable revision may be ready before a new revision takes over without being compared with it.
 const STABLE_DOWN_SECONDS: i64 = 60;
-/// Why a revision gets all requests that took the room of the stable pods: nobody else is there.
-const ROOM_GIVEN: &str = "RoomGiven";
 /// How long pods may wait for room before the stable ones give theirs (`capacity: Recreate`).
 const NO_ROOM_SECONDS: i64 = 30;
 
@@ -79,7 +78,7 @@ impl Way {
         let is_alone = facts.status.stable.is_none() || facts.stable_down_seconds >= STABLE_DOWN_SECONDS;
         let is_asked_for = facts.status.overridden.as_ref().is_some_and(|known| known.verb == OverrideVerb::Rollback);
         // At zero there are no requests to compare by.
-        if is_alone || has_given_room(facts) || is_asked_for || facts.replicas == 0 {
+        if is_alone || has_given_room(facts.status) || is_asked_for || facts.replicas == 0 {
             return Self::Straight;
         }
         match facts.rollout.strategy {
@@ -90,16 +89,11 @@ impl Way {
     }
 }
 
-/// The stable pods have gone, for the nodes have no room for both.
-pub(super) fn has_given_room(facts: &Facts<'_>) -> bool {
-    facts.status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some())
-}
-
 /// Why the stable pods have to go first, if they have to and may.
 fn no_room(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<String> {
     let may = match facts.rollout.capacity {
         Capacity::Surge => false,
-        Capacity::Recreate => facts.status.rollout.as_ref()?.recreating_since.is_none(),
+        Capacity::Recreate => !has_given_room(facts.status),
     };
     let trouble = facts.canary_trouble.filter(|trouble| trouble.reason == UNSCHEDULABLE)?;
     let has_waited = seconds_since_start(facts) >= NO_ROOM_SECONDS;
@@ -114,6 +108,18 @@ fn is_paused(facts: &Facts<'_>) -> bool {
     facts.status.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some())
 }
 
+/// Without stable pods there is nothing to preview, to split or to measure: it gets all requests.
+pub fn take_all(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    let wanted = pods_for(ALL, facts.replicas);
+    if canary.replicas < wanted {
+        return Move::Scale(wanted);
+    }
+    if facts.canary_ready < wanted {
+        return Move::Stay(waits_for_pods(facts, canary, ALL));
+    }
+    weigh(ALL, None, "RoomGiven", go_on(canary, ALL), Vec::new())
+}
+
 /// The one switch of BlueGreen and Shadow.
 pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     let wanted = pods_for(ALL, facts.replicas);
@@ -123,9 +129,6 @@ pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     if facts.canary_ready < wanted {
         let waits = Move::Stay(waits_for_pods(facts, canary, ALL));
         return no_room(facts, canary).map_or(waits, |message| Move::Recreate { message });
-    }
-    if has_given_room(facts) {
-        return weigh(ALL, None, ROOM_GIVEN, go_on(canary, ALL), Vec::new());
     }
     if Way::of(facts) == Way::Steps {
         let first = ascending(&facts.rollout.steps).first().map_or(ALL, |step| step.weight);
@@ -170,9 +173,6 @@ fn late(facts: &Facts<'_>) -> (String, String) {
 }
 
 pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
-    if has_given_room(facts) {
-        return go_to(facts, canary, (ALL, None), ROOM_GIVEN, Vec::new());
-    }
     if facts.is_accepted {
         return Move::Measure;
     }
@@ -181,9 +181,6 @@ pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
 }
 
 pub fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
-    if has_given_room(facts) {
-        return go_to(facts, canary, (ALL, None), ROOM_GIVEN, Vec::new());
-    }
     let steps = ascending(&facts.rollout.steps);
     let weight = canary.weight.intended;
     let at = steps.iter().position(|step| step.weight >= weight).or_else(|| steps.len().checked_sub(1));

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use super::{
     gateway_api::{Gateway, GatewayClass, HTTPRoute},
-    pair::named_revisions,
+    pair::{named_revisions, running_rehearsal},
     pods::{Pods, ServerPod},
     shared::rule as allowed,
 };
@@ -51,8 +51,7 @@ pub fn is_asked_for(service: &InferenceService) -> bool {
 
 /// Whether copies may come to be asked for, so that it matters who can make them.
 pub fn may_copy(service: &InferenceService) -> bool {
-    let rehearsal = service.status.as_ref().and_then(|status| status.rehearsal.as_ref());
-    let rehearses = rehearsal.is_some_and(|rehearsal| rehearsal.end_time.is_none());
+    let rehearses = service.status.as_ref().is_some_and(|status| running_rehearsal(status).is_some());
     is_asked_for(service) && (service.spec.rollout.shadow.is_some() || rehearses)
 }
 

@@ -9,6 +9,7 @@ use millrace_crds::{
 
 use super::{
     moves::{Moved, shortened},
+    pair::running_rehearsal,
     revision::Revision,
     routing::ALL,
     told::{Happened, normal, warning},
@@ -150,7 +151,7 @@ impl Moved {
 
     /// A rollout needs the room, and the copies' place in the plan.
     pub(super) fn end_rehearsal(&mut self, why: &str, now: &Time) {
-        let running = self.status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
+        let running = running_rehearsal(&self.status);
         let Some(version) = running.map(|rehearsal| rehearsal.revision.model_version.clone()) else { return };
         let message = format!("the rehearsal of {version} ended early: {why}");
         self.rehearsed(Verdict::Unknown, &message, DecidedBy::Operator, now.clone());

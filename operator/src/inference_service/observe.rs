@@ -26,7 +26,7 @@ use super::{
     gateway_api::{Gateway, GatewayClass, HTTPRoute},
     gateway_native,
     metric::{self, Answer, Subject},
-    pair::{Pair, named_revisions},
+    pair::{Pair, named_revisions, running_rehearsal},
     pods::ServerPod,
     policy::preview_name,
     retraining::Sources,
@@ -308,7 +308,7 @@ async fn measured(
 /// Whether somebody may be getting copies of its requests, or clusters of keys are compared.
 fn counts_copies(service: &InferenceService) -> bool {
     let Some(status) = &service.status else { return false };
-    let rehearses = status.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.end_time.is_none());
+    let rehearses = running_rehearsal(status).is_some();
     let is_compared = service.spec.rollout.shadow.is_some() || service.spec.sticky.is_some();
     rehearses || (status.canary.is_some() && is_compared)
 }

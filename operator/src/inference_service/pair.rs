@@ -1,7 +1,7 @@
 //! Who is compared with whom at the moment, and which revisions a status names. Pure.
 
 use jiff::Timestamp;
-use millrace_crds::inference_service::{InferenceServiceStatus, RevisionStatus};
+use millrace_crds::inference_service::{InferenceServiceStatus, RehearsalStatus, RevisionStatus};
 
 use super::{canary::SETTLE_SECONDS, evidence::Kind, phase::Phase};
 
@@ -39,7 +39,7 @@ impl<'a> Pair<'a> {
                 Some(Self { began: previous.rollout_start_time.as_ref().map(|time| time.0), ..pair })
             }
             Phase::Settled => {
-                let rehearsal = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none())?;
+                let rehearsal = running_rehearsal(status)?;
                 let pair = pair(&rehearsal.revision, stable, Kind::Preview, Some(rehearsal.start_time.0));
                 Some(Self { is_rehearsed: true, began: Some(rehearsal.start_time.0), ..pair })
             }
@@ -58,9 +58,19 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// The rehearsal that goes on, if one does.
+pub fn running_rehearsal(status: &InferenceServiceStatus) -> Option<&RehearsalStatus> {
+    status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none())
+}
+
+/// Whether the stable pods have gone for the canary's, since the nodes have no room for both.
+pub fn has_given_room(status: &InferenceServiceStatus) -> bool {
+    status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some())
+}
+
 /// Every revision whose children shall be there. One may be named twice: a canary that a route names, too.
 pub fn named_revisions(status: &InferenceServiceStatus) -> impl Iterator<Item = &RevisionStatus> {
-    let rehearsed = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none());
+    let rehearsed = running_rehearsal(status);
     let previous = status.previous.as_ref().map(|previous| &previous.revision);
     let first = [status.stable.as_ref(), status.canary.as_ref(), previous];
     let standing = status.standing.iter().map(|standing| &standing.revision);

@@ -25,6 +25,7 @@ use super::{
     canary::Judgement,
     commands::{Command, Verb},
     forward, interrupts,
+    pair::has_given_room,
     pods::{Pods, Trouble},
     rehearsal,
     revision::Revision,
@@ -231,6 +232,9 @@ pub fn next(facts: &Facts<'_>) -> Move {
     match Phase::of(facts.status) {
         Phase::Empty | Phase::Settled | Phase::Baking => begin(facts),
         Phase::Starting => ends().unwrap_or_else(|| held(facts, forward::start(facts, canary))),
+        Phase::Preparing | Phase::Routing | Phase::Measuring if has_given_room(facts.status) => {
+            ends().unwrap_or_else(|| forward::take_all(facts, canary))
+        }
         Phase::Preparing => ends().unwrap_or_else(|| held(facts, forward::prepare(facts, canary))),
         Phase::Routing => ends().unwrap_or_else(|| forward::route(facts, canary)),
         Phase::Measuring => ends().unwrap_or_else(|| held(facts, forward::measure(facts, canary))),
@@ -278,7 +282,7 @@ fn held(facts: &Facts<'_>, chosen: Move) -> Move {
         return chosen;
     };
     // The stable pods are gone already: to wait would only leave users without answers.
-    if forward::has_given_room(facts) {
+    if has_given_room(facts.status) {
         return chosen;
     }
     match chosen {

@@ -15,6 +15,7 @@ use super::{
     gateway_api::HTTPRoute,
     gateway_native,
     observe::{self, Observed},
+    pair::running_rehearsal,
     scrape::Scrape,
     shared::Shared,
 };
@@ -287,7 +288,7 @@ async fn remove(ctx: &Context, owner: &Owner, observed: &Observed, decided: &Dec
 
 /// A look that wrote something is followed by another: soon after a decision, which may call for the next one.
 fn next_look(service: &InferenceService, decided: &Decided, wrote: bool, now: Timestamp) -> Action {
-    let rehearses = decided.status.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.end_time.is_none());
+    let rehearses = running_rehearsal(&decided.status).is_some();
     let starts = decided.status.standing.iter().any(|standing| standing.revision.loaded == 0);
     let is_rolling_out = decided.status.canary.is_some()
         || starts

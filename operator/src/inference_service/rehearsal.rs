@@ -4,18 +4,17 @@
 use millrace_contract::decision::{Check, DecidedBy, Verdict};
 use millrace_crds::inference_service::RehearsalStatus;
 
-use super::phase::{Facts, Move};
+use super::{
+    pair::running_rehearsal,
+    phase::{Facts, Move},
+};
 
 /// Longest a rehearsal lasts, in seconds: then it ends with what it has.
 pub const MAX_SECONDS: i64 = 3_600;
 
-fn running<'a>(facts: &'a Facts<'_>) -> Option<&'a RehearsalStatus> {
-    facts.status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none())
-}
-
 /// What a rehearsal that runs does next, if that is more than waiting.
 pub fn next(facts: &Facts<'_>) -> Option<Move> {
-    let rehearsal = running(facts)?;
+    let rehearsal = running_rehearsal(facts.status)?;
     let version = &rehearsal.revision.model_version;
     let ended = |verdict, message| Some(Move::Rehearsed { verdict, message, decided_by: DecidedBy::Operator });
     let seconds = facts.now.as_second() - rehearsal.start_time.0.as_second();
@@ -59,7 +58,7 @@ pub fn aborted(facts: &Facts<'_>) -> Option<Move> {
     if facts.status.canary.is_some() {
         return None;
     }
-    let rehearsal = running(facts)?;
+    let rehearsal = running_rehearsal(facts.status)?;
     let message = format!("the rehearsal of {} was ended by a request", rehearsal.revision.model_version);
     Some(Move::Rehearsed { verdict: Verdict::Unknown, message, decided_by: DecidedBy::User })
 }

@@ -12,6 +12,7 @@ use millrace_contract::{
 use millrace_crds::inference_service::{InferenceServiceSpec, InferenceServiceStatus, RevisionStatus};
 
 use super::{
+    pair::{has_given_room, running_rehearsal},
     phase::Phase,
     policy::{self, Servable},
 };
@@ -98,7 +99,7 @@ fn prepared(status: &InferenceServiceStatus) -> Option<&RevisionStatus> {
 
 /// The revision that is rehearsed, once a pod of it can answer.
 fn rehearsed(status: &InferenceServiceStatus) -> Option<&RevisionStatus> {
-    let running = status.rehearsal.as_ref().filter(|rehearsal| rehearsal.end_time.is_none())?;
+    let running = running_rehearsal(status)?;
     Some(&running.revision).filter(|revision| revision.loaded > 0)
 }
 
@@ -109,8 +110,7 @@ fn kept_warm<'a>(spec: &InferenceServiceSpec, status: &'a InferenceServiceStatus
         return Some(&previous.revision);
     }
     let is_decided = status.canary.as_ref().is_some_and(|canary| canary.weight.intended >= ALL);
-    let has_given_room = status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some());
-    status.stable.as_ref().filter(|_| is_decided && spec.rollout.bake_seconds > 0 && !has_given_room)
+    status.stable.as_ref().filter(|_| is_decided && spec.rollout.bake_seconds > 0 && !has_given_room(status))
 }
 
 /// Who answers what another revision fails: the stable one for a canary, the former one while the stable one bakes.

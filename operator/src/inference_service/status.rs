@@ -16,7 +16,8 @@ use millrace_crds::{
 };
 
 use super::{
-    canary::Judgement, drift::drifted_features, overridden, pods::Pods, rehearsal, retraining, target::Target,
+    canary::Judgement, drift::drifted_features, overridden, pair::has_given_room, pods::Pods, rehearsal, retraining,
+    target::Target,
 };
 use crate::conditions::{Conditions, Is, find};
 
@@ -96,7 +97,7 @@ fn fill_revisions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
         revision.weight.accepted = seen.is_accepted.then_some(revision.weight.intended);
         revision.weight.measured = percent(requests);
     };
-    let has_given_room = status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some());
+    let has_given_room = has_given_room(status);
     if let Some(stable) = &mut status.stable {
         stable.replicas = if has_given_room { 0 } else { seen.replicas };
         fill(stable, &seen.stable, all_requests.saturating_sub(canary_requests));
