@@ -78,8 +78,23 @@ pub struct ServiceStats {
     pub service_uid: String,
     /// Generation of the plan that is followed.
     pub plan_generation: i64,
+    /// What callers are verified by; absent where the plan asks for no credentials, and from routers that do not tell yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialStats>,
     /// By plan generation, then revision: only the newest few generations are kept.
     pub generations: BTreeMap<i64, BTreeMap<String, RevisionStats>>,
+}
+
+/// What one router knows of the credentials that a plan asks for. Zero means that it lets nobody in by them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialStats {
+    /// API keys in force; absent where the plan has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_keys: Option<usize>,
+    /// Public keys by which tokens are verified; absent where the plan takes no tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_keys: Option<usize>,
 }
 
 /// Counters of one revision under one plan generation: what was sent there by the random split while every target with a weight had an

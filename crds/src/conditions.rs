@@ -27,5 +27,7 @@ pub const OVERRIDDEN: &str = "Overridden";
 pub const PAUSED: &str = "Paused";
 /// InferenceService: every revision that routes and the fallback name is served.
 pub const ROUTES_READY: &str = "RoutesReady";
+/// InferenceService: routers know keys of every kind by which callers shall be verified; present only with `auth`.
+pub const AUTH_READY: &str = "AuthReady";
 /// InferenceService: every Gateway has accepted the HTTPRoute that was written last; present only while Gateways are asked for.
 pub const GATEWAY_READY: &str = "GatewayReady";

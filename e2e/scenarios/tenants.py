@@ -68,16 +68,30 @@ def model_of_the_other(b):
     say(f"    {look(A)[2]}")
 
 
-def calls():
-    """From a pod of a: a model without auth answers, one with auth wants a key of its own."""
+def guard():
+    """A service of b whose callers need a key, before anybody has made the Secret: said in a condition, and healed by the Secret alone."""
+    kubectl("delete", "secret", "callers", "--ignore-not-found", namespace=B.name)
+    B.apply(service("guarded", "{modelVersion: own-1}") + "  auth: {apiKeys: {secretName: callers}}\n")
+    wait("the missing Secret is named", lambda: auth_ready()[1] == "ApiKeysMissing", 120, lambda: " ".join(auth_ready()))
+    if "Secret callers" not in auth_ready()[2]:
+        raise Failed(f"the condition does not name the Secret: {auth_ready()[2]}")
+    say(f"    {auth_ready()[2]}")
     B.apply(f"""
 apiVersion: v1
 kind: Secret
 metadata: {{name: callers}}
 data: {{b: {base64.b64encode(KEY.encode()).decode()}}}
 """)
-    B.apply(service("guarded", "{modelVersion: own-1}") + "  auth: {apiKeys: {secretName: callers}}\n")
+
+
+def auth_ready():
+    return condition(B.get("inferenceservice", "guarded"), "AuthReady")
+
+
+def calls():
+    """From a pod of a: a model without auth answers, one with auth wants a key of its own."""
     try:
+        wait("routers know the keys", lambda: auth_ready()[0] == "True", 180, lambda: " ".join(auth_ready()))
         guarded, flights = (service_address(*of) for of in ((B, "guarded"), (FLIGHTS, "flights")))
         wait("b calls its model with its key", lambda: called(guarded, KEY) == 200, 180, lambda: f"answers {called(guarded, KEY)}")
         asked = {"b's model without a key": (guarded, "guarded", body([0.5]), None), "b's model with another key": (guarded, "guarded", body([0.5]), "guessed"),
@@ -216,6 +230,7 @@ def main():
     buckets(Store(A), Store(B))
     dataset_of_the_other()
     model_of_the_other(Store(B))
+    guard()
     accounts()
     network()
     calls()

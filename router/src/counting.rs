@@ -13,7 +13,7 @@ use std::{
 };
 
 use millrace_contract::routing::{
-    LATENCY_EDGES_MICROSECONDS, RevisionStats, RouterStats, RoutingPlan, ServiceStats, latency_bin,
+    CredentialStats, LATENCY_EDGES_MICROSECONDS, RevisionStats, RouterStats, RoutingPlan, ServiceStats, latency_bin,
 };
 
 /// Plan generations of a service whose counters are kept, the newest.
@@ -141,14 +141,20 @@ impl Counters {
         self.services.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| has_plan(name));
     }
 
-    /// What was counted, of one service if `only` that is asked for, with the generation that `followed` says is followed.
-    pub fn stats(&self, only: Option<&str>, followed: impl Fn(&str) -> Option<i64>) -> RouterStats {
+    /// What was counted, of one service if `only` that is asked for, with the generation that `followed` says is followed and what callers
+    /// are verified by.
+    pub fn stats(
+        &self,
+        only: Option<&str>,
+        followed: impl Fn(&str) -> Option<(i64, Option<CredentialStats>)>,
+    ) -> RouterStats {
         let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         let stats_of = |(name, service): (&String, &ServiceCounters)| {
-            let plan_generation = followed(name)?;
+            let (plan_generation, credentials) = followed(name)?;
             let stats = ServiceStats {
                 service_uid: service.uid.clone(),
                 plan_generation,
+                credentials,
                 generations: service.generations.iter().map(|(generation, by)| (*generation, revisions(by))).collect(),
             };
             Some((name.clone(), stats))
@@ -212,7 +218,7 @@ mod tests {
         counters.of_plan(&plan("u1", 1, &["a", "b"]))[1].ended(Outcome::Answered, 50);
         assert_eq!(counters.of_plan(&plan("u1", 1, &["b"]))[0].stats().requests, 1);
         assert_eq!(counters.of_plan(&plan("u1", 2, &["b"]))[0].stats().requests, 0);
-        let stats = counters.stats(None, |_| Some(2));
+        let stats = counters.stats(None, |_| Some((2, None)));
         let service = &stats.services["fraud"];
         assert_eq!((stats.boot_id.as_str(), service.service_uid.as_str(), service.plan_generation), ("boot", "u1", 2));
         assert_eq!(service.generations[&1]["b"].requests, 1);
@@ -225,7 +231,8 @@ mod tests {
         for generation in 1..=6 {
             counters.of_plan(&plan("u1", generation, &["a"]));
         }
-        let kept: Vec<i64> = counters.stats(None, |_| Some(6)).services["fraud"].generations.keys().copied().collect();
+        let kept: Vec<i64> =
+            counters.stats(None, |_| Some((6, None))).services["fraud"].generations.keys().copied().collect();
         assert_eq!(kept, [3, 4, 5, 6]);
     }
 
@@ -234,7 +241,7 @@ mod tests {
         let counters = Counters::new("boot".into());
         counters.of_plan(&plan("u1", 7, &["a"]))[0].ended(Outcome::Error, 1);
         counters.of_plan(&plan("u2", 1, &["a"]));
-        let service = &counters.stats(None, |_| Some(1)).services["fraud"];
+        let service = &counters.stats(None, |_| Some((1, None))).services["fraud"];
         assert_eq!(service.service_uid, "u2");
         assert_eq!(service.generations.keys().collect::<Vec<_>>(), [&1]);
     }
@@ -244,6 +251,6 @@ mod tests {
         let counters = Counters::new("boot".into());
         counters.of_plan(&plan("u1", 1, &["a"]));
         counters.keep_only(|name| name != "fraud");
-        assert!(counters.stats(None, |_| Some(1)).services.is_empty());
+        assert!(counters.stats(None, |_| Some((1, None))).services.is_empty());
     }
 }

@@ -188,7 +188,10 @@ impl Router {
     /// The same of one service, if one is named.
     pub fn stats_of(&self, service: Option<&str>) -> RouterStats {
         let snapshot = self.snapshot();
-        self.counters.stats(service, |name| snapshot.service(name).map(|service| service.generation))
+        self.counters.stats(service, |name| {
+            let service = snapshot.service(name)?;
+            Some((service.generation, service.policy.gate.as_ref().map(|gate| gate.stats())))
+        })
     }
 
     /// What is counted beside the evidence.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use millrace_contract::{
     decision::{Check, DecidedBy, Decision, Question, Verdict},
-    routing::RoutingPlan,
+    routing::{CredentialStats, RoutingPlan},
 };
 use millrace_crds::{
     InferenceService, ModelVersion, TrainingJob,
@@ -18,6 +18,7 @@ use millrace_crds::{
 use millrace_profile::agreement;
 
 use super::{
+    callers,
     canary::{self, Inputs, Judgement},
     commands::{self, Command, Met, Request, Verb},
     drift::{MONITORING_KEY, Monitoring, drifted_features},
@@ -490,6 +491,7 @@ impl<'a> Deciding<'a> {
             copies: (judged.copies.0, &judged.copies.1),
             front_trouble: self.observed.front_trouble.as_deref(),
             routes: standing::said(&self.service.spec, status, plan, self.known(&self.versions())),
+            callers: callers::said(self.service.spec.auth.as_ref(), self.known_credentials(generation).as_deref()),
             gateway,
             progress_deadline_seconds: self.service.spec.rollout.progress_deadline_seconds,
             drift: monitoring
@@ -497,6 +499,12 @@ impl<'a> Deciding<'a> {
                 .map(|(monitoring, stable)| (monitoring.newest.as_ref(), monitoring.is_raised(&stable.revision))),
         };
         status::fill(status, &seen);
+    }
+
+    /// What each ready router says that it verifies callers by; nothing as long as not all of them follow the plan.
+    fn known_credentials(&self, generation: i64) -> Option<Vec<CredentialStats>> {
+        let routers = &self.observed.routers;
+        routers.accepted(&self.name, &self.uid, generation).then(|| routers.credentials(&self.name))
     }
 
     fn wanted(&self, status: &InferenceServiceStatus) -> Vec<Wanted> {

@@ -77,8 +77,7 @@ fn pod(revision: &RevisionStatus) -> ServerPod {
 }
 
 fn following(generation: i64) -> RouterAnswers {
-    let stats =
-        ServiceStats { service_uid: "u1".to_owned(), plan_generation: generation, generations: BTreeMap::new() };
+    let stats = ServiceStats { service_uid: "u1".to_owned(), plan_generation: generation, ..ServiceStats::default() };
     let stats = RouterStats { boot_id: "b".to_owned(), services: BTreeMap::from([("svc".to_owned(), stats)]) };
     RouterAnswers { answers: vec![Some(stats)], ..RouterAnswers::default() }
 }

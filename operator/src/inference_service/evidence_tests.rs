@@ -24,6 +24,7 @@ fn router(boot: &str, generation: i64, canary: (u64, u64), stable: (u64, u64)) -
     let service = ServiceStats {
         service_uid: "u1".to_owned(),
         plan_generation: generation,
+        credentials: None,
         generations: BTreeMap::from([(generation, revisions)]),
     };
     Some(RouterStats { boot_id: boot.to_owned(), services: BTreeMap::from([("fraud".to_owned(), service)]) })

@@ -24,6 +24,7 @@
 //! | `scaling.rs`    | pure   | pods for a share of the requests                                                            |
 //! | `routing.rs`    | pure   | from weights to the routing plan; what routers say of it                                    |
 //! | `policy.rs`     | pure   | routes, sticky keys, fallback, callers: from the spec to the routing plan                   |
+//! | `callers.rs`    | pure   | whether routers can verify callers                                                          |
 //! | `standing.rs`   | pure   | revisions that run because routes or the fallback name their versions                       |
 //! | `desired.rs`    | pure   | children of one service                                                                     |
 //! | `gateway.rs`    | pure   | the HTTPRoute; `gateway_attachment.rs`: its Gateways; `gateway_answers.rs`: what they say   |
@@ -62,6 +63,7 @@ use crate::{
 
 pub mod ask;
 pub mod baking;
+pub mod callers;
 pub mod canary;
 pub mod commands;
 pub mod decide;

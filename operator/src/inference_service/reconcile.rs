@@ -310,6 +310,7 @@ fn next_look(service: &InferenceService, decided: &Decided, wrote: bool, now: Ti
         monitors.then_some(WHILE_MONITORING),
         decided.wake.map(until),
         gateway::look_again(&decided.status.conditions, now),
+        callers::look_again(&decided.status.conditions),
     ];
     pauses.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue)
 }

@@ -5,7 +5,7 @@
 //! plan, in one write.
 
 use millrace_contract::{
-    routing::{PLAN_KEY, RouterStats, RoutingPlan, Target},
+    routing::{CredentialStats, PLAN_KEY, RouterStats, RoutingPlan, Target},
     routing_policy::{Mirror, RoutingPolicy},
     traffic::RouterTraffic,
 };
@@ -164,6 +164,11 @@ impl RouterAnswers {
         !self.answers.is_empty() && self.answers.iter().all(|answer| answer.as_ref().is_some_and(follows))
     }
 
+    /// What routers say that they verify callers of this service by; those that do not tell are left out.
+    pub fn credentials(&self, service: &str) -> Vec<CredentialStats> {
+        self.answers.iter().flatten().filter_map(|stats| stats.services.get(service)?.credentials).collect()
+    }
+
     /// Requests counted under one generation: to this revision, and to all.
     pub fn counted(&self, service: &str, uid: &str, generation: i64, revision: &str) -> (u64, u64) {
         let generations = self.answers.iter().flatten().filter_map(|stats| {
@@ -262,6 +267,7 @@ mod tests {
         let stats = ServiceStats {
             service_uid: "u1".to_owned(),
             plan_generation: generation,
+            credentials: None,
             generations: BTreeMap::from([(generation, revisions)]),
         };
         Some(RouterStats { boot_id: format!("b{generation}"), services: BTreeMap::from([("fraud".to_owned(), stats)]) })

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use millrace_contract::decision::{Check, Verdict};
 use millrace_crds::{
     conditions::{
-        DRIFTED, GATEWAY_READY, OVERRIDDEN, READY, RECONCILING, RETRAINING_READY, ROLLOUT_SUCCEEDED, ROUTES_READY,
-        STALLED,
+        AUTH_READY, DRIFTED, GATEWAY_READY, OVERRIDDEN, READY, RECONCILING, RETRAINING_READY, ROLLOUT_SUCCEEDED,
+        ROUTES_READY, STALLED,
     },
     inference_service::{DriftStatus, InferenceServicePhase, InferenceServiceStatus, RevisionStatus},
     labels::{INFERENCE_SERVICE, REVISION},
@@ -60,6 +60,8 @@ pub struct Seen<'a> {
     pub front_trouble: Option<&'a str>,
     /// What is to be said of routes and fallback, where there are some.
     pub routes: Option<Said>,
+    /// What is to be said of the callers' credentials, where some are asked for.
+    pub callers: Option<Said>,
     /// What is to be said of the HTTPRoute, where Gateways are asked for or were.
     pub gateway: Option<Said>,
     /// Seconds a new revision may take.
@@ -133,6 +135,7 @@ fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     put(&mut conditions, READY, Some(ready));
     put(&mut conditions, OVERRIDDEN, overridden);
     put(&mut conditions, ROUTES_READY, seen.routes.clone());
+    put(&mut conditions, AUTH_READY, seen.callers.clone());
     put(&mut conditions, GATEWAY_READY, seen.gateway.clone());
     put(&mut conditions, STALLED, stalled);
     put(&mut conditions, RECONCILING, working);

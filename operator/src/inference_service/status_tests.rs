@@ -17,6 +17,7 @@ fn seen() -> Seen<'static> {
         previous: Pods::default(),
         copies: (0, &[]),
         routes: None,
+        callers: None,
         gateway: None,
         is_holding: false,
         service: ("default", "fraud"),

@@ -116,6 +116,7 @@ impl Scrape for Pods {
             let stats = ServiceStats {
                 service_uid: plan.service_uid,
                 plan_generation: plan.generation,
+                credentials: None,
                 generations: BTreeMap::from([(plan.generation, counted)]),
             };
             (plan.service, stats)

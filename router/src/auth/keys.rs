@@ -45,6 +45,11 @@ impl Keys {
         self.owners.load().get(&hash).cloned()
     }
 
+    /// Keys in force.
+    pub fn count(&self) -> usize {
+        self.owners.load().len()
+    }
+
     /// Read the folder again. A folder that can't be read leaves the former keys in force.
     pub fn refresh(&self) -> io::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };

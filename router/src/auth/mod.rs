@@ -8,7 +8,7 @@ pub mod tokens;
 use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
-use millrace_contract::routing_policy::Auth;
+use millrace_contract::{routing::CredentialStats, routing_policy::Auth};
 use sha2::{Digest, Sha256};
 
 use self::{keys::Keys, tokens::Tokens};
@@ -53,6 +53,14 @@ impl Gate {
     /// The rule it was made from.
     pub fn rule(&self) -> &Auth {
         &self.rule
+    }
+
+    /// What callers are verified by now.
+    pub fn stats(&self) -> CredentialStats {
+        CredentialStats {
+            api_keys: self.keys.as_ref().map(Keys::count),
+            token_keys: self.tokens.as_ref().map(Tokens::count),
+        }
     }
 
     /// Wait for a key set that nobody has read yet, but not for long: after a start or a change of the plan, tokens are valid that nobody
@@ -129,6 +137,20 @@ mod tests {
         assert_eq!(admitted(&[("x-api-key", "open-sesame")]), Ok("shop".into()));
         assert_eq!(admitted(&[("authorization", "Bearer open-sesame")]), Ok("shop".into()));
         assert_eq!(admitted(&[("authorization", "bearer open-sesame")]), Ok("shop".into()));
+    }
+
+    #[test]
+    fn it_tells_how_many_keys_it_knows_of_what_the_plan_asks_for() {
+        assert_eq!(gate().stats(), CredentialStats { api_keys: Some(1), token_keys: None });
+        let nowhere = ApiKeys { hashes: [].into(), folder: Some("callers".to_owned()) };
+        let folder = tempfile::tempdir().expect("a folder");
+        let places = Places { keys_dir: Some(folder.path()), state_dir: None };
+        let gate = Gate::new(Auth { api_keys: Some(nowhere), jwt: None }, places, None);
+        assert_eq!(gate.stats().api_keys, Some(0));
+        std::fs::create_dir(folder.path().join("callers")).expect("made");
+        std::fs::write(folder.path().join("callers/shop"), "key").expect("written");
+        gate.keys.as_ref().expect("keys").refresh().expect("read");
+        assert_eq!(gate.stats().api_keys, Some(1));
     }
 
     #[test]

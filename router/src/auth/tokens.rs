@@ -115,9 +115,14 @@ impl Tokens {
         self.text.load_full()
     }
 
+    /// Keys by which tokens are verified.
+    pub fn count(&self) -> usize {
+        self.keys.load().len()
+    }
+
     /// Whether any key is known.
     pub fn has_keys(&self) -> bool {
-        !self.keys.load().is_empty()
+        self.count() > 0
     }
 
     /// Whether no key is known and nobody has tried to read them.
