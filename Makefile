@@ -84,9 +84,10 @@ fuzz: packages ## millions of wrong requests, headers, messages and models; FUZZ
 	@e2e/bench/fuzz
 
 .PHONY: bench-router
-bench-router: packages ## the router beside nginx, Envoy and Traefik doing the same split, on one core each, in one run; and 5,000 services
+bench-router: packages ## the router beside nginx, Envoy and Traefik doing the same split, on one core each, in one run; 5,000 services; plans followed
 	@e2e/bench/router
 	@cargo run --quiet -p millrace-router --example many_services
+	@e2e/bench/plans
 
 .PHONY: fmt
 fmt: ## format the code

@@ -35,7 +35,16 @@ const REFUSALS_PART: f64 = 0.1;
 pub(crate) fn error_rate(evidence: &CanaryEvidence, goal: Goal, settings: &EvidenceSettings, alpha: f64) -> Check {
     let rate = |arm: &Arm| Rate { events: arm.errors.saturating_add(arm.restarts), requests: arm.requests };
     let own = alpha * (1.0 - REFUSALS_PART);
-    let test = CountCheck { name: "errorRate", events: "errors", tolerance: 1.0, evidence, alpha: own };
+    let log_evidence = count_evidence(evidence, rate, 1.0);
+    let test = CountCheck {
+        name: "errorRate",
+        events: "errors",
+        tolerance: 1.0,
+        evidence,
+        alpha: own,
+        log_evidence,
+        parts: 1,
+    };
     let check = test.check(rate, goal, settings, |base| base + settings.error_harm);
     if check.verdict == Verdict::Fail { check } else { refusals(evidence, alpha * REFUSALS_PART).unwrap_or(check) }
 }
@@ -62,29 +71,50 @@ fn refusals(evidence: &CanaryEvidence, alpha: f64) -> Option<Check> {
     })
 }
 
-/// Slower than stable's own quantile more often than stable?
+/// Slower than stable's own quantiles more often than stable? The second one, far out in the tail, finds what only the slowest requests show.
 pub(crate) fn latency(evidence: &CanaryEvidence, goal: Goal, settings: &EvidenceSettings, alpha: f64) -> Check {
     let Some(bin) = evidence.latency_bin else {
         let message = "the latency threshold is not known yet: stable has answered too few requests".to_owned();
         return Check { message, ..blank("latency") };
     };
-    let rate = |arm: &Arm| Rate { events: arm.latency.iter().skip(bin + 1).sum(), requests: arm.latency.iter().sum() };
-    let events = match LATENCY_EDGES_MICROSECONDS.get(bin) {
+    let slower_than = |bin: usize| {
+        move |arm: &Arm| Rate { events: arm.latency.iter().skip(bin + 1).sum(), requests: arm.latency.iter().sum() }
+    };
+    let tolerance = settings.latency_tolerance;
+    let body = count_evidence(evidence, slower_than(bin), tolerance);
+    let tail = evidence.tail_bin.map(|bin| (bin, count_evidence(evidence, slower_than(bin), tolerance)));
+    // The mean of two evidences is one, whatever ties them together.
+    let (log_evidence, parts) = tail.map_or((body, 1), |tail| (distribution::log_mean(&[body, tail.1]), 2));
+    let is_worse_in_tail = |tail: &(usize, f64)| log_evidence >= -alpha.ln() && tail.1 > body;
+    let shown = tail.filter(is_worse_in_tail).map_or(bin, |tail| tail.0);
+    let events = match LATENCY_EDGES_MICROSECONDS.get(shown) {
         Some(edge) => format!("requests slower than {} ms", *edge as f64 / 1_000.0),
         None => "requests slower than the longest measured time".to_owned(),
     };
-    let test = CountCheck { name: "latency", events: &events, tolerance: settings.latency_tolerance, evidence, alpha };
+    let test = CountCheck { name: "latency", events: &events, tolerance, evidence, alpha, log_evidence, parts };
     let least_harm = settings.latency_harm * (1.0 - settings.latency_quantile);
-    test.check(rate, goal, settings, |base| (base * settings.latency_harm).max(least_harm))
+    test.check(slower_than(shown), goal, settings, |base| (base * settings.latency_harm).max(least_harm))
 }
 
-/// One count test over all phases.
+/// ln E of one count test over all phases.
+fn count_evidence(evidence: &CanaryEvidence, rate: impl Fn(&Arm) -> Rate, tolerance: f64) -> f64 {
+    let of_phase = |phase: &Phase| {
+        let (canary, stable) = (rate(&phase.canary), rate(&phase.stable));
+        sequential::log_evidence(canary.events, stable.events, phase.share, tolerance)
+    };
+    evidence.phases.iter().map(of_phase).sum()
+}
+
+/// What a count test over all phases says.
 struct CountCheck<'a> {
     name: &'a str,
     events: &'a str,
     tolerance: f64,
     evidence: &'a CanaryEvidence,
     alpha: f64,
+    log_evidence: f64,
+    /// Tests of which `log_evidence` is the mean.
+    parts: u8,
 }
 
 impl CountCheck<'_> {
@@ -96,13 +126,6 @@ impl CountCheck<'_> {
         harmful: impl Fn(f64) -> f64,
     ) -> Check {
         let phases = &self.evidence.phases;
-        let log_evidence: f64 = phases
-            .iter()
-            .map(|phase| {
-                let (canary, stable) = (rate(&phase.canary), rate(&phase.stable));
-                sequential::log_evidence(canary.events, stable.events, phase.share, self.tolerance)
-            })
-            .sum();
         let (canary, stable) = self.evidence.totals();
         let (canary, stable) = (rate(&canary), rate(&stable));
         let base_rate = (stable.events as f64 + 0.5) / (stable.requests as f64 + 1.0);
@@ -110,19 +133,19 @@ impl CountCheck<'_> {
         let needed = || {
             let share = phases.get(self.evidence.current).map_or(0.0, |phase| phase.share);
             let sizes = sizes(phases, |arm| rate(arm).requests);
-            power::requests_needed(&sizes, share, &harm, self.alpha, settings.power)
+            power::requests_needed(&sizes, share, &harm, self.alpha / f64::from(self.parts), settings.power)
         };
         let summary = format!(
             "{} {} in {} canary requests, {} in {} of stable",
             canary.events, self.events, canary.requests, stable.events, stable.requests
         );
         let (verdict, reason) =
-            judge(log_evidence >= -self.alpha.ln(), self.evidence, goal, settings, canary.requests, needed);
+            judge(self.log_evidence >= -self.alpha.ln(), self.evidence, goal, settings, canary.requests, needed);
         Check {
             verdict,
             value: canary.value(),
             baseline: stable.value(),
-            log_evidence: Some(finite(log_evidence)),
+            log_evidence: Some(finite(self.log_evidence)),
             samples: samples(canary.requests),
             message: format!("{summary}: {reason}"),
             ..blank(self.name)

@@ -48,7 +48,9 @@ pub struct EvidenceSettings {
     pub error_harm: f64,
     /// Quantile of stable's latency; the nearest bin edge is the threshold. Default 0.95.
     pub latency_quantile: f64,
-    /// The canary may exceed that threshold this many times as often as stable. Default 1.25.
+    /// A second quantile, for what only the slowest requests show. Default 0.99.
+    pub latency_tail_quantile: f64,
+    /// The canary may exceed each threshold this many times as often as stable. Default 1.25.
     pub latency_tolerance: f64,
     /// Harm of the latency check: so many times as often as stable. Default 2.
     pub latency_harm: f64,
@@ -65,6 +67,7 @@ impl Default for EvidenceSettings {
             power: 0.8,
             error_harm: 0.01,
             latency_quantile: 0.95,
+            latency_tail_quantile: 0.99,
             latency_tolerance: 1.25,
             latency_harm: 2.0,
             psi_threshold: 0.2,
@@ -160,6 +163,9 @@ pub struct CanaryEvidence {
     pub(crate) current: usize,
     /// Latency bin above which a request is slow; fixed before the requests that are compared.
     pub(crate) latency_bin: Option<usize>,
+    /// The same for the tail; absent where it is no other bin, and in evidence that began without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tail_bin: Option<usize>,
     calibration: Vec<u64>,
 }
 
@@ -211,6 +217,8 @@ impl CanaryEvidence {
         add_counts(&mut self.calibration, stable_latency);
         if self.calibration.iter().sum::<u64>() >= CALIBRATION_REQUESTS {
             self.latency_bin = threshold_bin(&self.calibration, settings.latency_quantile);
+            let tail = threshold_bin(&self.calibration, settings.latency_tail_quantile);
+            self.tail_bin = tail.filter(|tail| Some(*tail) != self.latency_bin);
             self.calibration.clear();
         }
     }
