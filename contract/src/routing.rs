@@ -23,6 +23,9 @@ pub const MIRROR_HEADER: &str = "x-millrace-mirror";
 /// Request header that a Gateway sets where it drew the revision by the plan's weights (`gateway.mode: Native`): only these requests are
 /// counted for the evidence. Routers take it from the requests of their clients, like all `x-millrace-*`.
 pub const DRAWN_HEADER: &str = "x-millrace-drawn";
+/// Request header of what a router did not split at random: it came by a route or a name, for a revision that failed or was not ready,
+/// or is a copy. Servers leave it out of the predictions that revisions are compared by.
+pub const UNMEASURED_HEADER: &str = "x-millrace-unmeasured";
 
 /// How requests of one InferenceService are shared out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

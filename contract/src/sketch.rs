@@ -103,12 +103,13 @@ pub struct ServerSketches {
     pub revision: String,
     /// Digest of the model bytes that are really loaded.
     pub digest: String,
-    /// Rows seen, over all requests that were answered.
+    /// Rows seen, over all requests that were answered; a router's copies are none.
     pub rows: u64,
-    /// Inputs, a sketch a feature, with the reference beside it; empty without a profile.
+    /// Inputs of these rows, a sketch a feature, with the reference beside it; empty without a profile.
     pub features: Vec<FieldSketch>,
     /// Predictions, one row a request (so that requests are independent observations), on bins that are the same for every
-    /// revision: the class for a classifier's label, 20 equal bins for a probability, signed-logarithmic bins for a number.
+    /// revision: the class for a classifier's label, 20 equal bins for a probability, signed-logarithmic bins for a number. What came with
+    /// the header `x-millrace-unmeasured` is not in them.
     pub predictions: Vec<FieldSketch>,
     /// Requests that a Gateway drew for this revision (with the header `x-millrace-drawn`), by the server's own account: errors are its
     /// answers with 5xx, and latency is from the request's head to the answer. What it never answered is not in it.

@@ -81,7 +81,7 @@ impl Door {
             |id, outputs| Answer { id, model: Arc::clone(&self.name), version: self.version.clone(), outputs };
         let aside = match self.aside.get() {
             None => None,
-            Some(aside) => match aside.before(id.as_deref(), &inputs, now) {
+            Some(aside) => match aside.before(id.as_deref(), &inputs, options.sketched, now) {
                 Ok(outputs) => return Ok(answer_with(id, outputs)),
                 Err(pending) => Some((aside, pending)),
             },
@@ -93,7 +93,7 @@ impl Door {
         let rows = inputs.first().map_or(1, |input| input.tensor.rows());
         let priority = if options.priority == 0 { self.priority } else { options.priority };
         let shares = self.shares && has_equal_rows(&inputs);
-        let work = Work { inputs, rows, shares, priority, enqueued: now, deadline, reply };
+        let work = Work { inputs, rows, shares, priority, sketched: options.sketched, enqueued: now, deadline, reply };
         let mut waiting = Waiting { answer: Some(answer), schedule: Arc::clone(&self.schedule), deadline };
         let entry = Entry { permit, work };
         let core = self.inline.as_ref().and_then(|inline| Some((inline, inline.core(rows, bytes)?)));

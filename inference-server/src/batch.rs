@@ -146,7 +146,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::queue::{Entry, Places, Reply};
+    use crate::{
+        queue::{Entry, Places, Reply},
+        request::Sketched,
+    };
 
     struct Bench {
         places: Arc<Places>,
@@ -177,7 +180,8 @@ mod tests {
             let deadline = enqueued + Duration::from_millis(100);
             let tensor = Tensor { shape: vec![rows as i64, width.unwrap_or(1)], data: Data::Fp32(Vec::new()) };
             let inputs = vec![NamedTensor { name: "x".into(), tensor }];
-            let work = Work { inputs, rows, shares: width.is_some(), priority, enqueued, deadline, reply };
+            let (shares, sketched) = (width.is_some(), Sketched::default());
+            let work = Work { inputs, rows, shares, priority, sketched, enqueued, deadline, reply };
             self.queue.push(Entry { permit: self.places.try_take(0).unwrap(), work });
         }
 

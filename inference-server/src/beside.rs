@@ -19,6 +19,7 @@ use crate::{
     limits::{Budget, Limits},
     metrics::{Metrics, ModelMetrics},
     payload_log::{Draft, PayloadLog, Source},
+    request::Sketched,
     runtime::{Observer, Ran, Serving},
     sketches::NO_WORKER,
     status::Trouble,
@@ -158,7 +159,13 @@ impl Aside {
     ///
     /// # Errors
     /// What is pending, when the answer is not known and the model must be run.
-    pub fn before(&self, id: Option<&str>, inputs: &[NamedTensor], now: Instant) -> Result<Outputs, Pending> {
+    pub fn before(
+        &self,
+        id: Option<&str>,
+        inputs: &[NamedTensor],
+        sketched: Sketched,
+        now: Instant,
+    ) -> Result<Outputs, Pending> {
         let draft = self.log.as_ref().and_then(|log| log.draft(id, inputs));
         let Some(cache) = &self.cache else { return Err(Pending { place: None, draft }) };
         let found = cache.find(inputs);
@@ -169,7 +176,7 @@ impl Aside {
                 let rows = [inputs.first().map_or(1, |input| input.tensor.rows())];
                 let answers = std::slice::from_ref(&outputs);
                 for observer in &*self.observers {
-                    observer.ran(&Ran { worker: NO_WORKER, inputs, rows: &rows, answers });
+                    observer.ran(&Ran { worker: NO_WORKER, inputs, rows: &rows, sketched: &[sketched], answers });
                 }
                 self.after(Pending { place: None, draft }, &outputs, now);
                 Ok(outputs)

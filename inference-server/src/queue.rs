@@ -14,7 +14,10 @@ use std::{
 use millrace_engine::{NamedTensor, Tensor};
 use tokio::sync::oneshot;
 
-use crate::errors::{Reason, Refusal};
+use crate::{
+    errors::{Reason, Refusal},
+    request::Sketched,
+};
 
 /// What the requester is sent.
 pub type Reply = Result<Arc<Vec<NamedTensor>>, Refusal>;
@@ -98,6 +101,8 @@ pub struct Work {
     pub shares: bool,
     /// 1 is the most urgent.
     pub priority: u64,
+    /// What of it the sketches count.
+    pub sketched: Sketched,
     /// When it was admitted.
     pub enqueued: Instant,
     /// When it is too late to run it.

@@ -11,7 +11,8 @@ const ROOM: usize = 1 << 20;
 fn entry(places: &Arc<Places>, enqueued: Instant, timeout: Duration) -> (Entry, oneshot::Receiver<Reply>) {
     let (reply, answer) = oneshot::channel();
     let deadline = enqueued + timeout;
-    let work = Work { inputs: Vec::new(), rows: 1, shares: false, priority: 1, enqueued, deadline, reply };
+    let (inputs, sketched) = (Vec::new(), Sketched::default());
+    let work = Work { inputs, rows: 1, shares: false, priority: 1, sketched, enqueued, deadline, reply };
     (Entry { permit: places.try_take(0).unwrap(), work }, answer)
 }
 

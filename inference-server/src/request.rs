@@ -37,6 +37,21 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Outputs are binary where a [`Wanted`] does not say otherwise. REST only.
     pub binary_output: bool,
+    /// What of it the sketches count.
+    pub sketched: Sketched,
+}
+
+/// What of a request the sketches count. Predictions compare revisions, which only a random split makes fair; inputs are watched for
+/// drift, whoever's they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sketched {
+    /// Inputs and predictions.
+    #[default]
+    Whole,
+    /// Inputs: it was not split at random.
+    Inputs,
+    /// Nothing: it is a copy, and its inputs are counted where the original was answered.
+    Nothing,
 }
 
 /// What a model answered.

@@ -23,6 +23,7 @@ use crate::{
     metrics::{Metrics, ModelMetrics},
     place::{Place, SHORT},
     queue::Places,
+    request::Sketched,
     rows::Sharing,
     schedule::Schedule,
     tune::Tuner,
@@ -95,6 +96,8 @@ pub struct Ran<'a> {
     pub inputs: &'a [NamedTensor],
     /// Rows of each request.
     pub rows: &'a [usize],
+    /// What of each request the sketches count.
+    pub sketched: &'a [Sketched],
     /// The outputs of each request.
     pub answers: &'a [Arc<Vec<NamedTensor>>],
 }

@@ -88,6 +88,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::request::Sketched;
 
     fn tensor(name: &str, shape: &[i64], values: &[f32]) -> NamedTensor {
         NamedTensor {
@@ -99,7 +100,8 @@ mod tests {
     fn work(rows: usize, inputs: Vec<NamedTensor>) -> Work {
         let now = Instant::now();
         let reply = oneshot::channel().0;
-        Work { inputs, rows, shares: true, priority: 1, enqueued: now, deadline: now, reply }
+        let sketched = Sketched::default();
+        Work { inputs, rows, shares: true, priority: 1, sketched, enqueued: now, deadline: now, reply }
     }
 
     #[test]

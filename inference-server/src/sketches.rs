@@ -1,7 +1,11 @@
 //! What the server has seen, counted over frozen bins: every row of the inputs, one row of each request's predictions (so that requests
-//! are independent observations). Each lane counts into its own part after it has answered; reading adds the parts up.
+//! are independent observations), as far as [`Sketched`] says. Each lane counts into its own part after it has answered; reading adds the
+//! parts up.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use millrace_contract::{
     model::{OutputBinding, Signature, Task, Tensors},
@@ -14,7 +18,10 @@ use millrace_profile::{
     predictions::{class_bins, probability_bins, value_bins},
 };
 
-use crate::runtime::{Observer, Ran};
+use crate::{
+    request::Sketched,
+    runtime::{Observer, Ran},
+};
 
 /// Worker of an answer that no session gave, as it was in the response cache.
 pub const NO_WORKER: usize = usize::MAX;
@@ -92,7 +99,7 @@ pub struct Sketches {
 
 impl Observer for Sketches {
     fn ran(&self, ran: &Ran<'_>) {
-        self.count(ran.worker, ran.inputs, ran.rows, ran.answers);
+        self.count(ran.worker, ran.inputs, ran.rows, ran.sketched, ran.answers);
     }
 }
 
@@ -124,35 +131,38 @@ impl Sketches {
         Self { identity, features, predictions, lanes }
     }
 
-    /// Counts one run: `inputs` with all rows, and each request's number of rows and outputs.
+    /// Counts one run: `inputs` with all rows, and of each request its number of rows, what of it is counted, and its outputs.
     pub fn count<O: AsRef<Vec<NamedTensor>>>(
         &self,
         lane: usize,
         inputs: &[NamedTensor],
         rows: &[usize],
+        sketched: &[Sketched],
         outputs: &[O],
     ) {
         let Some(counted) = self.lanes.get(lane).or(self.lanes.last()) else { return };
-        let total = rows.iter().sum::<usize>();
+        let spans = spans(rows, sketched);
         // Only a reader ever competes for it.
         let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.rows += total as u64;
+        counted.rows += spans.iter().map(|span| span.len() as u64).sum::<u64>();
         for (feature, counts) in self.features.iter().zip(&mut counted.features) {
             let Some(input) = inputs.get(feature.input) else { continue };
             // Where the model leaves the width open, rows of another one have other columns than those that were bound.
             if input.tensor.row_len() != Some(feature.width) {
                 continue;
             }
-            if feature.count_numbers(counts, &input.tensor.data, total) {
-                continue;
-            }
-            for row in 0..total {
-                feature.binner.count(counts, element(&input.tensor.data, row * feature.width + feature.column));
+            for span in &spans {
+                if feature.count_numbers(counts, &input.tensor.data, span) {
+                    continue;
+                }
+                for row in span.clone() {
+                    feature.binner.count(counts, element(&input.tensor.data, row * feature.width + feature.column));
+                }
             }
         }
         for (prediction, counts) in self.predictions.iter().zip(&mut counted.predictions) {
-            for (outputs, rows) in outputs.iter().zip(rows) {
-                if *rows > 0 {
+            for ((outputs, rows), sketched) in outputs.iter().zip(rows).zip(sketched) {
+                if *rows > 0 && *sketched == Sketched::Whole {
                     prediction.count(counts, outputs.as_ref());
                 }
             }
@@ -179,18 +189,33 @@ impl Sketches {
     }
 }
 
+/// The rows whose inputs are counted: all in one span, but where copies lie between them.
+fn spans(rows: &[usize], sketched: &[Sketched]) -> Vec<Range<usize>> {
+    let mut spans: Vec<Range<usize>> = Vec::with_capacity(1);
+    let mut end = 0_usize;
+    for (rows, sketched) in rows.iter().zip(sketched) {
+        let start = end;
+        end += rows;
+        if *sketched == Sketched::Nothing {
+            continue;
+        }
+        match spans.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            Some(_) | None => spans.push(start..end),
+        }
+    }
+    spans
+}
+
 impl Feature {
     /// Counts a column of numbers over few numeric bins: what tabular models are sent, and so the path that must cost next to nothing.
     /// False when it is none, and nothing was counted.
-    fn count_numbers(&self, counts: &mut Counts, data: &Data, rows: usize) -> bool {
+    fn count_numbers(&self, counts: &mut Counts, data: &Data, rows: &Range<usize>) -> bool {
         let Some(edges) = &self.edges else { return false };
+        let (first, count) = (rows.start * self.width + self.column, rows.len());
         macro_rules! column {
             ($values:expr, $convert:expr) => {
-                add_numbers(
-                    edges,
-                    counts,
-                    $values.iter().skip(self.column).step_by(self.width).take(rows).map($convert),
-                )
+                add_numbers(edges, counts, $values.iter().skip(first).step_by(self.width).take(count).map($convert))
             };
         }
         match data {

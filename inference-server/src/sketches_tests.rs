@@ -50,6 +50,11 @@ fn classifier(lanes: usize) -> Sketches {
 }
 
 fn run(sketches: &Sketches, lane: usize) {
+    run_as(sketches, lane, [Sketched::Whole; 2]);
+}
+
+/// A request of two rows and one of one.
+fn run_as(sketches: &Sketches, lane: usize, sketched: [Sketched; 2]) {
     let inputs = [named("X", &[3, 2], Data::Fp32(vec![20.0, 1.0, 40.0, 11.0, f32::NAN, 12.0]))];
     let first = vec![
         named("label", &[2], Data::Int64(vec![1, 0])),
@@ -57,7 +62,7 @@ fn run(sketches: &Sketches, lane: usize) {
     ];
     let second =
         vec![named("label", &[1], Data::Int64(vec![7])), named("probabilities", &[1, 2], Data::Fp32(vec![0.97, 0.03]))];
-    sketches.count(lane, &inputs, &[2, 1], &[Arc::new(first), Arc::new(second)]);
+    sketches.count(lane, &inputs, &[2, 1], &sketched, &[Arc::new(first), Arc::new(second)]);
 }
 
 #[test]
@@ -89,13 +94,38 @@ fn reading_adds_up_what_all_lanes_have_counted() {
 }
 
 #[test]
+fn what_was_not_split_at_random_is_no_prediction_and_a_copy_is_nothing() {
+    use Sketched::{Inputs, Nothing, Whole};
+    // Of ages and labels: the first request has 20 and 40 and answers 1, the second has none and answers what is no class.
+    for (sketched, rows, ages, missing, labels) in [
+        ([Whole, Inputs], 3, [1, 1, 0], 1, [0, 1, 0]),
+        ([Inputs, Inputs], 3, [1, 1, 0], 1, [0, 0, 0]),
+        ([Nothing, Whole], 1, [0, 0, 0], 1, [0, 0, 1]),
+        ([Inputs, Nothing], 2, [1, 1, 0], 0, [0, 0, 0]),
+        ([Nothing, Nothing], 0, [0, 0, 0], 0, [0, 0, 0]),
+    ] {
+        let sketches = classifier(1);
+        run_as(&sketches, 0, sketched);
+        let read = sketches.read();
+        assert_eq!(read.rows, rows, "{sketched:?}");
+        assert_eq!(read.features[0].current, Counts { bins: ages.to_vec(), missing }, "{sketched:?}");
+        assert_eq!(read.predictions[0].current, Counts { bins: labels.to_vec(), missing: 0 }, "{sketched:?}");
+    }
+    assert_eq!(
+        spans(&[1, 2, 3, 1], &[Whole, Nothing, Inputs, Whole]),
+        [0..1, 3..7],
+        "rows beside each other are one span"
+    );
+}
+
+#[test]
 fn rows_of_another_width_than_the_columns_have_are_not_taken_for_them() {
     let sketches = classifier(1);
     let outputs: [Arc<Vec<NamedTensor>>; 1] = [Arc::default()];
     for shape in [&[2, 1][..], &[1 << 40, 0]] {
         let count = usize::from(shape[1] > 0) * 2;
         let rows = usize::try_from(shape[0]).unwrap();
-        sketches.count(0, &[named("X", shape, Data::Int8(vec![20; count]))], &[rows], &outputs);
+        sketches.count(0, &[named("X", shape, Data::Int8(vec![20; count]))], &[rows], &[Sketched::Whole], &outputs);
     }
     let read = sketches.read();
     assert_eq!(read.features[0].current, Counts { bins: vec![0, 0, 0], missing: 0 });
@@ -108,7 +138,7 @@ fn without_signature_only_rows_are_counted() {
     let identity = Identity { boot_id: "b".into(), model: "m".into(), revision: String::new(), digest: "d".into() };
     let sketches = Sketches::new(identity, &tensors, None, Some(Task::Regression), None, 1);
     let outputs: [Arc<Vec<NamedTensor>>; 1] = [Arc::default()];
-    sketches.count(0, &[named("X", &[2, 2], Data::Fp32(vec![0.0; 4]))], &[2], &outputs);
+    sketches.count(0, &[named("X", &[2, 2], Data::Fp32(vec![0.0; 4]))], &[2], &[Sketched::Whole], &outputs);
     let read = sketches.read();
     assert_eq!((read.rows, read.features.len(), read.predictions.len()), (2, 0, 0));
 }

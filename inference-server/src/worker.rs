@@ -15,6 +15,7 @@ use crate::{
     metrics::{ModelMetrics, Run},
     place::SHORT,
     queue::Work,
+    request::Sketched,
     runtime::{Observer, Ran},
     scatter,
 };
@@ -60,6 +61,7 @@ impl Worker {
             self.metrics.queued(started.duration_since(work.enqueued));
         }
         let rows: Vec<usize> = batch.iter().map(|work| work.rows).collect();
+        let sketched: Vec<Sketched> = batch.iter().map(|work| work.sketched).collect();
         let admitted: Vec<Instant> = batch.iter().map(|work| work.enqueued).collect();
         let inputs = scatter::gather(&mut batch);
         let input = started.elapsed();
@@ -70,7 +72,7 @@ impl Worker {
                     // The client may have gone while the model ran.
                     _ = work.reply.send(Ok(Arc::clone(part)));
                 }
-                self.observed(&inputs, &rows, &parts);
+                self.observed(&inputs, &rows, &sketched, &parts);
             }
             Err(refusal) => self.one_by_one(batch, &inputs, &rows, refusal),
         }
@@ -92,20 +94,26 @@ impl Worker {
             return;
         }
         for (work, inputs) in batch.into_iter().zip(scatter::rows_of(inputs, rows)) {
-            let alone = [work.rows];
+            let (alone, sketched) = ([work.rows], [work.sketched]);
             match self.compute(&inputs, &alone, Duration::ZERO) {
                 Ok(parts) => {
                     _ = work.reply.send(Ok(Arc::clone(&parts[0])));
-                    self.observed(&inputs, &alone, &parts);
+                    self.observed(&inputs, &alone, &sketched, &parts);
                 }
                 Err(refusal) => _ = work.reply.send(Err(refusal)),
             }
         }
     }
 
-    fn observed(&self, inputs: &[NamedTensor], rows: &[usize], answers: &[Arc<Vec<NamedTensor>>]) {
+    fn observed(
+        &self,
+        inputs: &[NamedTensor],
+        rows: &[usize],
+        sketched: &[Sketched],
+        answers: &[Arc<Vec<NamedTensor>>],
+    ) {
         for observer in &*self.observers {
-            observer.ran(&Ran { worker: self.index, inputs, rows, answers });
+            observer.ran(&Ran { worker: self.index, inputs, rows, sketched, answers });
         }
     }
 

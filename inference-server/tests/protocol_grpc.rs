@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use millrace_contract::server::ServerConfig;
+use millrace_contract::{routing::UNMEASURED_HEADER, server::ServerConfig};
 use millrace_inference_server::api::pb::{
     self, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
@@ -160,6 +160,29 @@ async fn a_stream_answers_each_request_in_its_turn_and_survives_mistakes() {
     assert_eq!(ids, ["a", "b", "c"]);
     assert!(answers[1].error_message.contains("\"other\""), "{}", answers[1].error_message);
     assert!(answers[0].error_message.is_empty() && answers[2].error_message.is_empty());
+    server.end().await.unwrap();
+}
+
+/// As a router sends what it did not split at random.
+fn unmeasured<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(UNMEASURED_HEADER, "1".parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_call_or_stream_that_was_not_split_at_random_is_left_out_of_the_predictions() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::ready(support::sketched(folder.path())).await;
+    let mut client = GrpcInferenceServiceClient::new(channel(&server).await);
+    client.model_infer(unmeasured(good("a"))).await.unwrap();
+    let stream = unmeasured(stream::iter([good("b"), good("c")]));
+    let answers: Vec<_> = client.model_stream_infer(stream).await.unwrap().into_inner().collect().await;
+    assert!(answers.len() == 2 && answers.iter().all(Result::is_ok), "{answers:?}");
+    client.model_infer(good("d")).await.unwrap();
+    let read = server.sketches(4).await;
+    assert_eq!(read["features"][0]["current"]["bins"], serde_json::json!([0, 4]));
+    assert_eq!(read["predictions"][0]["current"]["bins"], serde_json::json!([0, 1, 0]));
     server.end().await.unwrap();
 }
 

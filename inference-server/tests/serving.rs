@@ -7,12 +7,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::Full;
-use millrace_contract::{
-    model::{InputBinding, OutputBinding, Signature, Task},
-    routing::DRAWN_HEADER,
-    server::ProfileRef,
-    sketch::{Bins, Counts, DatasetProfile, FieldProfile},
-};
+use millrace_contract::routing::{DRAWN_HEADER, MIRROR_HEADER, UNMEASURED_HEADER};
 use serde_json::json;
 use support::{Server, Shared, config};
 
@@ -135,43 +130,37 @@ async fn a_client_that_goes_away_frees_its_place_at_once() {
 #[tokio::test]
 async fn sketches_count_inputs_on_the_profile_and_predictions_on_common_bins() {
     let folder = tempfile::tempdir().unwrap();
-    let field = FieldProfile {
-        name: "a".into(),
-        bins: Bins::Numeric { edges: vec![0.5] },
-        counts: Counts { bins: vec![3, 1], missing: 0 },
-        mean: None,
-        std_dev: None,
-        min: None,
-        max: None,
-        distinct: None,
-    };
-    let profile = DatasetProfile { format_version: 1, rows: 4, features: vec![field], label: None };
-    let file = folder.path().join("profile.json");
-    std::fs::write(&file, serde_json::to_vec(&profile).unwrap()).unwrap();
-    let mut config = config("classifier");
-    support::model(&mut config).profile = Some(ProfileRef { uri: format!("file://{}", file.display()), digest: None });
-    support::model(&mut config).task = Some(Task::Classification);
-    support::model(&mut config).signature = Some(Signature {
-        inputs: vec![InputBinding { tensor: "X".into(), columns: ["a", "b", "c", "d"].map(str::to_owned).to_vec() }],
-        outputs: OutputBinding {
-            label: Some("label".into()),
-            probabilities: Some("probabilities".into()),
-            classes: vec!["0".into(), "1".into()],
-        },
-    });
-    let server = Server::ready(config).await;
+    let server = Server::ready(support::sketched(folder.path())).await;
     let body =
         json!({"inputs": [{"name": "X", "shape": [2, 4], "datatype": "FP32", "data": [1, 1, 0, 0, 0, 0, 0, 0]}]});
     assert_eq!(server.infer(body.to_string()).await.status, StatusCode::OK);
-    // The lane counts after it has answered.
-    let mut read = server.admin("/v1/sketches").await.json();
-    while read["rows"] == 0 {
-        read = server.admin("/v1/sketches").await.json();
-    }
-    assert_eq!((&read["rows"], &read["model"], &read["revision"]), (&json!(2), &json!("m"), &json!("abc")));
+    let read = server.sketches(2).await;
+    assert_eq!((&read["model"], &read["revision"]), (&json!("m"), &json!("abc")));
     assert_eq!(read["features"][0]["name"], "a");
     assert_eq!(read["features"][0]["reference"], json!({"bins": [3, 1], "missing": 0}));
     assert_eq!(read["features"][0]["current"], json!({"bins": [1, 1], "missing": 0}));
+    assert_eq!(read["predictions"][0]["current"], json!({"bins": [0, 1, 0], "missing": 0}));
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_not_split_at_random_is_left_out_of_the_predictions_and_a_copy_of_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::ready(support::sketched(folder.path())).await;
+    let body =
+        json!({"inputs": [{"name": "X", "shape": [2, 4], "datatype": "FP32", "data": [1, 1, 0, 0, 0, 0, 0, 0]}]})
+            .to_string();
+    let marks: [&[&str]; 3] = [&[UNMEASURED_HEADER, MIRROR_HEADER], &[UNMEASURED_HEADER], &[]];
+    for marks in marks {
+        let mut request = http::Request::post(format!("http://{}/v2/models/m/infer", server.http));
+        for mark in marks {
+            request = request.header(*mark, "1");
+        }
+        let request = request.body(Full::new(Bytes::from(body.clone()))).unwrap();
+        assert_eq!(server.send(request).await.unwrap().status, StatusCode::OK);
+    }
+    let read = server.sketches(4).await;
+    assert_eq!(read["features"][0]["current"], json!({"bins": [2, 2], "missing": 0}));
     assert_eq!(read["predictions"][0]["current"], json!({"bins": [0, 1, 0], "missing": 0}));
     server.end().await.unwrap();
 }

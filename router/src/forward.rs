@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, response, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, response, uri::PathAndQuery};
+use millrace_contract::routing::UNMEASURED_HEADER;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -19,9 +20,10 @@ use crate::{
 
 /// Greatest answer that is read to its end before the client gets its first byte, so that one that breaks off can be replaced.
 pub const HELD_ANSWER: usize = 1024 * 1024;
+const UNMEASURED: HeaderName = HeaderName::from_static(UNMEASURED_HEADER);
 
 /// A request as it is sent to a server, perhaps several times.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Call {
     /// Method.
     pub method: Method,
@@ -33,8 +35,18 @@ pub struct Call {
     pub payload: Payload,
 }
 
+impl Call {
+    /// The same call, marked as one that was not split at random: its predictions compare nothing. A streamed body is that of both. Boxed,
+    /// as few requests need it.
+    pub fn unmeasured(&self) -> Box<Self> {
+        let mut marked = Box::new(self.clone());
+        marked.headers.insert(UNMEASURED, HeaderValue::from_static("1"));
+        marked
+    }
+}
+
 /// The body of a call.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Payload {
     /// Buffered: it can be sent again.
     Held(Bytes),

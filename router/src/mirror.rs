@@ -42,7 +42,9 @@ pub fn perhaps(
 ) {
     let Some(mirror) = &service.policy.mirror else { return };
     let Some(target) = service.targets.get(mirror.target).filter(|target| target.revision != served_by) else { return };
-    let Payload::Held(body) = &call.payload else { return };
+    if !matches!(call.payload, Payload::Held(_)) {
+        return;
+    }
     if rand::random_range(0..ALL) >= mirror.per_ten_thousand {
         return;
     }
@@ -50,12 +52,7 @@ pub fn perhaps(
         return mirror.counts.shed();
     }
     let Some(copying) = mirror.counts.begin(mirror.most) else { return };
-    let mut copy = Call {
-        method: call.method.clone(),
-        path: call.path.clone(),
-        headers: call.headers.clone(),
-        payload: Payload::Held(body.clone()),
-    };
+    let mut copy = call.unmeasured();
     copy.headers.insert(MIRROR, HeaderValue::from_static("1"));
     let sent = Copy { router: router.clone(), service: service.clone(), call: copy, live: live(), copying };
     tokio::spawn(sent.send(mirror.target, mirror.tolerance, mirror.counts.clone()));
@@ -64,7 +61,7 @@ pub fn perhaps(
 struct Copy {
     router: Arc<Router>,
     service: Arc<Service>,
-    call: Call,
+    call: Box<Call>,
     live: Live,
     copying: Copying,
 }

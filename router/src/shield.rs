@@ -80,10 +80,12 @@ async fn by_target(
     let target = &service.targets[index];
     // A revision that is asked for by name answers for itself, whatever it answers.
     let is_shielded = !matches!(brought, Brought::Name);
+    let marked = (!brought.is_evidence()).then(|| call.unmeasured());
+    let sent = marked.as_deref().unwrap_or(call);
     let now = Instant::now();
     let mut ticket = Ticket::open(target.clone(), brought, now);
     let has_rescuer = is_shielded && has_shield(service, target);
-    let result = at_target(router, service, target, call, has_rescuer, now).await;
+    let result = at_target(router, service, target, sent, has_rescuer, now).await;
     let outcome = judge(&result);
     let microseconds = ticket.head_arrived();
     match lack(&result) {
@@ -146,7 +148,7 @@ async fn instead(
 async fn rescue(router: &Router, service: &Service, target: &Arc<Target>, call: &Call) -> (Attempted, Ticket) {
     let now = Instant::now();
     let mut ticket = Ticket::open(target.clone(), Brought::Rescue, now);
-    let result = at_target(router, service, target, call, false, now).await;
+    let result = at_target(router, service, target, &call.unmeasured(), false, now).await;
     ticket.head_arrived();
     (result, ticket)
 }

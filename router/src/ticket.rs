@@ -20,7 +20,7 @@ pub enum Brought {
 }
 
 impl Brought {
-    /// Whether it came by the random split.
+    /// Whether it came by the random split. Servers are told of what did not.
     pub fn is_evidence(&self) -> bool {
         match self {
             Self::Draw | Self::Bucket(_) => true,

@@ -48,6 +48,7 @@ pub fn read(message: ModelInferRequest, limits: &Limits) -> Result<Infer, Refusa
         priority: number("the request", &parameters, "priority")?.unwrap_or_default(),
         timeout: number("the request", &parameters, "timeout")?.filter(|&micros| micros > 0).map(Duration::from_micros),
         binary_output: is_raw || inputs.is_empty() || flag(&parameters, "binary_data_output"),
+        ..Options::default()
     };
     let mut tensors = Vec::with_capacity(inputs.len());
     let mut raw = raw_input_contents.into_iter();
@@ -326,7 +327,12 @@ mod tests {
         let parameters = HashMap::from([("classification".to_owned(), parameter(ParameterChoice::Int64Param(3)))]);
         message.outputs = vec![InferRequestedOutputTensor { name: "Y".into(), parameters }];
         let infer = read(message, &Limits::default()).unwrap();
-        let options = Options { priority: 2, timeout: Some(Duration::from_micros(1500)), binary_output: true };
+        let options = Options {
+            priority: 2,
+            timeout: Some(Duration::from_micros(1500)),
+            binary_output: true,
+            ..Options::default()
+        };
         assert_eq!(infer.options, options);
         assert_eq!(infer.wanted, [Wanted { name: "Y".into(), binary: None, classification: Some(3) }]);
     }

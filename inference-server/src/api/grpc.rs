@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use super::{
     contents,
     health::ModelHealth,
-    http::Api,
+    http::{Api, sketched},
     message::{EXTENSIONS, Limits, PLATFORM, SERVER_NAME, SERVER_VERSION},
     pb::{
         self,
@@ -29,6 +29,7 @@ use super::{
 use crate::{
     errors::{Reason, Refusal},
     limits::Flow,
+    request::Sketched,
     runtime::Serving,
     telemetry::{Begun, Ended, Protocol},
 };
@@ -101,6 +102,13 @@ pub struct Service {
     limits: Limits,
 }
 
+/// What the metadata of a call says of each of its messages.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    timeout: Option<Duration>,
+    sketched: Sketched,
+}
+
 /// A refusal as gRPC writes it.
 pub fn status(refusal: &Refusal) -> Status {
     let facts = refusal.reason.facts();
@@ -145,13 +153,13 @@ impl Service {
     async fn infer(
         &self,
         message: pb::ModelInferRequest,
-        timeout: Option<Duration>,
+        said: Said,
         begun: Option<Begun>,
         flow: Option<&Flow>,
     ) -> Result<pb::ModelInferResponse, Status> {
         let started = Instant::now();
         let told = begun.map(|begun| Told::new(begun, &message));
-        let answered = self.answer(message, timeout, started, flow).await;
+        let answered = self.answer(message, said, started, flow).await;
         if let Some(told) = told {
             told.end(&self.api, started.elapsed(), &answered);
         }
@@ -162,7 +170,7 @@ impl Service {
     async fn answer(
         &self,
         message: pb::ModelInferRequest,
-        timeout: Option<Duration>,
+        said: Said,
         started: Instant,
         flow: Option<&Flow>,
     ) -> Result<pb::ModelInferResponse, Refusal> {
@@ -172,15 +180,15 @@ impl Service {
         };
         let _counted = self.api.beside.request().map_err(without_model)?;
         let serving = self.find(&message.model_name, &message.model_version).map_err(without_model)?;
-        let answered = match timeout {
-            None => self.run(&serving, message, None, started, flow).await,
+        let answered = match said.timeout {
+            None => self.run(&serving, message, said, started, flow).await,
             Some(limit) => {
                 let late = || {
                     let message =
                         format!("the request took longer than the {} ms that its client gave it", limit.as_millis());
                     Refusal::new(Reason::QueueTimeout, message)
                 };
-                tokio::time::timeout(limit, self.run(&serving, message, timeout, started, flow))
+                tokio::time::timeout(limit, self.run(&serving, message, said, started, flow))
                     .await
                     .unwrap_or_else(|_| Err(late()))
             }
@@ -201,15 +209,16 @@ impl Service {
         &self,
         serving: &Serving,
         message: pb::ModelInferRequest,
-        timeout: Option<Duration>,
+        said: Said,
         now: Instant,
         flow: Option<&Flow>,
     ) -> Result<pb::ModelInferResponse, Refusal> {
         let mut infer = contents::read(message, &self.limits)?;
-        infer.options.timeout = match (infer.options.timeout, timeout) {
+        infer.options.timeout = match (infer.options.timeout, said.timeout) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
+        infer.options.sketched = said.sketched;
         let (wanted, options) = (infer.wanted.clone(), infer.options);
         let answer = serving.door.infer(infer, now).await?;
         let ran = Instant::now();
@@ -328,10 +337,10 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<pb::ModelInferRequest>,
     ) -> Result<Response<pb::ModelInferResponse>, Status> {
-        let timeout = timeout(request.metadata());
+        let said = Said { timeout: timeout(request.metadata()), sketched: sketched(request.metadata().as_ref()) };
         let begun = self.api.beside.telemetry.begin(request.metadata().as_ref());
         let flow = flow_of(&request);
-        self.infer(request.into_inner(), timeout, begun, flow.as_deref()).await.map(Response::new)
+        self.infer(request.into_inner(), said, begun, flow.as_deref()).await.map(Response::new)
     }
 
     type ModelStreamInferStream = Answers;
@@ -341,6 +350,8 @@ impl GrpcInferenceService for Service {
         request: Request<Streaming<pb::ModelInferRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let (service, flow) = (self.clone(), flow_of(&request));
+        // A stream goes to one revision with all its messages.
+        let said = Said { timeout: None, sketched: sketched(request.metadata().as_ref()) };
         let answers = request.into_inner().map(move |message| {
             let (service, flow) = (service.clone(), flow.clone());
             async move {
@@ -348,7 +359,7 @@ impl GrpcInferenceService for Service {
                 let _held = flow.as_deref().map(Flow::message);
                 let id = message.id.clone();
                 let begun = service.api.beside.telemetry.begin(&HeaderMap::new());
-                Ok(match service.infer(message, None, begun, flow.as_deref()).await {
+                Ok(match service.infer(message, said, begun, flow.as_deref()).await {
                     Ok(response) => {
                         pb::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
                     }

@@ -15,7 +15,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{LengthLimitError, Limited};
-use millrace_contract::routing::DRAWN_HEADER;
+use millrace_contract::routing::{DRAWN_HEADER, MIRROR_HEADER, UNMEASURED_HEADER};
 use serde::Serialize;
 
 use super::{
@@ -32,6 +32,7 @@ use crate::{
     front::Reply,
     limits::{Broken, Flow, Metered, Patience, SlowBody},
     metrics::Metrics,
+    request::Sketched,
     runtime::Serving,
     status::Status,
     telemetry::{Begun, Ended, Protocol},
@@ -39,6 +40,8 @@ use crate::{
 
 /// Requests with it are counted for the evidence on this revision.
 const DRAWN: HeaderName = HeaderName::from_static(DRAWN_HEADER);
+const UNMEASURED: HeaderName = HeaderName::from_static(UNMEASURED_HEADER);
+const MIRROR: HeaderName = HeaderName::from_static(MIRROR_HEADER);
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -233,8 +236,9 @@ async fn run(
     limits: &Limits,
     seen: &mut Seen,
 ) -> Result<http::Response<Chunks>, Refusal> {
-    let infer = json::read(body.span(), json_length(headers)?, limits)?;
+    let mut infer = json::read(body.span(), json_length(headers)?, limits)?;
     drop(body);
+    infer.options.sketched = sketched(headers);
     let (wanted, options) = (infer.wanted.clone(), infer.options);
     seen.id.clone_from(&infer.id);
     let answer = serving.door.infer(infer, Instant::now()).await?;
@@ -250,6 +254,17 @@ async fn run(
         response.headers_mut().insert(json::BINARY_HEADER, HeaderValue::from(length));
     }
     Ok(response)
+}
+
+/// What of a request the sketches count, by what a router says of it. Without a router nobody says anything.
+pub(super) fn sketched(headers: &HeaderMap) -> Sketched {
+    if !headers.contains_key(UNMEASURED) {
+        Sketched::Whole
+    } else if headers.contains_key(MIRROR) {
+        Sketched::Nothing
+    } else {
+        Sketched::Inputs
+    }
 }
 
 /// Where the JSON of a binary request ends.

@@ -114,6 +114,7 @@ impl<'a> Reader<'a> {
             priority: parameters.priority.unwrap_or_default(),
             timeout: parameters.timeout,
             binary_output: parameters.binary_output.unwrap_or_default(),
+            ..Options::default()
         };
         Ok(Infer { id, inputs, wanted: wanted.unwrap_or_default(), options })
     }

@@ -33,7 +33,10 @@ fn id_parameters_and_outputs_are_kept() {
         "inputs": [], "outputs": [{"name": "A", "parameters": {"binary_data": false}}, {"name": "B", "parameters": {"classification": 3}}]}"#;
     let infer = parsed(body).unwrap();
     assert_eq!(infer.id.as_deref(), Some("7"));
-    assert_eq!(infer.options, Options { priority: 2, timeout: Some(Duration::from_micros(1500)), binary_output: true });
+    assert_eq!(
+        infer.options,
+        Options { priority: 2, timeout: Some(Duration::from_micros(1500)), binary_output: true, ..Options::default() }
+    );
     let wanted = |name: &str, binary, classification| Wanted { name: name.into(), binary, classification };
     assert_eq!(infer.wanted, [wanted("A", Some(false), None), wanted("B", None, Some(3))]);
 }

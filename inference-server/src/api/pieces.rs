@@ -201,8 +201,8 @@ mod tests {
 
         let (now, (reply, _answer)) = (Instant::now(), tokio::sync::oneshot::channel());
         let deadline = now + Duration::from_secs(1);
-        let inputs = infer.inputs;
-        let work = Work { inputs, rows: count, shares: true, priority: 1, enqueued: now, deadline, reply };
+        let (inputs, sketched) = (infer.inputs, infer.options.sketched);
+        let work = Work { inputs, rows: count, shares: true, priority: 1, sketched, enqueued: now, deadline, reply };
         assert_eq!(address(&scatter::gather(&mut [work])[0].tensor.data), copied_to, "it is moved from there on");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,8 +18,9 @@ use hyper_util::{
 };
 use millrace_contract::{
     Digest,
-    model::{Artifact, ModelFormat},
-    server::{ServedModel, ServerConfig},
+    model::{Artifact, InputBinding, ModelFormat, OutputBinding, Signature, Task},
+    server::{ProfileRef, ServedModel, ServerConfig},
+    sketch::{Bins, Counts, DatasetProfile, FieldProfile},
 };
 use millrace_inference_server::{
     config::Settings,
@@ -49,6 +50,36 @@ pub fn config(name: &str) -> ServerConfig {
 /// The model of a configuration that has one.
 pub fn model(config: &mut ServerConfig) -> &mut ServedModel {
     config.model.as_mut().expect("a model")
+}
+
+/// A configuration that serves the classifier with all that its sketches need: feature `a` in two bins, three rows against one.
+pub fn sketched(folder: &Path) -> ServerConfig {
+    let field = FieldProfile {
+        name: "a".into(),
+        bins: Bins::Numeric { edges: vec![0.5] },
+        counts: Counts { bins: vec![3, 1], missing: 0 },
+        mean: None,
+        std_dev: None,
+        min: None,
+        max: None,
+        distinct: None,
+    };
+    let profile = DatasetProfile { format_version: 1, rows: 4, features: vec![field], label: None };
+    let file = folder.join("profile.json");
+    std::fs::write(&file, serde_json::to_vec(&profile).expect("JSON")).expect("written");
+    let mut config = config("classifier");
+    let model = model(&mut config);
+    model.profile = Some(ProfileRef { uri: format!("file://{}", file.display()), digest: None });
+    model.task = Some(Task::Classification);
+    model.signature = Some(Signature {
+        inputs: vec![InputBinding { tensor: "X".into(), columns: ["a", "b", "c", "d"].map(str::to_owned).to_vec() }],
+        outputs: OutputBinding {
+            label: Some("label".into()),
+            probabilities: Some("probabilities".into()),
+            classes: vec!["0".into(), "1".into()],
+        },
+    });
+    config
 }
 
 /// A running server.
@@ -166,6 +197,19 @@ impl Server {
     pub async fn admin(&self, path: &str) -> Answer {
         let uri = format!("http://{}{path}", self.admin);
         self.send(Request::get(uri).body(Full::default()).expect("a request")).await.expect("an answer")
+    }
+
+    /// What was seen, once that is so many rows: a lane counts after it has answered.
+    pub async fn sketches(&self, rows: u64) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let read = self.admin("/v1/sketches").await.json();
+            if read["rows"] == rows {
+                return read;
+            }
+            assert!(Instant::now() < deadline, "the server has seen {read}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Value of the first metric line that begins so.

@@ -15,5 +15,6 @@ mod shield;
 mod split;
 mod support;
 mod tls;
+mod unmeasured;
 mod watch;
 mod workers;

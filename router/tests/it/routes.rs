@@ -36,7 +36,7 @@ impl Three {
     }
 }
 
-async fn send(running: &Running, path: &str, headers: &[(&str, &str)]) -> Seen {
+pub async fn send(running: &Running, path: &str, headers: &[(&str, &str)]) -> Seen {
     let client = TestClient::fresh(running.address);
     let mut request = client.request(path);
     for (name, value) in headers {

@@ -1,0 +1,137 @@
+//! Servers are told which requests were not split at random, so that their predictions compare nothing.
+
+use std::{net::SocketAddr, sync::atomic::Ordering};
+
+use millrace_contract::{
+    routing::{RoutingPlan, UNMEASURED_HEADER},
+    routing_policy::{Fallback, Key, Match, Mirror, Route, Share, Sticky, Value},
+};
+
+use crate::{
+    grpc,
+    routes::send,
+    support::{Backend, Behaviour, Running, inputs, plan, until},
+};
+
+const INFER: &str = "/v2/models/fraud/infer";
+
+/// `a`, the shield, answers 200; `b` does as told.
+struct Two {
+    a: Backend,
+    b: Backend,
+    running: Running,
+}
+
+impl Two {
+    async fn start(weights: [u32; 2], b: Behaviour, change: impl FnOnce(&mut RoutingPlan)) -> Self {
+        let (a, b) = (Backend::start(Behaviour::Answer(200)).await, Backend::start(b).await);
+        let mut plan = plan(1, &[("a", weights[0]), ("b", weights[1])]);
+        change(&mut plan);
+        let running = Running::start(inputs(plan, &[("a", &[a.address]), ("b", &[b.address])])).await;
+        Self { a, b, running }
+    }
+
+    /// Of the newest request at either: whether it was marked; nothing where none came.
+    fn marked(&self) -> (Option<bool>, Option<bool>) {
+        (marked(&self.a), marked(&self.b))
+    }
+}
+
+fn marked(backend: &Backend) -> Option<bool> {
+    let headers = backend.last_headers.lock().expect("not poisoned");
+    (!headers.is_empty()).then(|| headers.get(UNMEASURED_HEADER).is_some_and(|value| value == "1"))
+}
+
+async fn call(router: SocketAddr, method: &str, headers: &[(&'static str, &'static str)]) {
+    // These servers end no call with a status: what comes back is of no interest.
+    drop(grpc::send(router, method, headers, grpc::message("hello")).await);
+}
+
+/// Requests with the header `x-group` are for `b`.
+fn routed(plan: &mut RoutingPlan) {
+    plan.policy.routes = vec![Route {
+        name: "group".into(),
+        matches: vec![Match { key: Key::Header("x-group".into()), value: Value::Present(true) }],
+        targets: vec![Share { revision: "b".into(), weight: 1 }],
+    }];
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_drawn_or_came_by_its_key_is_measured_and_no_client_can_say_otherwise() {
+    let two = Two::start([1, 0], Behaviour::Answer(200), routed).await;
+    send(&two.running, INFER, &[(UNMEASURED_HEADER, "1")]).await;
+    assert_eq!(two.marked(), (Some(false), None));
+    for method in ["ModelInfer", "ModelStreamInfer"] {
+        let two = Two::start([1, 0], Behaviour::Answer(200), routed).await;
+        call(two.running.address, method, &[(UNMEASURED_HEADER, "1")]).await;
+        assert_eq!(two.marked(), (Some(false), None), "{method}");
+    }
+    let sticky = |plan: &mut RoutingPlan| {
+        plan.policy.sticky =
+            Some(Sticky { key: Key::Header("x-user".into()), salt: String::new(), cookie_seconds: 60 });
+    };
+    let two = Two::start([0, 1], Behaviour::Answer(200), sticky).await;
+    send(&two.running, INFER, &[("x-user", "alice")]).await;
+    assert_eq!(two.marked(), (None, Some(false)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_by_a_route_or_a_name_is_not_measured() {
+    let two = Two::start([1, 0], Behaviour::Answer(200), routed).await;
+    send(&two.running, INFER, &[("x-group", "beta")]).await;
+    assert_eq!(two.marked(), (None, Some(true)));
+    for method in ["ModelInfer", "ModelStreamInfer"] {
+        let two = Two::start([1, 0], Behaviour::Answer(200), routed).await;
+        call(two.running.address, method, &[("x-group", "beta")]).await;
+        assert_eq!(two.marked().1, Some(true), "{method}");
+    }
+    let named = |plan: &mut RoutingPlan| plan.policy.names = [("fraud-3".to_owned(), "b".to_owned())].into();
+    let two = Two::start([1, 0], Behaviour::Answer(200), named).await;
+    send(&two.running, "/v2/models/fraud/versions/fraud-3/infer", &[]).await;
+    assert_eq!(two.marked(), (None, Some(true)));
+}
+
+#[tokio::test]
+async fn who_answers_for_another_revision_is_not_measured() {
+    let two = Two::start([0, 1], Behaviour::Answer(500), |_| {}).await;
+    assert_eq!(send(&two.running, INFER, &[]).await.status, 200);
+    assert_eq!(two.marked(), (Some(true), Some(false)), "the shield");
+    let fallback = |plan: &mut RoutingPlan| {
+        plan.shield = None;
+        plan.policy.fallback =
+            Some(Fallback { revision: "a".into(), on_overload: true, on_absence: true, on_outage: true });
+    };
+    let two = Two::start([0, 1], Behaviour::Answer(500), fallback).await;
+    assert_eq!(send(&two.running, INFER, &[]).await.status, 200);
+    assert_eq!(two.marked(), (Some(true), Some(false)), "the fallback");
+    // While `b` is not ready, `a` has its part of the split; without a share it is the shield.
+    for weight in [1, 0] {
+        let a = Backend::start(Behaviour::Answer(200)).await;
+        let running = Running::start(inputs(plan(1, &[("a", weight), ("b", 1)]), &[("a", &[a.address])])).await;
+        assert_eq!(send(&running, INFER, &[]).await.status, 200);
+        assert_eq!(marked(&a), Some(true), "weight {weight}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_is_not_measured_and_its_original_is() {
+    let mirrored = |plan: &mut RoutingPlan| {
+        plan.policy.mirror =
+            Some(Mirror { revision: "b".into(), per_ten_thousand: 10_000, max_in_flight: 1, tolerance_millionths: 0 });
+    };
+    let two = Two::start([1, 0], Behaviour::Answer(200), mirrored).await;
+    send(&two.running, INFER, &[]).await;
+    until("it is copied", || marked(&two.b).is_some()).await;
+    assert_eq!(two.marked(), (Some(false), Some(true)));
+}
+
+#[tokio::test]
+async fn another_attempt_at_the_same_revision_is_measured() {
+    let (full, free) = (Backend::start(Behaviour::Answer(503)).await, Backend::start(Behaviour::Answer(200)).await);
+    let running = Running::start(inputs(plan(1, &[("a", 1)]), &[("a", &[full.address, free.address])])).await;
+    // The first request that the full one has seen was sent again to the other.
+    while full.served.load(Ordering::SeqCst) == 0 {
+        assert_eq!(send(&running, INFER, &[]).await.status, 200);
+    }
+    assert_eq!((marked(&full), marked(&free)), (Some(false), Some(false)));
+}
