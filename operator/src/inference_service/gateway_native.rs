@@ -1,8 +1,8 @@
 //! The HTTPRoute in mode `Native`: the Gateway shares requests out itself, by the weights of the routing plan. Pure.
 //!
 //! A revision is a backend once a pod of it is ready and reports the right digest, and until no pod of it is ready any more. The last rule
-//! marks its requests (`x-millrace-drawn`), so that servers count those alone for the evidence: what a route by header leads somewhere, or
-//! what a router sends, was not drawn by these weights.
+//! marks its requests (`x-millrace-drawn`), so that servers count those alone for the evidence: what a router sends was not drawn by these
+//! weights. What a route by header leads somewhere is marked as a router marks it (`x-millrace-unmeasured`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 use millrace_contract::{
-    routing::{DRAWN_HEADER, RoutingPlan, SERVER_PORT, Target},
+    routing::{DRAWN_HEADER, MIRROR_HEADER, RoutingPlan, SERVER_PORT, Target, UNMEASURED_HEADER},
     routing_policy::{Key, Match, Mirror, Route, Share, Value as Wanted},
 };
 use millrace_crds::{
@@ -120,7 +120,7 @@ pub fn rules(name: &str, split: &Split<'_>, live: Option<&HTTPRoute>, copies: Co
             Err(note) => notes.push(note),
         }
     }
-    let mut filters = vec![marks()];
+    let mut filters = vec![marks(DRAWN_HEADER)];
     if let Some(mirror) = &plan.policy.mirror {
         match copied(mirror, plan, target, copies) {
             Ok(filter) => filters.extend(filter),
@@ -139,9 +139,9 @@ fn routed<'a>(name: &str, route: &Route, target: impl Fn(&str) -> Option<&'a Tar
     })?;
     let answer = |share: &Share| Some(backend(&target(&share.revision)?.service, share.weight));
     let shares: Vec<Value> = route.targets.iter().filter_map(answer).collect();
-    let unmarked = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [DRAWN_HEADER]}});
     let matches = json!([{"path": path(name), "headers": headers}]);
-    Ok((!shares.is_empty()).then(|| json!({"matches": matches, "filters": [unmarked], "backendRefs": shares})))
+    Ok((!shares.is_empty())
+        .then(|| json!({"matches": matches, "filters": [marks(UNMEASURED_HEADER)], "backendRefs": shares})))
 }
 
 /// Matches on headers; none where a Gateway has no such match, or where none could ever hold.
@@ -194,8 +194,12 @@ fn copied<'a>(
     Ok(Some(json!({"type": "RequestMirror", "requestMirror": filter})))
 }
 
-fn marks() -> Value {
-    json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": DRAWN_HEADER, "value": "1"}]}})
+/// Sets one of the headers by which servers know what counts, and takes the others, which a client may have sent.
+fn marks(header: &str) -> Value {
+    let others: Vec<&str> =
+        [DRAWN_HEADER, UNMEASURED_HEADER, MIRROR_HEADER].into_iter().filter(|other| *other != header).collect();
+    let set = json!([{"name": header, "value": "1"}]);
+    json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": set, "remove": others}})
 }
 
 fn path(name: &str) -> Value {

@@ -71,7 +71,9 @@ fn routes_come_first_and_the_split_is_marked() {
                 "path": {"type": "PathPrefix", "value": "/v2/models/fraud"},
                 "headers": [{"type": "Exact", "name": "x-group", "value": "beta"}],
             }],
-            "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [MARK]}}],
+            "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {
+                "set": [{"name": "x-millrace-unmeasured", "value": "1"}], "remove": [MARK, "x-millrace-mirror"],
+            }}],
             "backendRefs": [
                 {"kind": "Service", "name": "fraud-idle", "port": 8080, "weight": 3},
                 {"kind": "Service", "name": "fraud-old", "port": 8080, "weight": 1_000_000},
@@ -80,7 +82,9 @@ fn routes_come_first_and_the_split_is_marked() {
         {
             "matches": [{"path": {"type": "PathPrefix", "value": "/v2/models/fraud"}}],
             "filters": [
-                {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": MARK, "value": "1"}]}},
+                {"type": "RequestHeaderModifier", "requestHeaderModifier": {
+                    "set": [{"name": MARK, "value": "1"}], "remove": ["x-millrace-unmeasured", "x-millrace-mirror"],
+                }},
             ],
             "backendRefs": [
                 {"kind": "Service", "name": "fraud-old", "port": 8080, "weight": 80},
