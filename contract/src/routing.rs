@@ -10,6 +10,8 @@ use crate::routing_policy::RoutingPolicy;
 pub const PLAN_KEY: &str = "plan.json";
 /// Port of the router's front door.
 pub const ROUTER_PORT: i32 = 8080;
+/// Port of the router's front door with TLS, where it has a certificate.
+pub const ROUTER_TLS_PORT: i32 = 8443;
 /// Port of a server's front door.
 pub const SERVER_PORT: i32 = 8080;
 /// Port of health, metrics, stats and sketches on routers and servers.

@@ -1,10 +1,14 @@
 """Two tenants in two namespaces cannot reach each other's data, models or Secrets: by credentials, by RBAC, by network. They can call each other's
-models, unless those have `auth`."""
+models, unless those have `auth`; over TLS, too, once their namespace has a certificate."""
 
 import base64
 import http.client
 import json
 import os
+import socket
+import ssl
+import subprocess
+import tempfile
 
 import botocore.exceptions
 
@@ -17,6 +21,9 @@ A, B = Namespace("tenant-a"), Namespace("tenant-b")
 FLIGHTS, SYSTEM = Namespace("flights"), Namespace("millrace-system")
 CSV = b"id,x\nr1,1\n"
 KEY = "the-key-of-b"
+HOST = f"guarded.{B.name}.svc"
+# As e2e/demo/install names it.
+CERTIFICATE = "router-tls"
 
 
 def refused(what, attempt):
@@ -93,7 +100,8 @@ def calls():
     try:
         wait("routers know the keys", lambda: auth_ready()[0] == "True", 180, lambda: " ".join(auth_ready()))
         guarded, flights = (service_address(*of) for of in ((B, "guarded"), (FLIGHTS, "flights")))
-        wait("b calls its model with its key", lambda: called(guarded, KEY) == 200, 180, lambda: f"answers {called(guarded, KEY)}")
+        right = wait("b calls its model with its key", lambda: (answer := called(guarded))[0] == 200 and answer, 180, lambda: f"answers {called(guarded)[0]}")
+        over_tls(guarded, right)
         asked = {"b's model without a key": (guarded, "guarded", body([0.5]), None), "b's model with another key": (guarded, "guarded", body([0.5]), "guessed"),
                  "a model without auth": (flights, "flights", FLIGHT, None)}
         kubectl("delete", "pod", "try", "--ignore-not-found", namespace=A.name)
@@ -102,6 +110,7 @@ def calls():
     finally:
         kubectl("delete", "pod", "try", "--ignore-not-found", "--wait=false", namespace=A.name, check=False)
         kubectl("delete", "inferenceservice", "guarded", "--wait=false", namespace=B.name, check=False)
+        kubectl("delete", "secret", CERTIFICATE, "--ignore-not-found", namespace=B.name, check=False)
     expected = {"b's model without a key": 401, "b's model with another key": 401, "a model without auth": 200}
     if answers != expected:
         raise Failed(f"a pod of a got {answers}, expected {expected}")
@@ -113,13 +122,33 @@ def service_address(namespace, name):
     return wait(f"Service {name} has an address", look, 60)
 
 
-def called(address, key):
+def called(address, trust=None):
+    """Status and outputs of a request to b's model with its key; over TLS where it is said whom to trust."""
+    connection = http.client.HTTPConnection(HOST, timeout=5)
     try:
-        connection = http.client.HTTPConnection(address, timeout=5)
-        connection.request("POST", "/v2/models/guarded/infer", body([0.5]), {"x-api-key": key})
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        return repr(error)
+        connection.sock = socket.create_connection((address, 443 if trust else 80), timeout=5)
+        if trust:
+            connection.sock = trust.wrap_socket(connection.sock, server_hostname=HOST)
+        connection.request("POST", "/v2/models/guarded/infer", body([0.5]), {"x-api-key": KEY})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read()).get("outputs")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return repr(error), None
+    finally:
+        connection.close()
+
+
+def over_tls(address, right):
+    """The routers run already when their certificate is made."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = f"{folder}/tls.crt", f"{folder}/tls.key"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=routers of b",
+                        "-addext", f"subjectAltName=DNS:{HOST}", "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        kubectl("delete", "secret", CERTIFICATE, "--ignore-not-found", namespace=B.name)
+        kubectl("create", "secret", "tls", CERTIFICATE, f"--cert={certificate}", f"--key={key}", namespace=B.name)
+        trust = ssl.create_default_context(cafile=certificate)
+    look = lambda: called(address, trust)
+    wait(f"https://{HOST} answers as without TLS", lambda: look() == right, 120, lambda: f"answers {look()[0]}")
 
 
 OWN_DATASET = """
@@ -166,9 +195,11 @@ def accounts():
 def network():
     """Pods try the ports of a server and a router of flights. Those that may reach one show that the others are kept from it."""
     server, router = address("server"), address("router")
-    targets = {"server": (server, 8080), "server's admin port": (server, 9090), "router": (router, 8080), "router's admin port": (router, 9090)}
-    tries = [(A, {}, ["router"]), (FLIGHTS, {"millrace.dev/component": "router"}, ["router", "server"]),
-             (SYSTEM, {}, ["router", "router's admin port", "server's admin port"])]
+    targets = {"server": (server, 8080), "server's admin port": (server, 9090),
+               "router": (router, 8080), "router with TLS": (router, 8443), "router's admin port": (router, 9090)}
+    doors = ["router", "router with TLS"]
+    tries = [(A, {}, doors), (FLIGHTS, {"millrace.dev/component": "router"}, [*doors, "server"]),
+             (SYSTEM, {}, [*doors, "router's admin port", "server's admin port"])]
     try:
         for namespace, labels, _ in tries:
             kubectl("delete", "pod", "try", "--ignore-not-found", namespace=namespace.name)

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, builder::NonEmptyStringValueParser};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
 /// Runs the controllers of Millrace.
@@ -40,6 +40,10 @@ pub struct Settings {
     /// Requests and limits of routers, as in a container's `resources`, in JSON.
     #[arg(long, env = "MILLRACE_ROUTER_RESOURCES", default_value = r#"{"requests":{"cpu":"50m","memory":"32Mi"},"limits":{"memory":"512Mi"}}"#, value_parser = resources)]
     pub router_resources: ResourceRequirements,
+
+    /// Secret of each namespace with routers (`tls.crt`, `tls.key`), by which they serve TLS on a second port; it may be made later.
+    #[arg(long, env = "MILLRACE_ROUTER_TLS_SECRET", value_parser = NonEmptyStringValueParser::new())]
+    pub router_tls_secret: Option<String>,
 
     /// When images are pulled.
     #[arg(long, env = "MILLRACE_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]

@@ -69,10 +69,10 @@ struct Flags {
     /// Requests in hand.
     #[arg(long, default_value_t = 16_384)]
     max_requests: usize,
-    /// Where requests are accepted with TLS, when there is a certificate.
+    /// Where requests are accepted with TLS as well, when a certificate is named.
     #[arg(long, default_value = "0.0.0.0:8443")]
     tls_listen: SocketAddr,
-    /// Certificate chain in PEM; read again when it changes.
+    /// Certificate chain in PEM; read again when it changes. It may come later: until then TLS is refused.
     #[arg(long, requires = "tls_key")]
     tls_certificate: Option<PathBuf>,
     /// Its private key in PEM.
@@ -121,7 +121,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let stop = watch::Sender::new(false);
-    let doors = Doors { plain: flags.listen, tls: tls(&flags, &router)?, front: front_door(&flags) };
+    let doors = Doors { plain: flags.listen, tls: tls(&flags, &router), front: front_door(&flags) };
     tokio::spawn(auth::refresh::follow(router.clone()));
     match &flags.inputs_file {
         Some(file) => {
@@ -162,11 +162,10 @@ fn access_log(flags: &Flags) -> anyhow::Result<Option<AccessLog>> {
     Ok(Some(AccessLog::new(flags.access_log_per_ten_thousand, sink).context("start the access log")?))
 }
 
-fn tls(flags: &Flags, router: &Arc<Router>) -> anyhow::Result<Option<(SocketAddr, Arc<rustls::ServerConfig>)>> {
-    let (Some(chain), Some(key)) = (&flags.tls_certificate, &flags.tls_key) else { return Ok(None) };
-    let certificate = Certificate::new(chain.clone(), key.clone()).context("read the certificate")?;
+fn tls(flags: &Flags, router: &Arc<Router>) -> Option<(SocketAddr, Arc<rustls::ServerConfig>)> {
+    let certificate = Certificate::new(flags.tls_certificate.clone()?, flags.tls_key.clone()?);
     tokio::spawn(certificate.clone().follow(router.clone()));
-    Ok(Some((flags.tls_listen, certificate.config())))
+    Some((flags.tls_listen, certificate.config()))
 }
 
 fn settings(flags: &Flags) -> Settings {

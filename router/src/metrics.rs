@@ -44,7 +44,7 @@ pub enum Problem {
     Plan,
     /// The state file could not be written.
     StateFile,
-    /// API keys, a key set or a certificate could not be read; the former one is used.
+    /// API keys, a key set or a certificate could not be read; the former one is used, where there was one.
     Keys,
 }
 

@@ -1,8 +1,9 @@
-//! The certificate of the front door, read again when its files change: whoever renews it need not restart the router.
+//! The certificate of the front door, read again when its files change: whoever makes or renews it need not restart the router.
+//! Until there is one, clients that begin TLS are turned away; the door without TLS does not depend on it.
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -54,7 +55,8 @@ pub enum TlsError {
 pub struct Certificate {
     chain: PathBuf,
     key: PathBuf,
-    read: ArcSwap<Read>,
+    /// The last that could be used.
+    read: ArcSwapOption<Read>,
 }
 
 #[derive(Debug)]
@@ -64,19 +66,20 @@ struct Read {
 }
 
 impl Certificate {
-    /// Read both files.
-    pub fn new(chain: PathBuf, key: PathBuf) -> Result<Arc<Self>, TlsError> {
-        let read = parse(&chain, &key, texts(&chain, &key)?)?;
-        Ok(Arc::new(Self { chain, key, read: ArcSwap::from_pointee(read) }))
+    /// Read both files. They may come later; why they can't be used is told by `follow`.
+    pub fn new(chain: PathBuf, key: PathBuf) -> Arc<Self> {
+        let certificate = Arc::new(Self { chain, key, read: ArcSwapOption::empty() });
+        let _ = certificate.refresh();
+        certificate
     }
 
     /// Read them again; says whether they changed. New connections get the new certificate, open ones stay.
     pub fn refresh(&self) -> Result<bool, TlsError> {
         let texts = texts(&self.chain, &self.key)?;
-        if texts == self.read.load().texts {
+        if self.read.load().as_ref().is_some_and(|read| read.texts == texts) {
             return Ok(false);
         }
-        self.read.store(Arc::new(parse(&self.chain, &self.key, texts)?));
+        self.read.store(Some(Arc::new(parse(&self.chain, &self.key, texts)?)));
         Ok(true)
     }
 
@@ -90,26 +93,46 @@ impl Certificate {
         Arc::new(config)
     }
 
-    /// Look for changes for ever.
+    /// Look for changes for ever. What is wrong is counted at each look, and told once until it is something else.
     pub async fn follow(self: Arc<Self>, router: Arc<Router>) {
         let mut ticks = interval(LOOK_EVERY);
+        let mut told: Option<String> = None;
         loop {
             ticks.tick().await;
-            match self.refresh() {
-                Ok(true) => info!(certificate = %self.chain.display(), "using a new certificate"),
-                Ok(false) => {}
+            let trouble = match self.refresh() {
+                Ok(is_new) => {
+                    if is_new {
+                        info!(certificate = %self.chain.display(), "using a new certificate");
+                    }
+                    None
+                }
                 Err(error) => {
                     router.metrics.met(Problem::Keys);
-                    warn!(%error, "the certificate can't be read; the former one is used");
+                    Some(error.to_string())
                 }
+            };
+            if trouble != told
+                && let Some(error) = &trouble
+            {
+                warn!(error, meanwhile = self.meanwhile(), "the certificate can't be used");
             }
+            told = trouble;
+        }
+    }
+
+    /// What becomes of clients while the files can't be used.
+    fn meanwhile(&self) -> &'static str {
+        if self.read.load().is_some() {
+            "the former one is used"
+        } else {
+            "TLS is refused until there is one; without TLS everything is served"
         }
     }
 }
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.read.load().key.clone())
+        self.read.load().as_ref().map(|read| read.key.clone())
     }
 }
 

@@ -28,7 +28,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(2);
 pub struct Doors {
     /// Without TLS.
     pub plain: SocketAddr,
-    /// With TLS, if there is a certificate.
+    /// With TLS as well, if a certificate is named.
     pub tls: Option<(SocketAddr, Arc<rustls::ServerConfig>)>,
     /// How connections are served.
     pub front: FrontDoor,
@@ -38,6 +38,7 @@ pub struct Doors {
 pub struct Workers {
     count: usize,
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     ended: mpsc::Receiver<()>,
 }
 
@@ -57,8 +58,11 @@ impl Workers {
         let plain = listen_together(doors.plain, count)?;
         let address = plain[0].local_addr()?;
         let mut all: Vec<Vec<Door>> = plain.into_iter().map(|listener| vec![(listener, front.clone())]).collect();
+        let mut tls_address = None;
         if let Some((address, tls)) = &doors.tls {
-            for (doors, listener) in all.iter_mut().zip(listen_together(*address, count)?) {
+            let encrypted = listen_together(*address, count)?;
+            tls_address = Some(encrypted[0].local_addr()?);
+            for (doors, listener) in all.iter_mut().zip(encrypted) {
                 doors.push((listener, FrontDoor { tls: Some(tls.clone()), ..front.clone() }));
             }
         }
@@ -72,12 +76,17 @@ impl Workers {
             };
             thread::Builder::new().name(format!("worker-{number}")).spawn(serve).context("start a thread")?;
         }
-        Ok(Self { count, address, ended })
+        Ok(Self { count, address, tls_address, ended })
     }
 
     /// Where they listen without TLS.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where they listen with TLS, if they do.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
     }
 
     /// How many there are.

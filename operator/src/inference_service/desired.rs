@@ -19,7 +19,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 use millrace_contract::{
-    routing::{ADMIN_PORT, PLAN_KEY, ROUTER_PORT, RoutingPlan, SERVER_PORT},
+    routing::{ADMIN_PORT, PLAN_KEY, ROUTER_PORT, ROUTER_TLS_PORT, RoutingPlan, SERVER_PORT},
     server::{ProfileRef, SERVER_CONFIG_ENV, ServedModel, ServerConfig},
 };
 use millrace_crds::{
@@ -239,16 +239,23 @@ pub fn disruption_budget(service: &InferenceService, revision: &str, is_alone: b
 }
 
 /// The address users know: it leads to the namespace's routers, whatever serves.
-pub fn front_service(service: &InferenceService) -> Service {
-    to_routers(service, service.name_any())
+pub fn front_service(service: &InferenceService, settings: &Settings) -> Service {
+    to_routers(service, service.name_any(), settings)
 }
 
 /// The address of a canary, for a look at it: the routers know it by this host.
-pub fn preview_service(service: &InferenceService) -> Service {
-    to_routers(service, preview_name(&service.name_any()))
+pub fn preview_service(service: &InferenceService, settings: &Settings) -> Service {
+    to_routers(service, preview_name(&service.name_any()), settings)
 }
 
-fn to_routers(service: &InferenceService, name: String) -> Service {
+fn to_routers(service: &InferenceService, name: String, settings: &Settings) -> Service {
+    let service_port = |name: &str, number, target| ServicePort {
+        name: Some(name.to_owned()),
+        port: number,
+        target_port: Some(IntOrString::Int(target)),
+        ..ServicePort::default()
+    };
+    let https = settings.router_tls_secret.is_some().then(|| service_port("https", 443, ROUTER_TLS_PORT));
     Service {
         metadata: ObjectMeta {
             labels: Some(labels([(INFERENCE_SERVICE, &service.name_any()), (MANAGED_BY, MANAGED_BY_VALUE)])),
@@ -256,12 +263,7 @@ fn to_routers(service: &InferenceService, name: String) -> Service {
         },
         spec: Some(ServiceSpec {
             selector: Some(labels([(COMPONENT, component::ROUTER)])),
-            ports: Some(vec![ServicePort {
-                name: Some("http".to_owned()),
-                port: 80,
-                target_port: Some(IntOrString::Int(ROUTER_PORT)),
-                ..ServicePort::default()
-            }]),
+            ports: Some([service_port("http", 80, ROUTER_PORT)].into_iter().chain(https).collect()),
             ..ServiceSpec::default()
         }),
         ..Service::default()

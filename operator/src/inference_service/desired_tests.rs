@@ -3,12 +3,12 @@
 use serde_json::json;
 
 use super::*;
-use crate::inference_service::fixtures::{approved, service, serving, spec};
+use crate::inference_service::fixtures::{approved, service, serving, settings, spec};
 
 fn made() -> (InferenceService, RevisionStatus, serde_json::Value) {
     let revision = serving(&approved("fraud", 1)).stable.unwrap();
     let service = service("svc", spec("fraud"));
-    let settings = Settings { namespace: "ops".to_owned(), ..crate::inference_service::fixtures::settings() };
+    let settings = Settings { namespace: "ops".to_owned(), ..settings() };
     let deployment = deployment(&service, &revision, &approved("fraud", 1), &settings).unwrap();
     (service, revision, serde_json::to_value(deployment).unwrap())
 }
@@ -93,14 +93,27 @@ fn the_server_is_told_the_model_its_digest_and_the_profile_of_its_training_data(
 #[test]
 fn the_front_service_leads_to_the_routers_and_a_revisions_own_to_its_pods() {
     let (service, revision, _) = made();
-    let front = serde_json::to_value(front_service(&service)).unwrap();
+    let front = serde_json::to_value(front_service(&service, &settings())).unwrap();
     assert_eq!(front["metadata"]["name"], json!("svc"));
     assert_eq!(front["spec"]["selector"], json!({"millrace.dev/component": "router"}));
     assert_eq!(front["spec"]["ports"], json!([{"name": "http", "port": 80, "targetPort": 8080}]));
-    let preview = serde_json::to_value(preview_service(&service)).unwrap();
+    let preview = serde_json::to_value(preview_service(&service, &settings())).unwrap();
     assert_eq!((&preview["metadata"]["name"], &preview["spec"]), (&json!("svc-preview"), &front["spec"]));
     let headless = serde_json::to_value(revision_service(&service, &revision.revision)).unwrap();
     assert_eq!(headless["spec"]["clusterIP"], json!("None"));
     assert_eq!(headless["metadata"]["labels"]["millrace.dev/inference-service"], json!("svc"));
     assert_eq!(headless["spec"]["ports"][0], json!({"name": "http", "port": 8080, "targetPort": "http"}));
+}
+
+#[test]
+fn the_front_services_have_a_port_for_tls_where_routers_have_a_secret_for_it() {
+    let service = service("svc", spec("fraud"));
+    let http = json!({"name": "http", "port": 80, "targetPort": 8080});
+    let https = json!({"name": "https", "port": 443, "targetPort": 8443});
+    for (secret, expected) in [(None, json!([http])), (Some("router-tls"), json!([http, https]))] {
+        let settings = Settings { router_tls_secret: secret.map(str::to_owned), ..settings() };
+        for made in [front_service(&service, &settings), preview_service(&service, &settings)] {
+            assert_eq!(json!(made.spec.unwrap().ports), expected, "{secret:?}");
+        }
+    }
 }

@@ -109,7 +109,7 @@ async fn apply(
 ) -> Result<(), Error> {
     let cluster = &ctx.cluster;
     if observed.front_trouble.is_none() {
-        cluster.apply_over(owner, observed.front.as_ref(), desired::front_service(service)).await?;
+        cluster.apply_over(owner, observed.front.as_ref(), desired::front_service(service, &ctx.settings)).await?;
     }
     for wanted in &decided.wanted {
         let is_stable =
@@ -138,7 +138,7 @@ async fn apply(
     let is_free = observed.preview.as_ref().is_none_or(|live| owner.owns(live.meta()));
     // Somebody else's Service of that name stays: the canary is reached by the header all the same.
     if decided.has_preview && is_free {
-        cluster.apply_over(owner, observed.preview.as_ref(), desired::preview_service(service)).await?;
+        cluster.apply_over(owner, observed.preview.as_ref(), desired::preview_service(service, &ctx.settings)).await?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use millrace_contract::routing::{ADMIN_PORT, ROUTER_PORT, SERVER_PORT};
+use millrace_contract::routing::{ADMIN_PORT, ROUTER_PORT, ROUTER_TLS_PORT, SERVER_PORT};
 use millrace_crds::labels::{COMPONENT, MANAGED_BY, MANAGED_BY_VALUE, ROUTER, component};
 
 use crate::{
@@ -41,6 +41,9 @@ const FINISH_SECONDS: i64 = 30;
 const STATE_PATH: &str = "/var/lib/millrace";
 /// Below it is a folder for each Secret with API keys, of its name.
 const KEYS_PATH: &str = "/etc/millrace/keys";
+/// Where the files of the Secret for TLS are, by the names that the type `kubernetes.io/tls` gives them.
+const TLS_PATH: &str = "/etc/millrace/tls";
+const TLS_VOLUME: &str = "tls";
 
 /// The shared objects of one namespace.
 #[derive(Clone, Debug)]
@@ -155,13 +158,13 @@ impl Shared<'_> {
             image_pull_policy: Some(self.settings.image_pull_policy.clone()),
             args: Some(self.arguments()),
             env: Some(vec![env_from_field("POD_NAMESPACE", "metadata.namespace")]),
-            ports: Some(vec![port("http", ROUTER_PORT), port("admin", ADMIN_PORT)]),
+            ports: Some(self.ports()),
             resources: Some(self.settings.router_resources.clone()),
             liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
             readiness_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(2), ..probe("/readyz") }),
             security_context: Some(restricted_container()),
             volume_mounts: Some(
-                [token_mount(), mount("state", STATE_PATH)].into_iter().chain(self.key_mounts()).collect(),
+                [token_mount(), mount("state", STATE_PATH)].into_iter().chain(self.secret_mounts()).collect(),
             ),
             ..Container::default()
         };
@@ -171,32 +174,47 @@ impl Shared<'_> {
             termination_grace_period_seconds: Some(self.settings.router_finish_seconds + GRACE_SECONDS),
             affinity: Some(apart()),
             volumes: Some(
-                [token_volume(), empty_dir("state", Some("64Mi"))].into_iter().chain(self.key_volumes()).collect(),
+                [token_volume(), empty_dir("state", Some("64Mi"))].into_iter().chain(self.secret_volumes()).collect(),
             ),
             ..restricted_pod(self.settings)
         }
     }
 
+    fn serves_tls(&self) -> bool {
+        self.settings.router_tls_secret.is_some()
+    }
+
+    fn ports(&self) -> Vec<ContainerPort> {
+        let https = self.serves_tls().then(|| port("https", ROUTER_TLS_PORT));
+        [port("http", ROUTER_PORT)].into_iter().chain(https).chain([port("admin", ADMIN_PORT)]).collect()
+    }
+
     fn arguments(&self) -> Vec<String> {
         let keys = (!self.key_secrets.is_empty()).then(|| format!("--keys-dir={KEYS_PATH}"));
+        let tls =
+            self.serves_tls().then(|| format!("--tls-certificate={TLS_PATH}/tls.crt --tls-key={TLS_PATH}/tls.key"));
         let Settings { router_finish_seconds: finish, router_access_log_per_ten_thousand: lines, .. } = self.settings;
         let finish = (*finish != FINISH_SECONDS).then(|| format!("--finish-seconds={finish}"));
         let log = (*lines > 0).then(|| format!("--access-log=- --access-log-per-ten-thousand={lines}"));
-        let log = log.iter().flat_map(|flags| flags.split(' ')).map(str::to_owned);
-        [format!("--state-dir={STATE_PATH}")].into_iter().chain(keys).chain(finish).chain(log).collect()
+        let [tls, log] = [&tls, &log].map(|flags| flags.iter().flat_map(|flags| flags.split(' ')).map(str::to_owned));
+        [format!("--state-dir={STATE_PATH}")].into_iter().chain(keys).chain(tls).chain(finish).chain(log).collect()
     }
 
-    fn key_mounts(&self) -> impl Iterator<Item = VolumeMount> {
-        self.key_secrets.iter().map(|secret| VolumeMount {
-            read_only: Some(true),
-            ..mount(&key_volume(secret), &format!("{KEYS_PATH}/{secret}"))
-        })
+    /// Each Secret that routers are given: the name of its volume, its own, and where it is mounted.
+    fn secrets(&self) -> impl Iterator<Item = (String, &String, String)> {
+        let keys = self.key_secrets.iter().map(|secret| (key_volume(secret), secret, format!("{KEYS_PATH}/{secret}")));
+        let tls = self.settings.router_tls_secret.iter();
+        keys.chain(tls.map(|secret| (TLS_VOLUME.to_owned(), secret, TLS_PATH.to_owned())))
     }
 
-    /// A Secret that is not there keeps no router from starting; its keys come into force when it is made.
-    fn key_volumes(&self) -> impl Iterator<Item = Volume> {
-        self.key_secrets.iter().map(|secret| Volume {
-            name: key_volume(secret),
+    fn secret_mounts(&self) -> impl Iterator<Item = VolumeMount> {
+        self.secrets().map(|(volume, _, path)| VolumeMount { read_only: Some(true), ..mount(&volume, &path) })
+    }
+
+    /// A Secret that is not there keeps no router from starting; what it holds comes into force when it is made.
+    fn secret_volumes(&self) -> impl Iterator<Item = Volume> {
+        self.secrets().map(|(volume, secret, _)| Volume {
+            name: volume,
             secret: Some(SecretVolumeSource {
                 secret_name: Some(secret.clone()),
                 default_mode: Some(0o440),
@@ -217,11 +235,10 @@ impl Shared<'_> {
 
     /// Everybody may send requests to the routers; their admin port is the operator's.
     pub fn router_policy(&self) -> NetworkPolicy {
-        self.policy(
-            ROUTER,
-            component::ROUTER,
-            vec![rule(None, ROUTER_PORT), rule(Some(vec![self.operator()]), ADMIN_PORT)],
-        )
+        let https = self.serves_tls().then(|| rule(None, ROUTER_TLS_PORT));
+        let admin = rule(Some(vec![self.operator()]), ADMIN_PORT);
+        let rules = [rule(None, ROUTER_PORT)].into_iter().chain(https).chain([admin]).collect();
+        self.policy(ROUTER, component::ROUTER, rules)
     }
 
     fn operator(&self) -> NetworkPolicyPeer {
@@ -338,6 +355,43 @@ mod tests {
         let volume = |name: &str, secret: &str| json!({"name": name, "secret": {"secretName": secret, "defaultMode": 0o440, "optional": true}});
         assert_eq!(volumes, json!([volume(&a, "a"), volume(&b, "b.keys")]));
         assert!(!b.contains('.'), "{b}");
+    }
+
+    #[test]
+    fn routers_serve_tls_beside_http_where_a_secret_is_named_whether_it_exists_or_not() {
+        let (without, with) = (settings(), Settings { router_tls_secret: Some("edge".to_owned()), ..settings() });
+        assert_eq!(router(&[], &without), (json!(["--state-dir=/var/lib/millrace"]), json!([]), json!([])));
+        let arguments = [
+            "--state-dir=/var/lib/millrace",
+            "--tls-certificate=/etc/millrace/tls/tls.crt",
+            "--tls-key=/etc/millrace/tls/tls.key",
+        ];
+        let mount = json!({"name": "tls", "mountPath": "/etc/millrace/tls", "readOnly": true});
+        let secret = json!({"secretName": "edge", "defaultMode": 0o440, "optional": true});
+        let volume = json!({"name": "tls", "secret": secret});
+        assert_eq!(router(&[], &with), (json!(arguments), json!([mount]), json!([volume])));
+        let (_, mounts, volumes) = router(&["edge"], &with);
+        assert_eq!(
+            (mounts.as_array().unwrap().len(), volumes.as_array().unwrap().len()),
+            (2, 2),
+            "keys of the same name"
+        );
+        for (settings, ports, allowed) in [
+            (&without, json!([["http", 8080], ["admin", 9090]]), json!([8080, 9090])),
+            (&with, json!([["http", 8080], ["https", 8443], ["admin", 9090]]), json!([8080, 8443, 9090])),
+        ] {
+            let key_secrets = BTreeSet::new();
+            let shared = Shared { namespace: "shop", owners: Vec::new(), key_secrets: &key_secrets, settings };
+            let container = shared.deployment().spec.unwrap().template.spec.unwrap().containers.remove(0);
+            let named: Vec<_> =
+                container.ports.unwrap().into_iter().map(|port| json!([port.name, port.container_port])).collect();
+            assert_eq!(json!(named), ports);
+            let rules = shared.router_policy().spec.unwrap().ingress.unwrap();
+            let open: Vec<_> = rules.iter().map(|rule| json!(rule.ports.as_ref().unwrap()[0].port)).collect();
+            assert_eq!(json!(open), allowed);
+            let everybody = rules.iter().filter(|rule| rule.from.is_none()).count();
+            assert_eq!(everybody, rules.len() - 1, "all but the admin port");
+        }
     }
 
     #[test]
