@@ -4,6 +4,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millrace
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 STAGE := e2e/stage
 
+# Cargo is told --workspace, never one package: dependencies would be built anew with the features of that package alone.
+
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## list what can be made
@@ -51,17 +53,19 @@ test-cluster: packages-all ## the cluster's own tests, the samples and the demo'
 
 .PHONY: crds
 crds: packages ## generate the CustomResourceDefinitions from crds/src
-	@cargo run --quiet -p millrace-crds --bin crdgen
+	@cargo build --quiet --workspace --bin crdgen
+	@$(CARGO_TARGET_DIR)/debug/crdgen
 	@cp crds/manifests/*.yaml charts/millrace/files/crds/
 
 .PHONY: crds-released
 crds-released: packages ## record what the CustomResourceDefinitions have now: from then on it may not be taken away
-	@cargo run --quiet -p millrace-crds --bin crdgen -- --released
+	@cargo build --quiet --workspace --bin crdgen
+	@$(CARGO_TARGET_DIR)/debug/crdgen --released
 
 .PHONY: bench
 bench: packages ## served rate beside in-process ONNX Runtime and a bare HTTP echo, in one run
 	@deploy/images/fetch-onnxruntime >/dev/null
-	@cargo bench -p millrace-inference-server --profile dev
+	@cargo bench --workspace --bench served_rate --profile dev
 
 .PHONY: conformance
 conformance: packages ## the protocol's clauses over REST, binary and gRPC, on our server or on any: URL=http://host:port [GRPC=host:port]
@@ -86,7 +90,8 @@ fuzz: packages ## millions of wrong requests, headers, messages and models; FUZZ
 .PHONY: bench-router
 bench-router: packages ## the router beside nginx, Envoy and Traefik doing the same split, on one core each, in one run; 5,000 services; plans followed
 	@e2e/bench/router
-	@cargo run --quiet -p millrace-router --example many_services
+	@cargo build --quiet --workspace --bin router --example many_services
+	@$(CARGO_TARGET_DIR)/debug/examples/many_services
 	@e2e/bench/plans
 
 .PHONY: fmt
