@@ -77,6 +77,8 @@ pub mod gateway_api;
 pub mod gateway_attachment;
 pub mod gateway_native;
 pub mod gateway_outcome;
+#[cfg(test)]
+mod given;
 pub mod interrupts;
 pub mod metric;
 pub mod moves;
