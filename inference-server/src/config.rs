@@ -1,141 +1,23 @@
 //! How the server is started: flags, and the configuration from a file (JSON or YAML) or the environment (JSON).
 
-use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
+mod document;
+mod flags;
+mod path;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use millrace_contract::server::{SERVER_CONFIG_ENV, ServerConfig};
+
+use self::{
+    document::{check, of_text, parse},
+    path::{of_file, of_path},
 };
+use crate::limits::Limits;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use millrace_contract::{
-    Digest,
-    model::{Artifact, ModelFormat},
-    repository::{Control, Repository, VersionPolicy, poll_seconds},
-    server::{SERVER_CONFIG_ENV, ServedModel, ServerConfig},
+pub use self::{
+    document::written,
+    flags::{Cli, Command, Document, ServeArgs},
 };
-use millrace_store::Network;
-use serde::de::DeserializeOwned;
-use url::Url;
-
-use crate::{limits::Limits, schema};
-
-/// Serves ONNX models over the Open Inference Protocol (version 2): REST and gRPC, alone or in Kubernetes.
-///
-/// One file:          inference-server serve fraud.onnx
-/// A folder:          inference-server serve ./models            (fraud.onnx, or fraud/1/model.onnx as Triton has it)
-/// Follow a folder:   inference-server serve ./models --control poll
-/// An object store:   STORE_AWS_REGION=eu-west-1 inference-server serve s3://bucket/models
-/// All settings:      inference-server serve --config server.yaml      (`inference-server schema --markdown` explains them)
-/// What is in it:     inference-server inspect fraud.onnx        (the signature, and a request to paste)
-///
-/// Then:              curl localhost:8080/v2/models/fraud        and     curl localhost:9090/readyz
-/// In Kubernetes the operator passes the configuration in MILLRACE_SERVER_CONFIG, and object store settings in STORE_*.
-#[derive(Debug, Parser)]
-#[command(name = "inference-server", version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
-pub struct Cli {
-    /// What to do; `serve` when nothing is said.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-    #[command(flatten)]
-    serve: ServeArgs,
-}
-
-/// What the program can do.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Load models and answer requests until SIGTERM.
-    Serve(Box<ServeArgs>),
-    /// Print what a model takes and gives, and a request that can be pasted into a shell.
-    Inspect {
-        /// ONNX file, or a URI of one.
-        model: String,
-    },
-    /// Print the JSON schema of the configuration file.
-    Schema {
-        /// Of which document: the server's configuration, or the config.json of a model in a repository.
-        #[arg(value_enum, default_value = "server")]
-        of: Document,
-        /// As the table of the documentation in place of JSON.
-        #[arg(long)]
-        markdown: bool,
-    },
-}
-
-/// A document that people write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Document {
-    /// The file of `--config`.
-    Server,
-    /// `<name>/config.json` of a repository.
-    Model,
-}
-
-/// `--control` as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ControlArg {
-    /// Load everything at the start, and nothing afterwards.
-    None,
-    /// Let clients load and unload: POST /v2/repository/models/<NAME>/load.
-    Explicit,
-    /// Follow the folder: load what appears, swap what changes, unload what goes away.
-    Poll,
-}
-
-impl From<ControlArg> for Control {
-    fn from(control: ControlArg) -> Self {
-        match control {
-            ControlArg::None => Self::None,
-            ControlArg::Explicit => Self::Explicit,
-            ControlArg::Poll => Self::Poll,
-        }
-    }
-}
-
-/// Flags of `serve`.
-#[derive(Clone, Debug, Args)]
-pub struct ServeArgs {
-    /// What to serve: an ONNX file (the model is named as the file), a folder of models, or a URI of a folder (s3://, gs://, az://, https://).
-    #[arg(value_name = "PATH", conflicts_with_all = ["model", "config"])]
-    path: Option<String>,
-    /// Of a folder: who decides what is loaded after the start.
-    #[arg(long, value_enum, default_value = "none", requires = "path")]
-    control: ControlArg,
-    /// ONNX file to serve under the name of --name.
-    #[arg(long, value_name = "FILE", requires = "name", conflicts_with = "config")]
-    model: Option<PathBuf>,
-    /// Name of the model of --model in the protocol: /v2/models/<NAME>.
-    #[arg(long, requires = "model")]
-    name: Option<String>,
-    /// Configuration, JSON or YAML; without it, it is read from the environment variable MILLRACE_SERVER_CONFIG.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where requests are answered.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
-    http_address: SocketAddr,
-    /// Where /healthz, /readyz, /metrics, /v1/status and /v1/sketches are answered.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
-    admin_address: SocketAddr,
-    /// Largest request body, in bytes, in place of the configuration's `limits.bodyBytes`.
-    #[arg(long, value_name = "BYTES")]
-    max_body_bytes: Option<usize>,
-    /// Most open connections, in place of the configuration's `limits.connections`; more wait to be accepted.
-    #[arg(long, value_name = "COUNT")]
-    max_connections: Option<usize>,
-    /// Seconds to go on serving after SIGTERM, not ready any more, until load balancers have noticed.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
-    announce_seconds: f64,
-    /// File that tells Kubernetes why the process ended; not written when it does not exist.
-    #[arg(long, value_name = "FILE", default_value = "/dev/termination-log")]
-    termination_log: PathBuf,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
-        Ok(_) | Err(_) => Err("expected seconds from 0 to 3600".to_owned()),
-    }
-}
 
 /// Everything the process was told.
 #[derive(Clone, Debug)]
@@ -237,124 +119,11 @@ impl Settings {
     }
 }
 
-/// A newer operator may say what this server does not know, at any depth: that is left out, and told.
-fn parse(text: &str, origin: &str) -> Result<ServerConfig, ConfigError> {
-    let wrong = |why: String| ConfigError::Text { origin: origin.to_owned(), why };
-    let mut document: serde_json::Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
-    let schema = schema::server();
-    let unknown = schema::take_unknown_words(&mut document, &schema);
-    if !unknown.is_empty() {
-        tracing::warn!(
-            fields = unknown.join(", "),
-            "{origin} has fields that this server does not know; they are left out"
-        );
-    }
-    read(document, &schema).map_err(wrong)
-}
-
-/// What a person wrote, in its type, or a sentence that names the field: a word that is not known, or a value out of its range, is a mistake.
-///
-/// # Errors
-/// That sentence.
-pub fn written<T: DeserializeOwned>(document: serde_json::Value, schema: &serde_json::Value) -> Result<T, String> {
-    schema::unknown_word(&document, schema).map_or(Ok(()), Err)?;
-    read(document, schema)
-}
-
-/// A document in its type, or a sentence that names the field, what it is and what it must be.
-fn read<T: DeserializeOwned>(document: serde_json::Value, schema: &serde_json::Value) -> Result<T, String> {
-    schema::misfit(&document, schema).map_or(Ok(()), Err)?;
-    serde_json::from_value(document).map_err(|e| e.to_string())
-}
-
-/// A file that a person wrote.
-fn of_text(text: &str, file: &Path) -> Result<ServerConfig, ConfigError> {
-    let wrong = |why: String| ConfigError::Text { origin: file.display().to_string(), why };
-    let is_yaml = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-    let document: serde_json::Value = if is_yaml {
-        serde_yaml::from_str(text).map_err(|e| wrong(e.to_string()))?
-    } else {
-        serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?
-    };
-    written(document, &schema::server()).map_err(wrong)
-}
-
-/// A file is a model of its name, a folder a repository.
-fn of_path(path: &str, control: Control) -> Result<ServerConfig, ConfigError> {
-    let repository = |uri: String| Repository {
-        uri,
-        control,
-        poll_seconds: poll_seconds(),
-        load: Vec::new(),
-        version_policy: VersionPolicy::default(),
-    };
-    if path.contains("://") {
-        return Ok(ServerConfig { repository: Some(repository(path.to_owned())), ..ServerConfig::default() });
-    }
-    let local = Path::new(path);
-    let absolute = local.canonicalize().map_err(|source| ConfigError::File { path: local.to_path_buf(), source })?;
-    if absolute.is_dir() {
-        let uri = file_uri(&absolute)?;
-        return Ok(ServerConfig { repository: Some(repository(uri)), ..ServerConfig::default() });
-    }
-    match (local.file_stem().and_then(|stem| stem.to_str()), local.extension()) {
-        (Some(name), Some(extension)) if extension == "onnx" => of_file(local, name),
-        (Some(_) | None, _) => Err(ConfigError::Path { path: path.to_owned() }),
-    }
-}
-
-fn file_uri(absolute: &Path) -> Result<String, ConfigError> {
-    let path = || ConfigError::Path { path: absolute.display().to_string() };
-    Url::from_file_path(absolute).map(String::from).map_err(|()| path())
-}
-
-/// A local file is taken as it is: its digest is that of its bytes.
-fn of_file(file: &Path, name: &str) -> Result<ServerConfig, ConfigError> {
-    let unreadable = |source| ConfigError::File { path: file.to_path_buf(), source };
-    let absolute = file.canonicalize().map_err(unreadable)?;
-    let digest = Digest::of(std::fs::read(&absolute).map_err(unreadable)?);
-    let artifact = Artifact { uri: file_uri(&absolute)?, digest, format: ModelFormat::Onnx };
-    let model = ServedModel { version: Some("1".to_owned()), ..ServedModel::new(name, artifact) };
-    Ok(ServerConfig { model: Some(model), ..ServerConfig::default() })
-}
-
-/// What a schema cannot say.
-fn check(config: &ServerConfig) -> Result<(), ConfigError> {
-    for model in config.model.iter().chain(&config.models) {
-        if model.name.is_empty() || model.name.contains('/') {
-            let value = format!("{:?}", model.name);
-            return Err(ConfigError::Range { field: "model.name", value, expected: "a name without slashes" });
-        }
-    }
-    for network in &config.download.allowed_networks {
-        network.parse::<Network>().map_err(|e| ConfigError::Range {
-            field: "download.allowedNetworks",
-            value: e.to_string(),
-            expected: "networks as 10.0.0.0/8",
-        })?;
-    }
-    for library in &config.operator_libraries {
-        let path = Path::new(library);
-        if !path.is_absolute() || !path.is_file() {
-            let (value, expected) = (format!("{library:?}"), "absolute paths of files of this machine");
-            return Err(ConfigError::Range { field: "operatorLibraries", value, expected });
-        }
-    }
-    let mut seen = BTreeSet::new();
-    for model in config.model.iter().chain(&config.models) {
-        if !seen.insert((&model.name, &model.version)) {
-            let value = format!("{:?} version {:?} twice", model.name, model.version.as_deref().unwrap_or("none"));
-            return Err(ConfigError::Range { field: "models", value, expected: "each name and version once" });
-        }
-    }
-    if config.model.is_none() && config.models.is_empty() && config.repository.is_none() {
-        return Err(ConfigError::Missing);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use millrace_contract::{Digest, repository::Control};
+
     use super::*;
 
     fn settings(arguments: &[&str], environment: Option<&str>) -> Result<Settings, String> {

@@ -23,6 +23,7 @@
 //! | `cluster`, `apply`, `known`  | reads with a deadline; writes: apply, ensure, delete, status; what need not be read   |
 //! | `owner`, `names`             | owner references and the ownership check; names of children                          |
 //! | `conditions`, `events`, `decision` | kstatus conditions; typed Events; decision records, history and audit log      |
+//! | `pod_parts`                  | what pods are put together from: the `restricted` standard, token, volumes            |
 //! | `worker_run`, `run_state`    | the children of one worker run; what became of it                                    |
 //! | `error`                      | errors, their class, the pause after each                                            |
 //! | `controller`, `watch`        | from watches to reconciles; trimmed watches                                          |
@@ -48,6 +49,7 @@ pub mod metrics;
 pub mod model_version;
 pub mod names;
 pub mod owner;
+pub mod pod_parts;
 pub mod run_state;
 pub mod settings;
 pub mod subset;

@@ -15,8 +15,9 @@ use prometheus_client::{
 };
 
 use super::{
-    Cells, Closed, Metrics, ModelMetrics, Written,
-    cells::{FIRST_NANOSECONDS, Histogram},
+    Closed, Metrics, ModelMetrics, Totals, Written,
+    cells::{Durations, FIRST_NANOSECONDS, Histogram, Sizes},
+    model::Cells,
 };
 use crate::{errors::Reason, rows::Sharing};
 
@@ -37,7 +38,7 @@ pub fn register_model(registry: &mut Registry, model: &str, revision: &str, dige
 type DurationOf = (&'static str, &'static str, fn(&ModelMetrics) -> Histogram);
 
 /// Name, help, and what to read of a model.
-type SizeOf = (&'static str, &'static str, fn(&Cells) -> &super::Sizes);
+type SizeOf = (&'static str, &'static str, fn(&Cells) -> &Sizes);
 
 const DURATIONS: [DurationOf; 5] = [
     (
@@ -60,7 +61,7 @@ const DURATIONS: [DurationOf; 5] = [
 ];
 
 /// Triton's name, its help, and the value.
-type Alias = (&'static str, &'static str, fn(&super::Totals) -> u64);
+type Alias = (&'static str, &'static str, fn(&Totals) -> u64);
 
 const ALIASES: [Alias; 11] = [
     ("nv_inference_request_success", "Requests answered", |totals| totals.success),
@@ -83,11 +84,11 @@ impl ModelMetrics {
         [("model", &self.model), ("version", &self.version)]
     }
 
-    fn durations(&self, one: fn(&Cells) -> &super::Durations) -> Histogram {
+    fn durations(&self, one: fn(&Cells) -> &Durations) -> Histogram {
         Histogram::of(self.cells.iter().map(one))
     }
 
-    fn sizes(&self, one: fn(&Cells) -> &super::Sizes) -> Histogram {
+    fn sizes(&self, one: fn(&Cells) -> &Sizes) -> Histogram {
         Histogram::of(self.cells.iter().map(one))
     }
 

@@ -10,6 +10,7 @@
 //! | `observe.rs`   | reads  | children, pods and report of the run; leftovers of earlier ones           |
 //! | `phase.rs`     | pure   | how far the run is, and the crash table                                   |
 //! | `status.rs`    | pure   | the status that follows, and what to tell about it                        |
+//! | `expectations.rs`| pure | what came of the expectations: a summary, and sentences                   |
 //! | `reconcile.rs` | writes | plan, observe, decide, apply, report, prune                               |
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::{
 };
 
 mod desired;
+mod expectations;
 mod observe;
 mod phase;
 mod reconcile;

@@ -76,3 +76,60 @@ pub fn roll_back(facts: &Facts<'_>, command: &Command) -> Move {
         (_, None) => Move::Stay("no former revision is warm any more".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::inference_service::{
+        commands::Verb,
+        fixtures::{approved, at, serving},
+        given::{Given, bad, check, command, given, revision},
+        phase::Phase,
+    };
+
+    /// fraud-2 serves, fraud-1 is warm until second 200.
+    fn baking() -> Given {
+        given(0).but(|g| {
+            g.status = serving(&approved("fraud", 2));
+            let revision = serving(&approved("fraud", 1)).stable.unwrap();
+            g.status.previous = Some(PreviousRevision { revision, rollout_start_time: None, until: Time(at(200)) });
+        })
+    }
+
+    #[test]
+    fn the_former_revision_stays_warm_and_comes_back_at_once() {
+        let to = |version: Option<&str>| {
+            Some(Command { model_version: version.map(str::to_owned), ..command(Verb::Rollback).unwrap() })
+        };
+        assert_eq!(Phase::of(&baking().status), Phase::Baking);
+        check(vec![
+            ("nothing happens", baking(), "stay"),
+            ("the time is over", baking().but(|g| g.now = 200), "baked Baked"),
+            ("it gets worse", baking().but(|g| g.judgement = bad()), "return ErrorRate by Operator"),
+            (
+                "it gets worse as the time is over",
+                baking().but(|g| {
+                    g.judgement = bad();
+                    g.now = 200;
+                }),
+                "return ErrorRate by Operator",
+            ),
+            ("a person goes back", baking().but(|g| g.command = to(None)), "return RolledBack by User"),
+            ("a person names it", baking().but(|g| g.command = to(Some("fraud-1"))), "return RolledBack by User"),
+            ("a person names an older one", baking().but(|g| g.command = to(Some("fraud-0"))), "hold fraud-0"),
+            (
+                "the spec asks for the former one",
+                baking().but(|g| g.target = Target::Revision(revision(&approved("fraud", 1)))),
+                "return Withdrawn by User",
+            ),
+            (
+                "a newer one comes",
+                baking().but(|g| g.target = Target::Revision(revision(&approved("fraud", 3)))),
+                "baked Superseded",
+            ),
+            ("the pods of the new one are lost", baking().but(|g| g.lost = true), "return StableLost by Operator"),
+        ]);
+    }
+}

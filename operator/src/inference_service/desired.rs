@@ -39,10 +39,9 @@ use super::{
 use crate::{
     Error,
     names::lasting_child,
+    pod_parts::{empty_dir, literal_env, mount, resource_requirements, restricted_container, restricted_pod, schedule},
     settings::Settings,
-    worker_run::{
-        empty_dir, literal_env, mount, resource_requirements, restricted_container, restricted_pod, schedule, store_env,
-    },
+    worker_run::store_env,
 };
 
 /// Least seconds a server gets for requests in flight after SIGTERM.

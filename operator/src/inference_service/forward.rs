@@ -260,3 +260,7 @@ fn seconds_since_start(facts: &Facts<'_>) -> i64 {
     let start = facts.status.rollout.as_ref().map_or(facts.now, |rollout| rollout.start_time.0);
     facts.now.as_second() - start.as_second()
 }
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;

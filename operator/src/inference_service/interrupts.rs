@@ -90,3 +90,77 @@ fn promoted_by_user(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> 
     let checks = facts.judgement.checks().to_vec();
     Some(Move::Weigh { weight, step, decided_by: DecidedBy::User, reason: "Promoted", message, checks })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference_service::{
+        fixtures::{approved, serving},
+        given::{bad, check, command, given, good, idle, revision},
+    };
+
+    #[test]
+    fn a_changed_wish_ends_a_rollout_in_every_phase_before_promotion() {
+        let nothing = || Target::Nothing { reason: "ModelVersionNotApproved", message: "no".to_owned(), stalled: true };
+        for weight in [0, 5, 50] {
+            let of = |target: Target| {
+                given(weight)
+                    .but(|g| {
+                        g.target = target;
+                        g.judgement = good();
+                    })
+                    .word()
+            };
+            assert_eq!(of(Target::Revision(revision(&approved("fraud", 3)))), "withdraw Superseded", "{weight}");
+            assert_eq!(of(Target::Revision(revision(&approved("fraud", 1)))), "withdraw Withdrawn", "{weight}");
+            assert_eq!(of(Target::Stay), "withdraw Withdrawn", "{weight}");
+            assert_eq!(of(nothing()), "withdraw Withdrawn", "{weight}");
+        }
+    }
+
+    #[test]
+    fn requests_of_people_come_before_evidence() {
+        check(vec![
+            (
+                "abort",
+                given(5).but(|g| {
+                    g.command = command(Verb::Abort);
+                    g.judgement = good();
+                }),
+                "reject Aborted",
+            ),
+            ("promote", given(5).but(|g| g.command = command(Verb::PromoteFull)), "weigh 100 step None Promoted"),
+            (
+                "promote needs the pods",
+                given(5).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    g.replicas = 4;
+                }),
+                "scale 4",
+            ),
+            (
+                "promote waits for them",
+                given(5).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    g.ready = 0;
+                }),
+                "stay",
+            ),
+            (
+                "a bad canary is not promoted",
+                given(5).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    g.judgement = bad();
+                }),
+                "reject ErrorRate",
+            ),
+            (
+                "retry",
+                idle(serving(&approved("fraud", 1)), Target::Stay).but(|g| g.command = command(Verb::Retry)),
+                "forget",
+            ),
+        ]);
+        let aborted = given(5).but(|g| g.command = command(Verb::Abort)).next();
+        assert!(matches!(aborted, Move::Reject { decided_by: DecidedBy::User, .. }));
+    }
+}

@@ -35,7 +35,7 @@
 //! | `retraining.rs` | pure   | whether a new model is trained                                                              |
 //! | `status.rs`     | pure   | what was found → status                                                                     |
 //! | `told.rs`       | pure   | reasons of Events                                                                           |
-//! | `decide.rs`     | pure   | all of the above in order: what there is → what is written                                  |
+//! | `decide.rs`     | pure   | all of the above in order: what there is → what is written; `decide/`: the parts of it      |
 //! | `reconcile.rs`  | writes | observe, decide, apply, report, remove                                                      |
 //!
 //! Owns the children of its revisions, the front Service, four ConfigMaps and the HTTPRoute; owns the namespace's router together with the other
@@ -79,6 +79,8 @@ pub mod gateway_api;
 pub mod gateway_attachment;
 pub mod gateway_native;
 pub mod gateway_outcome;
+#[cfg(test)]
+mod given;
 pub mod interrupts;
 pub mod metric;
 pub mod moves;

@@ -71,3 +71,58 @@ pub fn waits(rehearsal: &RehearsalStatus, loaded: i32) -> String {
     }
     format!("{compared} of {wanted} copies of live requests were compared")
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::inference_service::{
+        commands::Verb,
+        fixtures::{approved, at, serving},
+        given::{check, command, given, revision, trouble},
+        target::Target,
+    };
+
+    #[test]
+    fn a_rehearsal_ends_with_its_copies_its_time_or_a_request() {
+        let rehearsing = |compared| {
+            given(0).but(|g| {
+                g.status = serving(&approved("fraud", 2));
+                let revision = serving(&approved("fraud", 3)).stable.unwrap();
+                g.status.rehearsal = Some(RehearsalStatus {
+                    revision,
+                    start_time: Time(at(0)),
+                    end_time: None,
+                    wanted: 10,
+                    compared,
+                    verdict: None,
+                    checks: Vec::new(),
+                    message: String::new(),
+                });
+                g.rehearsed.loaded = 1;
+                g.compared = compared;
+            })
+        };
+        check(vec![
+            ("it goes on", rehearsing(9), "stay"),
+            ("it has what it needs", rehearsing(10), "rehearsed Unknown"),
+            ("nobody sends anything", rehearsing(9).but(|g| g.now = 3_600), "rehearsed Unknown"),
+            (
+                "its pod never comes",
+                rehearsing(0).but(|g| {
+                    g.rehearsed.loaded = 0;
+                    g.now = 600;
+                }),
+                "rehearsed Fail",
+            ),
+            ("its file is wrong", rehearsing(0).but(|g| g.rehearsed.trouble = trouble(true)), "rehearsed Fail"),
+            ("a person ends it", rehearsing(1).but(|g| g.command = command(Verb::Abort)), "rehearsed Unknown"),
+            (
+                "a rollout comes",
+                rehearsing(1).but(|g| g.target = Target::Revision(revision(&approved("fraud", 4)))),
+                "begin fraud-4",
+            ),
+        ]);
+    }
+}

@@ -28,8 +28,8 @@ use millrace_crds::labels::{COMPONENT, MANAGED_BY, MANAGED_BY_VALUE, ROUTER, com
 
 use crate::{
     names::short_hash,
+    pod_parts::{empty_dir, env_from_field, mount, restricted_container, restricted_pod, token_mount, token_volume},
     settings::Settings,
-    worker_run::{empty_dir, env_from_field, mount, restricted_container, restricted_pod, token_mount, token_volume},
 };
 
 /// Name of the policy that guards the servers of a namespace.

@@ -36,8 +36,8 @@ use super::{
     observe::{Observed, Surroundings},
 };
 use crate::{
+    pod_parts::literal_value,
     run_state::{self, Problem, ProblemReason, Reported, RunState, Trouble, run_state},
-    worker_run::literal_value,
 };
 
 /// How long after the end of the Job its report may still come.

@@ -18,11 +18,12 @@ use millrace_crds::training_job::{Gpu, Trainer, TrainingJobSpec};
 
 use crate::{
     Error,
-    settings::Settings,
-    worker_run::{
+    pod_parts::{
         empty_dir, env, literal_env, mount, resource_requirements, restricted_container, restricted_pod, schedule,
-        store_env, task_env, token_mount, token_volume,
+        token_mount, token_volume,
     },
+    settings::Settings,
+    worker_run::{store_env, task_env},
 };
 
 /// Init container that lays out the inputs.

@@ -26,8 +26,8 @@ use millrace_operator::{
     Context, Error,
     cluster::Namespaced,
     inference_service::{self, scrape::Scrape},
+    pod_parts::literal_value,
     testkit::{Scenario, Step, World},
-    worker_run::literal_value,
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -1,0 +1,85 @@
+//! Revisions whose children shall be there, and those whose children may go. Pure.
+
+use kube::ResourceExt;
+use millrace_contract::routing::RoutingPlan;
+use millrace_crds::{
+    ModelVersion,
+    inference_service::{InferenceServiceStatus, RevisionStatus},
+    labels::REVISION,
+};
+
+use super::{Deciding, Wanted};
+use crate::inference_service::{pair::named_revisions, revision, standing::Known};
+
+impl<'a> Deciding<'a> {
+    pub(super) fn wanted(&self, status: &InferenceServiceStatus) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for revision in named_revisions(status) {
+            match wanted.iter_mut().find(|known| known.revision.revision == revision.revision) {
+                Some(known) => known.revision.replicas = known.revision.replicas.max(revision.replicas),
+                None => wanted.push(Wanted { revision: revision.clone(), version: self.made_from(revision) }),
+            }
+        }
+        wanted
+    }
+
+    /// Revisions with children that status does not name: those that may go, and whether there are others that must wait. Weight
+    /// first, then scale: as long as a router may follow a plan that names a revision, its pods stay.
+    pub(super) fn leftovers(
+        &self,
+        status: &InferenceServiceStatus,
+        plan: Option<&RoutingPlan>,
+        is_accepted: bool,
+    ) -> (Vec<String>, bool) {
+        let observed = self.observed;
+        let metas = observed.deployments.iter().map(|o| &o.metadata);
+        let metas = metas
+            .chain(observed.services.iter().map(|o| &o.metadata))
+            .chain(observed.budgets.iter().map(|o| &o.metadata));
+        let is_named = |label: &String| named_revisions(status).any(|revision| revision.revision == **label);
+        let mut left: Vec<String> = metas
+            .filter(|meta| meta.deletion_timestamp.is_none())
+            .filter_map(|meta| meta.labels.as_ref()?.get(REVISION).cloned())
+            .filter(|label| !is_named(label))
+            .collect();
+        left.sort();
+        left.dedup();
+        if left.is_empty() || is_accepted || plan.is_none() {
+            return (left, false);
+        }
+        (Vec::new(), true)
+    }
+
+    /// Its Deployment is gone, and what it was made from is not there any more.
+    pub(super) fn is_lost(&self, revision: &RevisionStatus) -> bool {
+        let has_pods = self.observed.deployments.iter().any(|deployment| {
+            deployment.labels().get(REVISION).is_some_and(|label| *label == revision.revision)
+                && deployment.metadata.deletion_timestamp.is_none()
+        });
+        !has_pods && self.made_from(revision).is_none()
+    }
+
+    /// Those that are recorded or named, and those that may be served.
+    pub(super) fn versions(&self) -> Vec<&'a ModelVersion> {
+        self.observed.recorded.iter().chain(&self.observed.versions).collect()
+    }
+
+    pub(super) fn known<'b>(&'b self, versions: &'b [&'b ModelVersion]) -> Known<'b> {
+        Known {
+            versions,
+            pods: &self.observed.pods,
+            server: &self.service.spec.server,
+            server_image: &self.server_image,
+        }
+    }
+
+    /// The ModelVersion from which, with the spec's server block, exactly this revision can be made.
+    fn made_from(&self, recorded: &RevisionStatus) -> Option<ModelVersion> {
+        let version = self.versions().into_iter().find(|version| {
+            version.name_any() == recorded.model_version
+                && revision::hash(&version.spec.artifact.digest, &self.service.spec.server, &recorded.image)
+                    == recorded.revision
+        });
+        version.cloned()
+    }
+}

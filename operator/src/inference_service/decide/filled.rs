@@ -1,0 +1,66 @@
+//! The status in full: what was decided, with what is seen of pods, routers, Gateways and routes. Pure.
+
+use kube::ResourceExt;
+use millrace_contract::routing::{CredentialStats, RoutingPlan};
+use millrace_crds::inference_service::{InferenceServiceStatus, RevisionStatus};
+
+use super::{Deciding, judged::Judged, pods_of};
+use crate::inference_service::{
+    callers,
+    drift::Monitoring,
+    standing,
+    status::{self, Said, Seen},
+};
+
+/// What else the status tells.
+pub(super) struct Filling<'b> {
+    pub(super) plan: Option<&'b RoutingPlan>,
+    pub(super) is_accepted: bool,
+    pub(super) gateway_is_behind: bool,
+    pub(super) monitoring: Option<&'b Monitoring>,
+    pub(super) gateway: Option<Said>,
+}
+
+impl Deciding<'_> {
+    pub(super) fn fill(&self, status: &mut InferenceServiceStatus, judged: &Judged, filling: Filling<'_>) {
+        let Filling { plan, is_accepted, gateway_is_behind, monitoring, gateway } = filling;
+        let pods = |revision: Option<&RevisionStatus>| {
+            revision.map(|revision| pods_of(revision, self.observed)).unwrap_or_default()
+        };
+        let namespace = self.service.namespace().unwrap_or_default();
+        let generation = plan.map_or(0, |plan| plan.generation);
+        let seen = Seen {
+            service: (&namespace, &self.name),
+            generation: self.service.metadata.generation.unwrap_or_default(),
+            now: self.now,
+            replicas: self.service.spec.scaling.replicas,
+            is_holding: self.service.spec.scaling.cold_start.is_some(),
+            target: &self.target,
+            stable: pods(status.stable.as_ref()),
+            canary: pods(status.canary.as_ref()),
+            plan_generation: plan.map(|plan| plan.generation),
+            is_accepted,
+            gateway_is_behind,
+            counted: self.counted(status, generation, judged),
+            judgement: status.canary.as_ref().map(|_| &judged.judgement),
+            rehearsed: pods(status.rehearsal.as_ref().map(|rehearsal| &rehearsal.revision)),
+            previous: pods(status.previous.as_ref().map(|previous| &previous.revision)),
+            copies: (judged.copies.0, &judged.copies.1),
+            front_trouble: self.observed.front_trouble.as_deref(),
+            routes: standing::said(&self.service.spec, status, plan, self.known(&self.versions())),
+            callers: callers::said(self.service.spec.auth.as_ref(), self.known_credentials(generation).as_deref()),
+            gateway,
+            progress_deadline_seconds: self.service.spec.rollout.progress_deadline_seconds,
+            drift: monitoring
+                .zip(status.stable.as_ref())
+                .map(|(monitoring, stable)| (monitoring.newest.as_ref(), monitoring.is_raised(&stable.revision))),
+        };
+        status::fill(status, &seen);
+    }
+
+    /// What each ready router says that it verifies callers by; nothing as long as not all of them follow the plan.
+    fn known_credentials(&self, generation: i64) -> Option<Vec<CredentialStats>> {
+        let routers = &self.observed.routers;
+        routers.accepted(&self.name, &self.uid, generation).then(|| routers.credentials(&self.name))
+    }
+}

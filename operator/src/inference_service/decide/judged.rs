@@ -1,0 +1,113 @@
+//! What the evidence says at this look, what was counted under the plan, and what new decisions rest on. Pure.
+
+use std::collections::BTreeMap;
+
+use millrace_contract::decision::{Check, Decision};
+use millrace_crds::inference_service::InferenceServiceStatus;
+use millrace_profile::agreement;
+
+use super::Deciding;
+use crate::inference_service::{
+    canary::{self, Inputs, Judgement},
+    evidence::{Evidence, Kind, Look},
+    gateway_native, metric,
+    pair::Pair,
+    replay,
+};
+
+/// What the evidence says, and what it was computed from.
+#[derive(Default)]
+pub(super) struct Judged {
+    pub(super) judgement: Judgement,
+    /// Where it is to be written.
+    pub(super) evidence: Option<Evidence>,
+    pub(super) inputs: Option<Inputs>,
+    /// Copies of a rehearsal: how many were compared, and their checks.
+    pub(super) copies: (i64, Vec<Check>),
+}
+
+impl Deciding<'_> {
+    /// The evidence with what came since the last look (where something is measured), and what it says.
+    pub(super) fn judged(&self) -> Judged {
+        let Some(pair) = Pair::of(&self.former) else { return Judged::default() };
+        let rollout = &self.service.spec.rollout;
+        let before = Evidence::stored(self.observed.evidence.as_ref(), &pair);
+        let mut evidence = before.clone();
+        let has_settled = pair.has_settled(self.now);
+        let is_measured = has_settled && self.is_current;
+        if let Some(plan) = self.stored_plan.as_ref().filter(|_| is_measured) {
+            let look = Look {
+                now: self.now,
+                service: (&self.name, &self.uid),
+                canary: &pair.new.revision,
+                stable: &pair.old.revision,
+                kind: pair.kind,
+                weight: pair.new.weight.intended,
+                generation: plan.generation,
+                replicas: self.service.spec.scaling.replicas,
+                routers: &self.observed.routers,
+                drawing: self.following.drawing(self.now),
+                pods: &self.observed.pods,
+            };
+            evidence.absorb(&look, &canary::settings(&rollout.analysis));
+            let (metrics, weight) = (&rollout.analysis.metrics, pair.new.weight.intended);
+            metric::count(metrics, &mut evidence.metrics, weight, &self.observed.measured, self.now);
+        }
+        let must_write = is_measured && evidence.differs(&before);
+        let inputs = Inputs {
+            rollout: rollout.clone(),
+            kind: pair.kind,
+            weight: pair.new.weight.intended,
+            start: pair.start,
+            is_paused: self.former.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some()),
+            is_sticky: self.service.spec.sticky.is_some(),
+            now: self.now,
+            evidence: evidence.as_input(),
+        };
+        let judgement = if pair.is_rehearsed { Judgement::none() } else { inputs.judge() };
+        let copies = pair.is_rehearsed.then(|| {
+            let compared = i64::try_from(evidence.copies.copies()).unwrap_or(i64::MAX);
+            (compared, agreement::checks(&evidence.copies, &canary::agreement_settings(rollout)))
+        });
+        Judged {
+            judgement,
+            evidence: must_write.then_some(evidence),
+            inputs: Some(inputs),
+            copies: copies.unwrap_or_default(),
+        }
+    }
+
+    /// Requests counted under this generation of the plan: to the canary, to all. What Gateways drew is known since the share is measured.
+    pub(super) fn counted(&self, status: &InferenceServiceStatus, generation: i64, judged: &Judged) -> (u64, u64) {
+        let canary = status.canary.as_ref().map_or("", |canary| &canary.revision);
+        let by_routers = self.observed.routers.counted(&self.name, &self.uid, generation, canary);
+        if !gateway_native::is_asked_for(self.service) {
+            return by_routers;
+        }
+        if let Some(inputs) = judged.inputs.as_ref().filter(|inputs| inputs.kind == Kind::Split) {
+            let (canary, stable) = inputs.evidence.counts.requests_at(f64::from(inputs.weight) / 100.0);
+            return (canary, canary + stable);
+        }
+        let stable = status.stable.as_ref().map_or("", |stable| &stable.revision);
+        let pods = self.observed.pods.iter().filter(|pod| pod.revision == stable);
+        let drawn: u64 = pods.filter_map(|pod| Some(pod.sketches.as_ref()?.drawn.requests)).sum();
+        (by_routers.0, by_routers.1 + drawn)
+    }
+
+    /// The former status with what the copies of a rehearsal say by now, for its end to be recorded with.
+    pub(super) fn with_copies(&self, judged: &Judged) -> InferenceServiceStatus {
+        let mut status = self.former.clone();
+        if let Some(rehearsal) = status.rehearsal.as_mut().filter(|rehearsal| rehearsal.end_time.is_none()) {
+            rehearsal.compared = judged.copies.0;
+            rehearsal.checks = judged.copies.1.clone();
+        }
+        status
+    }
+
+    /// What the new decisions rest on, beside what is kept of the former ones that are in the history still.
+    pub(super) fn records(&self, decisions: &[Decision], inputs: Option<&Inputs>) -> Option<BTreeMap<String, String>> {
+        let inputs = inputs?;
+        let former = self.observed.records.as_ref().and_then(|map| map.data.as_ref());
+        replay::records(former, decisions, inputs)
+    }
+}

@@ -1,0 +1,304 @@
+//! Tests of how a rollout goes forward: start, preparation of a switch, steps, promotion.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use millrace_crds::inference_service::{Shadow, Step};
+
+use super::*;
+use crate::inference_service::{
+    commands::Verb,
+    fixtures::{approved, at},
+    given::{Given, bad, check, command, given, good, revision, trouble},
+};
+
+#[test]
+fn a_canary_gets_requests_only_once_enough_pods_are_ready() {
+    check(vec![
+        ("ready", given(0), "weigh 5 step Some(0) StepStarted"),
+        ("not ready", given(0).but(|g| g.ready = 0), "stay"),
+        (
+            "too few for the first step",
+            given(0).but(|g| {
+                g.replicas = 40;
+                g.ready = 1;
+            }),
+            "scale 3",
+        ),
+        (
+            "Replace needs the full number",
+            given(0).but(|g| {
+                g.rollout.strategy = Strategy::Replace;
+                g.replicas = 3;
+            }),
+            "scale 3",
+        ),
+        (
+            "Replace gets all at once",
+            given(0).but(|g| g.rollout.strategy = Strategy::Replace),
+            "weigh 100 step None Ready",
+        ),
+        ("stable was down for long", given(0).but(|g| g.stable_down = 60), "weigh 100 step None Ready"),
+        ("stable was down for a moment", given(0).but(|g| g.stable_down = 59), "weigh 5 step Some(0) StepStarted"),
+    ]);
+}
+
+#[test]
+fn the_first_revision_serves_from_its_first_pod_on_and_is_never_given_up_for_being_slow() {
+    let first = || {
+        given(0).but(|g| {
+            g.status.stable = None;
+            g.replicas = 3;
+        })
+    };
+    let scaled = || {
+        first().but(|g| {
+            if let Some(canary) = &mut g.status.canary {
+                canary.replicas = 3
+            }
+        })
+    };
+    check(vec![
+        ("its pods are made", first(), "scale 3"),
+        ("one of three is ready", scaled(), "weigh 100 step None Ready"),
+        (
+            "late",
+            scaled().but(|g| {
+                g.ready = 0;
+                g.now = 10_000;
+                g.trouble = trouble(false);
+            }),
+            "stay",
+        ),
+        (
+            "can never work",
+            scaled().but(|g| {
+                g.ready = 0;
+                g.trouble = trouble(true);
+            }),
+            "reject InvalidModel",
+        ),
+    ]);
+}
+
+#[test]
+fn a_revision_that_does_not_become_ready_is_rejected_without_any_request() {
+    let waiting = || given(0).but(|g| g.ready = 0);
+    check(vec![
+        ("before the deadline", waiting().but(|g| g.now = 599), "stay"),
+        ("at the deadline", waiting().but(|g| g.now = 600), "reject ProgressDeadlineExceeded"),
+        (
+            "with a reason",
+            waiting().but(|g| {
+                g.now = 600;
+                g.trouble = trouble(false);
+            }),
+            "reject InvalidModel",
+        ),
+        (
+            "at once where no second try helps",
+            waiting().but(|g| {
+                g.now = 1;
+                g.trouble = trouble(true);
+            }),
+            "reject InvalidModel",
+        ),
+    ]);
+}
+
+#[test]
+fn a_step_is_measured_once_every_router_follows() {
+    let routing = || {
+        given(5).but(|g| {
+            if let Some(rollout) = &mut g.status.rollout {
+                rollout.step_start_time = None
+            }
+        })
+    };
+    check(vec![
+        ("not accepted", routing().but(|g| g.accepted = false), "stay"),
+        ("accepted", routing(), "measure"),
+        (
+            "bad before it is accepted",
+            routing().but(|g| {
+                g.accepted = false;
+                g.judgement = bad();
+            }),
+            "reject ErrorRate",
+        ),
+    ]);
+}
+
+#[test]
+fn a_step_that_is_passed_leads_to_the_next_with_pods_before_weight() {
+    check(vec![
+        ("open", given(5), "stay"),
+        ("bad", given(5).but(|g| g.judgement = bad()), "reject ErrorRate"),
+        ("good", given(5).but(|g| g.judgement = good()), "weigh 25 step Some(1) StepPassed"),
+        ("good, last step", given(50).but(|g| g.judgement = good()), "weigh 100 step None StepsPassed"),
+        (
+            "good, more pods needed",
+            given(5).but(|g| {
+                g.judgement = good();
+                g.replicas = 8;
+            }),
+            "scale 3",
+        ),
+        (
+            "good, more pods not ready",
+            given(5).but(|g| {
+                g.judgement = good();
+                g.replicas = 8;
+                if let Some(canary) = &mut g.status.canary {
+                    canary.replicas = 3
+                }
+            }),
+            "stay",
+        ),
+    ]);
+}
+
+#[test]
+fn edited_steps_take_effect_at_the_next_one_that_is_not_below() {
+    let step = |weight| Step::new(weight, 0);
+    let with =
+        |weight, steps: &[i32]| given(weight).but(|g| g.rollout.steps = steps.iter().map(|w| step(*w)).collect());
+    check(vec![
+        ("5 became 10", with(5, &[10, 50]), "weigh 10 step Some(0) StepsEdited"),
+        ("all below", with(50, &[5, 10]), "weigh 10 step Some(1) StepsEdited"),
+        (
+            "another one was added",
+            with(5, &[1, 5, 50]).but(|g| g.judgement = good()),
+            "weigh 50 step Some(2) StepPassed",
+        ),
+        ("written in any order", with(5, &[50, 5]).but(|g| g.judgement = good()), "weigh 50 step Some(1) StepPassed"),
+        ("none is left", with(5, &[]), "weigh 100 step None NoSteps"),
+    ]);
+}
+
+#[test]
+fn promotion_waits_for_the_routers_and_can_still_be_called_back() {
+    let back = Target::Revision(revision(&approved("fraud", 1)));
+    let other = Target::Revision(revision(&approved("fraud", 3)));
+    check(vec![
+        ("not accepted", given(100).but(|g| g.accepted = false), "stay"),
+        ("accepted", given(100), "promote"),
+        (
+            "the old one is pinned",
+            given(100).but(|g| {
+                g.accepted = false;
+                g.target = back;
+            }),
+            "withdraw Withdrawn",
+        ),
+        ("a newer one waits its turn", given(100).but(|g| g.target = other), "promote"),
+        (
+            "a person has seen enough",
+            given(100).but(|g| {
+                g.accepted = false;
+                g.command = command(Verb::Abort);
+            }),
+            "reject Aborted",
+        ),
+    ]);
+}
+
+#[test]
+fn a_sentence_says_what_is_waited_for() {
+    let Move::Stay(sentence) = given(0)
+        .but(|g| {
+            g.ready = 0;
+            g.trouble = trouble(false);
+        })
+        .next()
+    else {
+        panic!("stays")
+    };
+    let version = approved("fraud", 2).name_any();
+    assert_eq!(
+        sentence,
+        format!(
+            "waiting for pods of {version} before it gets 5 %: 0 of 1 are ready with the right model: InvalidModel, no ONNX"
+        )
+    );
+}
+
+/// A rollout whose one switch is prepared since second 50.
+fn preparing(strategy: Strategy) -> Given {
+    given(0).but(|g| {
+        g.rollout.strategy = strategy;
+        g.rollout.shadow = Some(serde_json::from_str::<Shadow>("{}").unwrap());
+        g.status.rollout.as_mut().unwrap().step_start_time = Some(Time(at(50)));
+    })
+}
+
+#[test]
+fn a_rollout_with_one_switch_starts_in_full_is_prepared_and_switches_when_its_checks_pass() {
+    use Strategy::{BlueGreen, Shadow};
+    let starting = |strategy| given(0).but(|g| g.rollout.strategy = strategy);
+    check(vec![
+        ("it needs all its pods", starting(BlueGreen).but(|g| g.replicas = 3), "scale 3"),
+        ("they are ready", starting(BlueGreen), "prepare"),
+        ("so are those that get copies", starting(Shadow), "prepare"),
+        (
+            "there is nothing to compare with",
+            starting(Shadow).but(|g| g.status.stable = None),
+            "weigh 100 step None Ready",
+        ),
+        ("its checks are open", preparing(Shadow), "stay"),
+        ("its checks pass", preparing(Shadow).but(|g| g.judgement = good()), "weigh 100 step None Switched"),
+        (
+            "a person lets it",
+            preparing(BlueGreen).but(|g| {
+                g.judgement = good();
+                g.rollout.switch.approval = StepApproval::Manual;
+            }),
+            "stay",
+        ),
+        (
+            "the person does",
+            preparing(BlueGreen).but(|g| g.command = command(Verb::Promote)),
+            "weigh 100 step None Promoted",
+        ),
+        ("a check fails", preparing(Shadow).but(|g| g.judgement = bad()), "reject ErrorRate"),
+        (
+            "a pod went",
+            preparing(BlueGreen).but(|g| {
+                g.judgement = good();
+                g.ready = 0;
+            }),
+            "stay",
+        ),
+        ("the strategy was edited", preparing(Strategy::Canary), "weigh 5 step Some(0) StrategyEdited"),
+    ]);
+}
+
+#[test]
+fn a_step_with_a_gate_waits_for_a_person() {
+    let gated = |judgement| {
+        given(5).but(|g| {
+            g.rollout.steps[0].approval = StepApproval::Manual;
+            g.judgement = judgement;
+        })
+    };
+    check(vec![
+        ("it passed", gated(good()), "stay"),
+        ("it has not passed yet", gated(Judgement::none()), "stay"),
+        (
+            "a person lets it",
+            gated(good()).but(|g| g.command = command(Verb::Promote)),
+            "weigh 25 step Some(1) Promoted",
+        ),
+        (
+            "a person does not wait for the evidence",
+            gated(Judgement::none()).but(|g| g.command = command(Verb::Promote)),
+            "weigh 25 step Some(1) Promoted",
+        ),
+        ("all at once", gated(good()).but(|g| g.command = command(Verb::PromoteFull)), "weigh 100 step None Promoted"),
+        (
+            "after the last step comes promotion",
+            given(50).but(|g| g.command = command(Verb::Promote)),
+            "weigh 100 step None Promoted",
+        ),
+        ("bad evidence needs no person", gated(bad()), "reject ErrorRate"),
+    ]);
+}
