@@ -24,12 +24,11 @@ use millrace_crds::{
 
 use crate::{
     Error,
-    pod_parts::{env, literal_env, resource_requirements, schedule},
+    pod_parts::{
+        empty_dir, env, env_from_field, literal_env, mount, resource_requirements, restricted_container,
+        restricted_pod, schedule, token_mount, token_volume,
+    },
     settings::Settings,
-};
-
-use crate::pod_parts::{
-    empty_dir, env_from_field, mount, restricted_container, restricted_pod, token_mount, token_volume,
 };
 
 /// Tries of one Job before it is given up, beyond the first.
