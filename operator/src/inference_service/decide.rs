@@ -13,7 +13,7 @@ use millrace_crds::{
     InferenceService, ModelVersion, TrainingJob,
     conditions::READY,
     inference_service::{InferenceServiceStatus, RevisionStatus},
-    labels::{COMMAND, REVISION},
+    labels::{COMMAND, COMMAND_BY, REVISION},
 };
 use millrace_profile::agreement;
 
@@ -197,7 +197,7 @@ impl<'a> Deciding<'a> {
             bake_seconds: self.service.spec.rollout.bake_seconds,
         };
         let mut moved = moves::make(&self.with_copies(&judged), setting, &chosen);
-        handle(&request, &chosen, &self.former, &mut moved);
+        handle(&request, self.asked_by(&request), &chosen, &self.former, &mut moved);
         moved.status.overridden = overridden::after(&self.former, &self.service.spec.model, &chosen, self.now);
         moved.status.standing =
             standing::standing(&self.service.spec, &moved.status, &self.former, self.known(&self.versions()));
@@ -263,6 +263,13 @@ impl<'a> Deciding<'a> {
             to_rehearse,
             copies: (judged.copies.0, &judged.copies.1),
         }
+    }
+
+    /// Who made the request, where that is told.
+    fn asked_by(&self, request: &Request) -> Option<&str> {
+        let annotations = self.service.annotations();
+        let by = annotations.get(COMMAND_BY).map(String::as_str);
+        commands::asked_by(accepted(request)?, annotations.get(COMMAND)?, by)
     }
 
     /// The revision that a request wants rehearsed; it need not be approved.
@@ -420,6 +427,7 @@ impl<'a> Deciding<'a> {
                 reason: "InputsDrifted".to_owned(),
                 message: message.clone(),
                 decided_by: DecidedBy::Operator,
+                user: None,
                 checks: drift.features.clone(),
             });
             moved.told.push(warning(Happened::Drifted, message));
@@ -561,7 +569,7 @@ fn accepted(request: &Request) -> Option<&Command> {
 }
 
 /// A request is handled once it led to something; one that waits for pods is taken up again.
-fn handle(request: &Request, chosen: &Move, former: &InferenceServiceStatus, moved: &mut Moved) {
+fn handle(request: &Request, by: Option<&str>, chosen: &Move, former: &InferenceServiceStatus, moved: &mut Moved) {
     match request {
         Request::None => {}
         Request::Refused { nonce, message } => {
@@ -592,7 +600,31 @@ fn handle(request: &Request, chosen: &Move, former: &InferenceServiceStatus, mov
             if is_done {
                 moved.status.handled_command = Some(command.nonce.clone());
             }
+            if let Some(user) = by.filter(|_| is_asked_for(chosen)) {
+                moved.sign(user);
+            }
         }
+    }
+}
+
+/// Whether a move is what the request asks for. Others come in its way, as a change of the spec: who asked did not decide on these.
+fn is_asked_for(chosen: &Move) -> bool {
+    match chosen {
+        Move::Forget(_) | Move::Pause | Move::Resume | Move::Hold(_) | Move::Follow | Move::Rehearse(..) => true,
+        Move::Weigh { decided_by, .. }
+        | Move::Reject { decided_by, .. }
+        | Move::Return { decided_by, .. }
+        | Move::Rehearsed { decided_by, .. } => *decided_by == DecidedBy::User,
+        Move::Stay(_)
+        | Move::Begin(_)
+        | Move::Scale(_)
+        | Move::Prepare
+        | Move::Recreate { .. }
+        | Move::Measure
+        | Move::Promote
+        | Move::Withdraw { .. }
+        | Move::Lose
+        | Move::Baked { .. } => false,
     }
 }
 
@@ -616,6 +648,7 @@ fn tell_retraining(answer: &Answer, stable: &RevisionStatus, moved: &mut Moved) 
         reason: reason.to_owned(),
         message: message.clone(),
         decided_by: DecidedBy::Operator,
+        user: None,
         checks: Vec::new(),
     });
 }
