@@ -38,6 +38,10 @@ pub struct Decision {
     pub message: String,
     /// Who or what decided.
     pub decided_by: DecidedBy,
+    /// Name of the user who decided, where it is known. Admission policies of the chart make sure of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 256))]
+    pub user: Option<String>,
     /// The checks it rests on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 32))]

@@ -38,6 +38,8 @@ pub const RETRAINING_FOR: &str = "millrace.dev/retraining-for";
 pub const CREATED_BECAUSE: &str = "millrace.dev/created-because";
 /// Annotation of an InferenceService: a request made with the command line, JSON.
 pub const COMMAND: &str = "millrace.dev/command";
+/// Annotation of an InferenceService: who makes that request, as `NONCE USER`. An admission policy of the chart makes sure of the user.
+pub const COMMAND_BY: &str = "millrace.dev/command-by";
 /// Annotation of written objects: digest of what was applied, so that an unchanged object is not written again.
 pub const APPLIED: &str = "millrace.dev/applied";
 

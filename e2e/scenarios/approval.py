@@ -1,11 +1,14 @@
 """Manual approval is guarded: who approves must be who writes it, and needs the verb `approve`; a failed gate can't be overruled. An approval
-is told in an Event and written to the audit log."""
+is told in an Event and written to the audit log. A request to a service is guarded alike: it may name who makes it and nobody else, and the
+decision keeps that name."""
 
 import json
+import time
 
-from kube import Failed, Namespace, condition, kubectl, say, wait
+from kube import Failed, condition, kubectl, say, wait
+from served import NS, approved, status_of
 
-NS = Namespace("flights")
+NAME = "approvals"
 NUMBERS = {"manual": 901, "failing": 902}
 
 
@@ -24,6 +27,16 @@ spec:
 """
 
 
+SERVICE = f"""
+apiVersion: millrace.dev/v1alpha1
+kind: InferenceService
+metadata: {{name: {NAME}}}
+spec:
+  model: {{name: {NAME}}}
+  server: {{resources: {{requests: {{cpu: 20m, memory: 64Mi}}}}}}
+"""
+
+
 def phase(number):
     return ((NS.get("modelversion", f"approvals-{number}") or {}).get("status") or {}).get("phase")
 
@@ -34,9 +47,9 @@ def approve(number, by, user):
     return kubectl("patch", "modelversion", f"approvals-{number}", "--type=merge", "-p", patch, *identity, namespace=NS.name, check=False)
 
 
-def event(number, reason):
-    """Whether an Event of this reason was told about the version as it is now: one of an earlier run had another uid."""
-    uid = NS.get("modelversion", f"approvals-{number}")["metadata"]["uid"]
+def event(kind, name, reason):
+    """The Events of this reason about the object as it is now: one of an earlier run had another uid."""
+    uid = NS.get(kind, name)["metadata"]["uid"]
     return [told for told in NS.list("events") if told["reason"] == reason and told["involvedObject"].get("uid") == uid]
 
 
@@ -48,10 +61,51 @@ def audited(number):
     return [json.loads(record["decision"])["reason"] for record in records]
 
 
+def ask(user, by, **asked):
+    """A request as `kubectl millrace` writes it, by this user and in this name; without one, what is left of an earlier request stays."""
+    nonce = f"scenario-{time.time_ns()}"
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60))
+    annotations = {"millrace.dev/command": json.dumps({**asked, "nonce": nonce, "expires": expires})}
+    if by:
+        annotations["millrace.dev/command-by"] = f"{nonce} {by}"
+    patch = json.dumps({"metadata": {"annotations": annotations}})
+    return kubectl("patch", "inferenceservice", NAME, "--type=merge", "-p", patch, "--as", user, namespace=NS.name, check=False)
+
+
+def decided(reason):
+    """The newest decision of this reason."""
+    return next((one for one in status_of(NAME).get("history", []) if one["reason"] == reason), None)
+
+
+def requests():
+    """One version serves, the other, which nobody approved, is rehearsed."""
+    kubectl("create", "rolebinding", "ann-edits", "--clusterrole=edit", "--user=ann", namespace=NS.name, check=False)
+    kubectl("delete", "inferenceservice", NAME, "--ignore-not-found", namespace=NS.name)
+    NS.apply(SERVICE)
+    wait("the approved version serves", lambda: (status_of(NAME).get("stable") or {}).get("loaded"), 120, lambda: status_of(NAME).get("nextStep"))
+    rehearse = {"verb": "rehearse", "modelVersion": "approvals-902", "requests": 10}
+    if ask("eve", "ann", **rehearse):
+        raise Failed("a request in another's name was accepted")
+    say("  refused: a request in another's name")
+    if not ask("ann", "ann", **rehearse):
+        raise Failed("ann's own request was refused")
+    started = wait("the history names her", lambda: decided("Started"), 30, lambda: status_of(NAME).get("nextStep"))
+    if (started["decidedBy"], started.get("user")) != ("User", "ann"):
+        raise Failed(f"ann's decision is kept as {started}")
+    told = wait("so does the Event", lambda: event("inferenceservice", NAME, "RehearsalStarted"), 30)
+    if not told[0]["message"].endswith("(asked by ann)"):
+        raise Failed(f"the Event says: {told[0]['message']}")
+    if not ask("eve", None, verb="abort", revision=status_of(NAME)["rehearsal"]["revision"]["revision"]):
+        raise Failed("a request without a name was refused")
+    ended = wait("a request without a name is acted on", lambda: decided("Rehearsed"), 30, lambda: status_of(NAME).get("nextStep"))
+    if ended["decidedBy"] != "User" or "user" in ended:
+        raise Failed(f"what nobody signed is kept as {ended}")
+
+
 def main():
-    artifact = NS.list("modelversions", "")[0]["spec"]["artifact"]
-    NS.apply(version(NUMBERS["manual"], artifact, 0.5))
-    NS.apply(version(NUMBERS["failing"], artifact, 0.999))
+    artifacts = list({one["spec"]["artifact"]["digest"]: one["spec"]["artifact"] for one in approved()}.values())
+    NS.apply(version(NUMBERS["manual"], artifacts[0], 0.5))
+    NS.apply(version(NUMBERS["failing"], artifacts[1], 0.999))
     wait("one awaits approval, the other is rejected", lambda: phase(901) == "AwaitingApproval" and phase(902) == "Rejected", 90,
          lambda: f"{phase(901)} {phase(902)}")
     kubectl("create", "rolebinding", "eve", "--clusterrole=edit", "--user=eve", namespace=NS.name, check=False)
@@ -63,10 +117,12 @@ def main():
     if not approve(901, "ann", "ann"):
         raise Failed("ann, who may approve, was refused")
     wait("ann's approval counts", lambda: phase(901) == "Approved", 60, lambda: " ".join(condition(NS.get("modelversion", "approvals-901"), "Ready")))
-    wait("it is told in an Event", lambda: event(901, "ApprovalDecided"), 30)
+    wait("it is told in an Event", lambda: event("modelversion", "approvals-901", "ApprovalDecided"), 30)
     wait("it is in the audit log once", lambda: audited(901).count("ApprovedByUser") == 1, 30, lambda: f"decisions in the log: {audited(901)}")
     approve(902, "ann", "ann")
     wait("a failed gate stays a rejection", lambda: phase(902) == "Rejected", 10)
+    requests()
+    kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name)
     kubectl("delete", "modelversion", "approvals-901", "approvals-902", "--wait=false", namespace=NS.name)
 
 

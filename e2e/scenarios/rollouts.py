@@ -71,6 +71,10 @@ def switch(second, address):
     millrace("resume", NAME)
     millrace("promote", NAME)
     wait(f"{second} bakes", lambda: version_of("stable") == second and status_of(NAME).get("previous"), 60, lambda: status_of(NAME).get("nextStep"))
+    me = kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
+    asked = {one["reason"]: one.get("user") for one in status_of(NAME)["history"] if one["decidedBy"] == "User"}
+    if asked != dict.fromkeys(("Started", "Paused", "Resumed", "Promoted"), me):
+        raise Failed(f"{me} asked for all of it; the history says {asked}")
 
 
 def roll_back(first):

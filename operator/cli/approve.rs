@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api, Client, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
 use millrace_crds::{
     ModelVersion,
@@ -32,7 +31,7 @@ pub async fn run(client: Client, namespace: &str, name: &str, comment: Option<St
     if let Some(objection) = objection(&version) {
         anyhow::bail!("{objection}");
     }
-    let user = user(client).await?;
+    let user = cluster::user(client).await?;
     let mut approved = json!({"by": user});
     if let Some(comment) = comment {
         approved["comment"] = json!(comment);
@@ -46,13 +45,6 @@ pub async fn run(client: Client, namespace: &str, name: &str, comment: Option<St
     let params = PatchParams::apply(CLI_FIELD_MANAGER);
     api.patch(name, &params, &Patch::Apply(&body)).await.with_context(|| format!("approve {name}"))?;
     confirmed(&api, name, &user).await
-}
-
-async fn user(client: Client) -> anyhow::Result<String> {
-    let api: Api<SelfSubjectReview> = Api::all(client);
-    let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.context("who am I")?;
-    let user = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
-    user.filter(|name| !name.is_empty()).context("the API server does not say who you are")
 }
 
 async fn confirmed(api: &Api<ModelVersion>, name: &str, user: &str) -> anyhow::Result<String> {

@@ -3,9 +3,10 @@
 use std::{fmt::Debug, time::Duration};
 
 use anyhow::Context as _;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
-    api::ListParams,
+    api::{ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::NamespaceResourceScope,
 };
@@ -42,6 +43,14 @@ impl Connection {
             (None, None) => Config::infer().await.context("no cluster: set KUBECONFIG or --kubeconfig"),
         }
     }
+}
+
+/// The name of who asks, as the API server knows it.
+pub async fn user(client: Client) -> anyhow::Result<String> {
+    let api: Api<SelfSubjectReview> = Api::all(client);
+    let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.context("who am I")?;
+    let user = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
+    user.filter(|name| !name.is_empty()).context("the API server does not say who you are")
 }
 
 /// All objects of ours in a namespace.

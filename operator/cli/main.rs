@@ -9,7 +9,7 @@
 //! | `service.rs`  | pure   | the lines of an InferenceService                                             |
 //! | `tree.rs`     | pure   | trees of lines → text, with colours or without                               |
 //! | `approve.rs`  | writes | `spec.approved` of a ModelVersion                                            |
-//! | `request.rs`  | writes | the annotation `millrace.dev/command` of an InferenceService                 |
+//! | `request.rs`  | writes | the annotations `millrace.dev/command` and `-by` of an InferenceService      |
 //! | `replay.rs`   | reads  | a decision and what it rested on                                             |
 //! | `lint.rs`     | reads  | files → documents → problems; no cluster                                     |
 //! | `schema.rs`   | pure   | a value against a structural schema                                          |

@@ -2,7 +2,7 @@
 //!
 //! Whether a request makes sense is decided by the operator's own code, so that both say the same.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
@@ -15,10 +15,10 @@ use millrace_contract::decision::DecidedBy;
 use millrace_crds::{
     InferenceService, InferenceServiceStatus,
     inference_service::{RejectedRevision, RevisionStatus},
-    labels::{CLI_FIELD_MANAGER, COMMAND},
+    labels::{CLI_FIELD_MANAGER, COMMAND, COMMAND_BY},
 };
 use millrace_operator::inference_service::{
-    commands::{Command, Met, Request, Verb, request},
+    commands::{Command, Met, Request, Verb, request, signature},
     pair::running_rehearsal,
 };
 use serde_json::json;
@@ -93,7 +93,8 @@ pub async fn run(client: Client, namespace: &str, name: &str, wish: &Wish, timeo
     let now = Timestamp::now();
     let nonce = format!("{:016x}", rand::random::<u64>());
     let (command, version) = command(wish, met, nonce, now, timeout).map_err(|why| anyhow::anyhow!("{name}: {why}"))?;
-    write(&api, &service, &command).await.with_context(|| format!("{} {name}", wish.as_str()))?;
+    let by = signed(client.clone(), &command.nonce).await;
+    write(&api, &service, annotations(&command, by)?).await.with_context(|| format!("{} {name}", wish.as_str()))?;
     eprintln!("asked to {} {version}; waiting for the operator", wish.as_str());
 
     let after = handled(&api, name, &command, timeout).await?;
@@ -172,12 +173,33 @@ fn to_retry<'a>(rejected: &'a [RejectedRevision], version: Option<&str>) -> Resu
     })
 }
 
-async fn write(api: &Api<InferenceService>, service: &InferenceService, command: &Command) -> anyhow::Result<()> {
-    let text = serde_json::to_string(command)?;
+/// Who asks, as it is written beside the request. Where the API server does not say, the request is made all the same, by nobody.
+async fn signed(client: Client, nonce: &str) -> Option<String> {
+    match cluster::user(client).await {
+        Ok(user) => signature(nonce, &user),
+        Err(error) => {
+            eprintln!("the request does not name you: {error:#}");
+            None
+        }
+    }
+}
+
+/// What is written. Pure.
+fn annotations(command: &Command, by: Option<String>) -> anyhow::Result<BTreeMap<&'static str, String>> {
+    let mut annotations = BTreeMap::from([(COMMAND, serde_json::to_string(command)?)]);
+    annotations.extend(by.map(|by| (COMMAND_BY, by)));
+    Ok(annotations)
+}
+
+async fn write(
+    api: &Api<InferenceService>,
+    service: &InferenceService,
+    annotations: BTreeMap<&'static str, String>,
+) -> anyhow::Result<()> {
     // With the uid, a service that was deleted meanwhile is not made anew.
     let body = json!({
         "apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService",
-        "metadata": {"name": service.name_any(), "uid": service.uid(), "annotations": {COMMAND: text}},
+        "metadata": {"name": service.name_any(), "uid": service.uid(), "annotations": annotations},
     });
     let params = PatchParams::apply(CLI_FIELD_MANAGER).force();
     api.patch(&service.name_any(), &params, &Patch::Apply(&body)).await?;

@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use millrace_crds::inference_service::ModelReference;
+use millrace_operator::inference_service::commands::asked_by;
 
 use super::*;
 use crate::fixtures::service;
@@ -75,6 +76,17 @@ fn what_is_written_is_what_the_operator_reads() {
         serde_json::to_value(&command).unwrap(),
         json!({"verb": "promoteFull", "revision": "bbbb", "nonce": "n1", "expires": "2026-01-01T00:01:00Z"})
     );
+}
+
+#[test]
+fn a_request_is_written_with_who_makes_it_where_that_is_known() {
+    let (command, _) = command(&Wish::Abort, met(&rolling_out()), "n1".to_owned(), now(), 60).unwrap();
+    let text = serde_json::to_string(&command).unwrap();
+    let by = signature("n1", "ada");
+    let written = annotations(&command, by).unwrap();
+    assert_eq!(written, BTreeMap::from([(COMMAND, text.clone()), (COMMAND_BY, "n1 ada".to_owned())]));
+    assert_eq!(asked_by(&command, &written[COMMAND], written.get(COMMAND_BY).map(String::as_str)), Some("ada"));
+    assert_eq!(annotations(&command, None).unwrap(), BTreeMap::from([(COMMAND, text)]));
 }
 
 fn decided(id: i64, by: &str) -> Value {

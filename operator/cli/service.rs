@@ -200,8 +200,11 @@ fn put_decisions(node: &mut Node, status: &InferenceServiceStatus) {
     let mut decisions = Node::new("last decisions");
     for decision in status.history.iter().take(MAX_DECISIONS) {
         let asked = format!("{} {} {}", decision.time, word(Some(&decision.question)), decision.subject);
-        let answer =
-            format!("{} ({}, by {})", word(Some(&decision.verdict)), decision.reason, word(Some(&decision.decided_by)));
+        let mut who = word(Some(&decision.decided_by));
+        if let Some(user) = &decision.user {
+            who = format!("{who} {user}");
+        }
+        let answer = format!("{} ({}, by {who})", word(Some(&decision.verdict)), decision.reason);
         decisions.put(Node::new(asked).and(verdict_tone(decision.verdict), answer).and(Tone::Plain, &decision.message));
     }
     node.put(decisions);

@@ -60,6 +60,9 @@ fn rolling_out() -> Chain {
         },
         "nextStep": "waits for 400 more requests",
         "history": [{
+            "id": 2, "time": "2026-01-01T00:06:00Z", "question": "Step", "subject": "flights-2", "verdict": "Unknown", "reason": "Paused",
+            "message": "flights-2 does not go forward", "decidedBy": "User", "user": "ada",
+        }, {
             "id": 1, "time": "2026-01-01T00:05:00Z", "question": "Step", "subject": "flights-2", "verdict": "Pass", "reason": "FirstStep",
             "message": "flights-2 is ready", "decidedBy": "Operator",
         }],
@@ -97,6 +100,7 @@ InferenceService flights  Progressing  flights-1 serves with 2 ready pods
 ├─ next:  waits for 400 more requests
 ├─ drift  NoDrift  no drift in 1200 rows
 └─ last decisions
+   ├─ 2026-01-01T00:06:00Z Step flights-2  Unknown (Paused, by User ada)  flights-2 does not go forward
    └─ 2026-01-01T00:05:00Z Step flights-2  Pass (FirstStep, by Operator)  flights-2 is ready
 ";
     assert_eq!(shown(&rolling_out(), None), expected);

@@ -24,16 +24,18 @@ pub struct Made {
     pub message: String,
     /// Who or what decided.
     pub decided_by: DecidedBy,
+    /// Name of the user who decided, where it is known.
+    pub user: Option<String>,
     /// The checks it rests on.
     pub checks: Vec<Check>,
 }
 
 /// Puts a decision into a history, newest first; the oldest falls out. Returns the record. Pure.
 pub fn record(history: &mut Vec<Decision>, made: Made, now: Timestamp) -> Decision {
-    let Made { question, subject, verdict, reason, message, decided_by, checks } = made;
+    let Made { question, subject, verdict, reason, message, decided_by, user, checks } = made;
     let id = history.iter().map(|decision| decision.id).max().unwrap_or_default() + 1;
     let time = crate::conditions::whole_seconds(now).to_string();
-    let decision = Decision { id, time, question, subject, verdict, reason, message, decided_by, checks };
+    let decision = Decision { id, time, question, subject, verdict, reason, message, decided_by, user, checks };
     history.insert(0, decision.clone());
     history.truncate(MAX_DECISIONS);
     decision
@@ -103,6 +105,7 @@ mod tests {
             reason: "GatesPassed".to_owned(),
             message: "every gate passed".to_owned(),
             decided_by: DecidedBy::Operator,
+            user: None,
             checks: Vec::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! Requests made with the command line: the annotation `millrace.dev/command`. Pure.
+//! Requests made with the command line: the annotation `millrace.dev/command`, and `millrace.dev/command-by` with who makes it. Pure.
 //!
 //! Each carries a nonce; the one handled last is in status, so that a request is acted on once. What does not fit the moment is
 //! refused with the reason, never kept for later.
@@ -20,6 +20,8 @@ use super::{
 
 /// Longest nonce that fits into status.
 const MAX_NONCE: usize = 64;
+/// Longest name of a user that fits into a decision, in characters.
+const MAX_USER: usize = 256;
 /// Copies a rehearsal compares where nobody says how many.
 pub const REHEARSED_REQUESTS: i64 = 500;
 /// The most copies a rehearsal may ask for.
@@ -112,6 +114,26 @@ pub fn request(annotation: Option<&str>, met: Met<'_>, now: Timestamp) -> Reques
         None => Request::Accepted(command),
         Some(message) => Request::Refused { nonce: command.nonce, message },
     }
+}
+
+/// What `millrace.dev/command-by` must say for a user to be named as who makes the request of this nonce; nothing for a name that no
+/// decision has room for, or that would break a line.
+pub fn signature(nonce: &str, user: &str) -> Option<String> {
+    is_name(user).then(|| format!("{nonce} {user}"))
+}
+
+/// Who makes a request, where `millrace.dev/command-by` says so of this very one: what is left of an earlier request has its nonce.
+///
+/// The nonce must also stand in the text as it is read here: by that the chart's admission policy, which can't read JSON, sees
+/// which request a name belongs to, and lets nobody put other words in the mouth of who signed.
+pub fn asked_by<'a>(command: &Command, text: &str, by: Option<&'a str>) -> Option<&'a str> {
+    let (nonce, user) = by?.split_once(' ')?;
+    let is_of_this_request = nonce == command.nonce && text.contains(nonce);
+    (is_of_this_request && is_name(user)).then_some(user)
+}
+
+fn is_name(user: &str) -> bool {
+    (1..=MAX_USER).contains(&user.chars().count()) && !user.chars().any(char::is_control)
 }
 
 fn unreadable(text: &str, why: &str, handled: impl Fn(&str) -> bool) -> Request {
@@ -363,6 +385,41 @@ mod tests {
         for (annotation, status, expected) in cases {
             assert_eq!(told(meets(&annotation, status, 0)), expected, "{annotation}");
         }
+    }
+
+    #[test]
+    fn a_request_names_who_makes_it_and_no_other_request_does() {
+        let text = asked("abort", "r", "7f3a");
+        let command: Command = serde_json::from_str(&text).unwrap();
+        let escaped = text.replace("7f3a", "7f3\\u0061");
+        assert_eq!(serde_json::from_str::<Command>(&escaped).unwrap().nonce, "7f3a");
+        let (full, long) = ("é".repeat(256), "x".repeat(257));
+        for (text, by, expected) in [
+            (&text, signature("7f3a", "ada"), Some("ada")),
+            (&text, signature("7f3a", "Ada L"), Some("Ada L")),
+            (&text, signature("7f3a", &full), Some(full.as_str())),
+            (&text, signature("7f3a", ""), None),
+            (&text, signature("7f3a", &long), None),
+            (&text, signature("7f3a", "a\nb"), None),
+            (&text, signature("0000", "ada"), None),
+            (&text, Some(format!("7f3a {long}")), None),
+            (&text, Some("7f3a \u{1b}[2J".to_owned()), None),
+            (&text, Some("7f3a".to_owned()), None),
+            (&text, Some("7f3a ".to_owned()), None),
+            (&text, Some("ada".to_owned()), None),
+            (&text, Some(String::new()), None),
+            (&escaped, signature("7f3a", "ada"), None),
+            (&text, None, None),
+        ] {
+            assert_eq!(asked_by(&command, text, by.as_deref()), expected, "{by:?} of {text}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_with_a_space_names_nobody() {
+        let text = asked("abort", "r", "n x");
+        let command: Command = serde_json::from_str(&text).unwrap();
+        assert_eq!(asked_by(&command, &text, Some("n x ada")), None, "the policy has read the user x ada");
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl<'a> Deciding<'a> {
             bake_seconds: self.service.spec.rollout.bake_seconds,
         };
         let mut moved = moves::make(&self.with_copies(&judged), setting, &chosen);
-        handle(&request, &chosen, &self.former, &mut moved);
+        handle(&request, self.asked_by(&request), &chosen, &self.former, &mut moved);
         moved.status.overridden = overridden::after(&self.former, &self.service.spec.model, &chosen, self.now);
         moved.status.standing =
             standing::standing(&self.service.spec, &moved.status, &self.former, self.known(&self.versions()));

@@ -175,6 +175,45 @@ fn a_refused_request_is_told_once() {
     assert!(decide(&service, &observed, &settings(), at(100)).told.is_empty());
 }
 
+/// A service whose canary, `fraud-2`, gets 5 %, and a request about it with this nonce.
+fn asked(verb: &str, nonce: &str, by: Option<&str>) -> InferenceService {
+    let status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5);
+    let revision = &status.canary.as_ref().unwrap().revision;
+    let command = json!({"verb": verb, "revision": revision, "nonce": nonce, "expires": "2030-01-01T00:00:00Z"});
+    let mut service = service("svc", spec("fraud"));
+    let mut annotations = BTreeMap::from([(COMMAND.to_owned(), command.to_string())]);
+    annotations.extend(by.map(|by| (COMMAND_BY.to_owned(), by.to_owned())));
+    service.metadata.annotations = Some(annotations);
+    service.status = Some(status);
+    service
+}
+
+#[test]
+fn a_decision_by_request_names_the_user_who_made_that_request() {
+    let cases = [(Some("n7 ada"), Some("ada")), (Some("n6 ada"), None), (None, None)];
+    for (verb, reason) in [("abort", "Aborted"), ("pause", "Paused"), ("promote", "Promoted")] {
+        for (by, expected) in cases {
+            let service = asked(verb, "n7", by);
+            let decided = decide(&service, &observed(service.status.as_ref().unwrap()), &settings(), at(100));
+            let [decision] = decided.decisions.as_slice() else { panic!("{verb}: {:?}", decided.decisions) };
+            assert_eq!((decision.reason.as_str(), decision.user.as_deref()), (reason, expected), "{verb} {by:?}");
+            assert_eq!(decided.status.history[0], *decision);
+            let is_told = decided.told[0].note.ends_with(" (asked by ada)");
+            assert_eq!(is_told, expected.is_some(), "{verb} {by:?}: {}", decided.told[0].note);
+        }
+    }
+}
+
+#[test]
+fn what_comes_in_the_way_of_a_request_is_not_the_decision_of_who_made_it() {
+    let service = asked("promote", "n7", Some("n7 ada"));
+    let mut there = observed(service.status.as_ref().unwrap());
+    there.versions.push(approved("fraud", 3));
+    let decided = decide(&service, &there, &settings(), at(100));
+    assert_eq!((decided.decisions[0].reason.as_str(), decided.decisions[0].user.as_deref()), ("Superseded", None));
+    assert!(!decided.told.iter().any(|told| told.note.contains("asked by")), "{:?}", decided.told);
+}
+
 #[test]
 fn a_route_gets_pods_first_and_requests_once_they_have_loaded_the_model() {
     let mut service = service("svc", spec("fraud"));

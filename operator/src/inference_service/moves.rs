@@ -231,6 +231,7 @@ impl Moved {
         self.status.rejected.retain(|known| known.revision != revision);
         let subject = forgotten.unwrap_or_else(|| revision.to_owned());
         let message = format!("{subject} may be tried again, by a request");
+        self.decide(Question::Step, subject, Verdict::Unknown, "Retried", &message, DecidedBy::User, &[]);
         self.status.next_step = Some(message.clone());
         self.told.push(normal(Happened::Retried, message));
     }
@@ -253,8 +254,19 @@ impl Moved {
             reason: reason.to_owned(),
             message: shortened(message),
             decided_by,
+            user: None,
             checks: checks.to_vec(),
         });
+    }
+
+    /// Names the user who asked for all this.
+    pub(super) fn sign(&mut self, user: &str) {
+        for made in self.made.iter_mut().filter(|made| made.decided_by == DecidedBy::User) {
+            made.user = Some(user.to_owned());
+        }
+        for told in &mut self.told {
+            told.note = format!("{} (asked by {user})", told.note);
+        }
     }
 
     pub(super) fn conditions(&mut self, generation: i64, now: &Time) -> Conditions<'_> {

@@ -136,6 +136,8 @@ impl Moved {
             checks: Vec::new(),
             message: message.clone(),
         });
+        let subject = revision.model_version.clone();
+        self.decide(Question::Rehearse, subject, Verdict::Unknown, "Started", &message, DecidedBy::User, &[]);
         self.told.push(normal(Happened::RehearsalStarted, message));
     }
 

@@ -121,9 +121,32 @@ fn a_forgotten_rejection_is_gone() {
     let mut before = serving(&approved("fraud", 1));
     before.rejected = vec![rejected(&approved("fraud", 2)), rejected(&approved("fraud", 3))];
     let forgotten = before.rejected[0].revision.clone();
-    let status = moved(&before, &Move::Forget(forgotten)).status;
+    let Moved { status, made, .. } = moved(&before, &Move::Forget(forgotten));
+    let retried = (made[0].subject.as_str(), made[0].reason.as_str(), made[0].decided_by);
+    assert_eq!(retried, ("fraud-2", "Retried", DecidedBy::User));
     let left: Vec<_> = status.rejected.iter().map(|r| r.model_version.as_str()).collect();
     assert_eq!(left, ["fraud-3"]);
+}
+
+#[test]
+fn a_rehearsal_is_a_decision_of_who_asks_for_it() {
+    let two = serving(&approved("fraud", 2)).stable.unwrap();
+    let revision = Revision {
+        model_version: "fraud-2".to_owned(),
+        hash: two.revision,
+        image: two.image,
+        digest: two.digest.unwrap(),
+    };
+    let mut started = moved(&serving(&approved("fraud", 1)), &Move::Rehearse(revision, 100));
+    started.sign("ada");
+    let Moved { status, made, told } = started;
+    assert_eq!(
+        (made[0].question, made[0].verdict, made[0].reason.as_str()),
+        (Question::Rehearse, Verdict::Unknown, "Started")
+    );
+    assert_eq!(made[0].user.as_deref(), Some("ada"));
+    assert_eq!(told[0].note, "fraud-2 gets copies of 100 live requests and answers nobody (asked by ada)");
+    assert_eq!(status.rehearsal.unwrap().message, "fraud-2 gets copies of 100 live requests and answers nobody");
 }
 
 #[test]

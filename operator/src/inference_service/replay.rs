@@ -133,6 +133,7 @@ mod tests {
             reason: "ErrorRate".to_owned(),
             message: String::new(),
             decided_by: DecidedBy::Operator,
+            user: None,
             checks: judgement.checks().to_vec(),
         }
     }

@@ -170,6 +170,7 @@ fn note_evaluation(
         reason: reason.to_owned(),
         message,
         decided_by: DecidedBy::Operator,
+        user: None,
         checks: status.gates.clone(),
     };
     remember(status, made, now)
@@ -198,9 +199,9 @@ fn approve(status: &mut ModelVersionStatus, version: &ModelVersion, now: Timesta
     let (phase, reason, message) = say_decided(&decided, status, &version.name_any());
     status.phase = Some(phase);
     let mut conditions = Conditions::new(&mut status.conditions, generation, now);
-    let decided_by = match decided {
-        Decided::ApprovedByGates => Some(DecidedBy::Operator),
-        Decided::ApprovedBy(_) => Some(DecidedBy::User),
+    let (decided_by, user) = match decided {
+        Decided::ApprovedByGates => Some((DecidedBy::Operator, None)),
+        Decided::ApprovedBy(person) => Some((DecidedBy::User, Some(person.by))),
         Decided::AwaitsPerson | Decided::GateUnknown => {
             // Neither under way nor stuck: it waits for a person, who may take days.
             conditions.set(READY, Is::False, reason, &message).remove(RECONCILING).remove(STALLED);
@@ -220,6 +221,7 @@ fn approve(status: &mut ModelVersionStatus, version: &ModelVersion, now: Timesta
         reason: reason.to_owned(),
         message,
         decided_by,
+        user,
         checks: Vec::new(),
     };
     Some(remember(status, made, now))

@@ -84,8 +84,8 @@ fn a_person_approves_later_and_once() {
     let (approved, decisions) = status(&version, &Phase::Decided, now());
     assert_eq!(approved.phase, Some(ModelVersionPhase::Approved));
     assert_eq!(
-        decisions.iter().map(|d| (d.decided_by, d.message.as_str())).collect::<Vec<_>>(),
-        [(DecidedBy::User, "approved by ada: looks good")]
+        decisions.iter().map(|d| (d.decided_by, d.user.as_deref(), d.message.as_str())).collect::<Vec<_>>(),
+        [(DecidedBy::User, Some("ada"), "approved by ada: looks good")]
     );
     version.status = Some(approved.clone());
     version.spec.approved = None;

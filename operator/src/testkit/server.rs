@@ -47,6 +47,14 @@ impl Server {
         ClientBuilder::try_from(config).map(ClientBuilder::build).map_err(|e| format!("client: {e}"))
     }
 
+    /// A client of a user of this name, who may do everything.
+    pub async fn client_as(&self, user: &str) -> Found<Client> {
+        let mut config = self.config().await?;
+        config.auth_info.impersonate = Some(user.to_owned());
+        config.auth_info.impersonate_groups = Some(vec!["system:masters".to_owned()]);
+        ClientBuilder::try_from(config).map(ClientBuilder::build).map_err(|e| format!("client: {e}"))
+    }
+
     /// A client whose requests are counted, as those of the operator are, and meet the faults of this layer.
     pub async fn client_with(&self, faults: &FaultLayer, metrics: &Metrics) -> Found<Client> {
         let builder = ClientBuilder::try_from(self.config().await?).map_err(|e| format!("client: {e}"))?;

@@ -96,11 +96,14 @@ async fn a_pin_to_what_serves_ends_the_rollout() {
 async fn a_person_promotes_aborts_and_retries() {
     let (world, ctx) = rolling_out().await;
     let revision = canary_revision(&world).await;
+    let named = json!({"metadata": {"annotations": {"millrace.dev/command-by": "n1 ada"}}});
+    world.merge::<InferenceService>(NAME, named).await.unwrap();
     ask(&world, "abort", &revision).await;
     come_to_rest(&world, &ctx).await;
     let aborted = expect_revisions(&world, Some("fraud-1"), None).await.unwrap();
     assert_eq!((aborted.rejected[0].reason.as_str(), aborted.handled_command.as_deref()), ("Aborted", Some("n1")));
     assert!(conditions::is_true(&aborted.conditions, OVERRIDDEN));
+    assert_eq!((aborted.history[0].reason.as_str(), aborted.history[0].user.as_deref()), ("Aborted", Some("ada")));
 
     let again =
         json!({"verb": "retry", "revision": revision, "nonce": "n2", "expires": "2200-01-01T00:00:00Z"}).to_string();
@@ -121,6 +124,8 @@ async fn a_person_promotes_aborts_and_retries() {
         .unwrap();
     come_to_rest(&world, &ctx).await;
     let promoted = expect_revisions(&world, Some("fraud-2"), None).await.unwrap();
+    let named: Vec<_> = promoted.history.iter().filter(|made| made.user.is_some()).map(|made| &*made.reason).collect();
+    assert_eq!(named, ["Aborted"], "the name that is left is of an earlier request");
     assert_eq!(revisions_with_pods(&world).await.unwrap(), ["fraud-2"]);
     let reason = conditions::find(&promoted.conditions, OVERRIDDEN).map(|condition| condition.reason.as_str());
     assert_eq!(reason, Some("PromotedByUser"));

@@ -8,11 +8,13 @@
 //! | `watches.rs` | the controllers at work while events of their watches are lost                            |
 //! | `dataset.rs` and the other kinds | what a kind does in a situation of its own                            |
 //! | `leader.rs`  | leader election between replicas                                                          |
+//! | `command_policy.rs` | the chart's admission policy on requests                                           |
 
 // Tests stop at the first surprise.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bugs;
+mod command_policy;
 mod dataset;
 mod dataset_story;
 mod faults;

@@ -37,6 +37,7 @@ impl Deciding<'_> {
                 reason: "InputsDrifted".to_owned(),
                 message: message.clone(),
                 decided_by: DecidedBy::Operator,
+                user: None,
                 checks: drift.features.clone(),
             });
             moved.told.push(warning(Happened::Drifted, message));
@@ -102,6 +103,7 @@ fn tell_retraining(answer: &Answer, stable: &RevisionStatus, moved: &mut Moved) 
         reason: reason.to_owned(),
         message: message.clone(),
         decided_by: DecidedBy::Operator,
+        user: None,
         checks: Vec::new(),
     });
 }
