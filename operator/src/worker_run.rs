@@ -351,13 +351,18 @@ pub fn resource_requirements(resources: &Resources) -> ResourceRequirements {
 
 /// What a worker gets when nobody says: enough for some gigabytes of data, little enough for a small cluster.
 fn default_resources() -> ResourceRequirements {
-    let of = |cpu: &str, memory: &str| {
+    fixed_resources(("100m", "256Mi"), ("2", "2Gi"))
+}
+
+/// Requests and limits of a container for which nobody chose any, each CPU and memory.
+pub fn fixed_resources(requests: (&str, &str), limits: (&str, &str)) -> ResourceRequirements {
+    let of = |(cpu, memory): (&str, &str)| {
         Some(BTreeMap::from([
             ("cpu".to_owned(), Quantity(cpu.to_owned())),
             ("memory".to_owned(), Quantity(memory.to_owned())),
         ]))
     };
-    ResourceRequirements { requests: of("100m", "256Mi"), limits: of("2", "2Gi"), ..ResourceRequirements::default() }
+    ResourceRequirements { requests: of(requests), limits: of(limits), ..ResourceRequirements::default() }
 }
 
 #[cfg(test)]
