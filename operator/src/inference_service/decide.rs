@@ -26,7 +26,7 @@ use super::{
     gateway::{self, Closing, Following},
     gateway_api::HTTPRoute,
     gateway_native::{self, Split},
-    metric,
+    metric::{self, Run, Subject},
     moves::{self, Moved, Setting},
     observe::Observed,
     overridden,
@@ -96,6 +96,8 @@ pub struct Decided {
     pub monitoring: Option<String>,
     /// A training to be started.
     pub job: Option<TrainingJob>,
+    /// Measurements of checks whose Jobs are to be made.
+    pub check_runs: Vec<Run>,
     /// When a cool-down ends.
     pub wake: Option<Timestamp>,
 }
@@ -220,6 +222,7 @@ impl<'a> Deciding<'a> {
         let (obsolete, leaving) = self.leftovers(&moved.status, plan.as_ref(), is_accepted);
         let decisions = record(&mut moved, self.now);
         let records = self.records(&decisions, judged.inputs.as_ref());
+        let check_runs = self.check_runs(&moved.status, &judged);
         let is_new_plan = plan != self.stored_plan;
         Decided {
             wanted: self.wanted(&moved.status),
@@ -241,6 +244,7 @@ impl<'a> Deciding<'a> {
                 .filter(|_| must_write)
                 .and_then(|monitoring| serde_json::to_string(&monitoring).ok()),
             job,
+            check_runs,
             wake,
         }
     }
@@ -315,6 +319,13 @@ impl<'a> Deciding<'a> {
             evidence.absorb(&look, &canary::settings(&rollout.analysis));
             let (metrics, weight) = (&rollout.analysis.metrics, pair.new.weight.intended);
             metric::count(metrics, &mut evidence.metrics, weight, &self.observed.measured, self.now);
+            if pair.is_tried() {
+                let namespace = self.service.namespace().unwrap_or_default();
+                let subject = Subject { service: (&namespace, &self.name), pair: &pair };
+                let runs = metric::runs(metrics, &evidence.metrics, subject);
+                let found = self.observed.check_jobs.found(runs, self.now);
+                metric::count_runs(metrics, &mut evidence.metrics, weight, &found, self.now);
+            }
         }
         let must_write = is_measured && evidence.differs(&before);
         let inputs = Inputs {
@@ -338,6 +349,18 @@ impl<'a> Deciding<'a> {
             inputs: Some(inputs),
             copies: copies.unwrap_or_default(),
         }
+    }
+
+    /// Jobs of checks that are due and not there yet; none for a share that this look ends.
+    fn check_runs(&self, status: &InferenceServiceStatus, judged: &Judged) -> Vec<Run> {
+        let pair = Pair::of(status).filter(|pair| pair.has_settled(self.now) && pair.is_tried());
+        let (Some(pair), Some(inputs)) = (pair.filter(|_| self.is_current), &judged.inputs) else { return Vec::new() };
+        let namespace = self.service.namespace().unwrap_or_default();
+        let subject = Subject { service: (&namespace, &self.name), pair: &pair };
+        let metrics = &self.service.spec.rollout.analysis.metrics;
+        let mut due = metric::due_runs(metrics, &inputs.evidence.metrics, subject, self.now);
+        due.retain(|run| self.observed.check_jobs.of(run).is_none());
+        due
     }
 
     /// Requests counted under this generation of the plan: to the canary, to all. What Gateways drew is known since the share is measured.
