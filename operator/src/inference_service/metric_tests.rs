@@ -1,6 +1,5 @@
 //! Tests of the users' own checks.
 
-use millrace_crds::inference_service::InferenceServiceStatus;
 use serde_json::Value;
 
 use super::*;
