@@ -21,6 +21,8 @@ pub const INFERENCE_SERVICE: &str = "millrace.dev/inference-service";
 pub const MODEL: &str = "millrace.dev/model";
 /// Label: the revision a Deployment, Service or pod serves.
 pub const REVISION: &str = "millrace.dev/revision";
+/// Label: the check of the users' own that a Job measures.
+pub const CHECK: &str = "millrace.dev/check";
 /// Label: what part an object plays; values are in [`component`].
 pub const COMPONENT: &str = "millrace.dev/component";
 /// Standard label: who manages the object; always [`MANAGED_BY_VALUE`].
@@ -53,6 +55,8 @@ pub mod component {
     pub const SERVER: &str = "server";
     /// A router.
     pub const ROUTER: &str = "router";
+    /// A check of the users' own: its pod or Job.
+    pub const CHECK: &str = "check";
     /// ConfigMap with a worker's report.
     pub const REPORT: &str = "report";
     /// ConfigMap with a routing plan.

@@ -1,14 +1,16 @@
-"""Checks of the users' own: a real Prometheus that reads the routers, and a webhook, decide over new versions. One is promoted by them, one is
-rejected, and one waits while a query returns nothing or the address is wrong, and goes on when that is mended."""
+"""Checks of the users' own: a real Prometheus that reads the routers, a webhook and Jobs decide over new versions. One is promoted by them, one is
+rejected, and one waits while a query returns nothing or the address is wrong, and goes on when that is mended. A Job asks the new revision by the
+address it is told; one that says no rolls back, one whose image is nowhere waits and says so, and one that says yes lets it pass."""
 
 import http.client
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
 
 from kube import Failed, kubectl, say, wait
-from served import NS, Requests, address_of, approved, model_version, status_of
+from served import BODY, NS, Requests, address_of, approved, model_version, status_of
 
 NAME = "measured"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -25,6 +27,17 @@ class Hook(http.server.BaseHTTPRequestHandler):
         self.send_response(409 if said["modelVersion"] in refused else 200)
         self.end_headers()
 http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Hook).serve_forever()
+"""
+
+# Asks the address it is told, and says yes where the revision answers whose name stands in the variable that follows.
+JOB = """
+import os, sys, urllib.request
+url = os.environ["MILLRACE_CANARY_URL"] + "/v2/models/" + os.environ["MILLRACE_SERVICE"] + "/infer"
+request = urllib.request.Request(url, sys.argv[1].encode(), {"content-type": "application/json"})
+with urllib.request.urlopen(request, timeout=10) as answer:
+    answered_by = answer.headers["x-millrace-revision"]
+print("asked", url, "and", answered_by, "answered")
+sys.exit(answered_by != os.environ[sys.argv[2]])
 """
 
 
@@ -75,9 +88,21 @@ def service(surroundings, query=GOOD, port=PROMETHEUS_PORT):
         {"name": "answers", "prometheus": {"address": f"http://{surroundings.address}:{port}", "query": query}, "min": 1, "intervalSeconds": 5},
         {"name": "gate", "webhook": {"url": f"http://{surroundings.address}:{WEBHOOK_PORT}/may"}, "intervalSeconds": 5},
     ]
+    return of_checks(metrics)
+
+
+def of_checks(metrics, concurrency=1):
+    """The service with these checks. Another concurrency is another revision of the newest version."""
     rollout = {"steps": [{"weight": 50, "holdSeconds": 5}], "analysis": {"minRequests": 50, "checks": ["errorRate"], "metrics": metrics}}
     return json.dumps({"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": NAME}, "spec": {
-        "model": {"name": NAME}, "server": {"resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}, "rollout": rollout}})
+        "model": {"name": NAME}, "server": {"concurrency": concurrency, "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}},
+        "rollout": rollout}})
+
+
+def by_job(expected, image=os.environ.get("TRAINER_IMAGE", "")):
+    """A check by a Job that says yes where this variable names the revision that answers."""
+    job = {"image": image, "command": ["python3", "-c", JOB, BODY, expected], "timeoutSeconds": 120}
+    return {"name": "smoke", "job": job, "intervalSeconds": 5}
 
 
 def stable():
@@ -99,6 +124,8 @@ def main():
         requests = Requests(address_of(NAME), NAME)
         waits_and_goes_on(surroundings, artifacts[1])
         is_rejected(surroundings, artifacts[0])
+        is_rejected_by_a_job()
+        waits_for_a_job_and_passes()
     finally:
         surroundings.stop()
         try:
@@ -134,6 +161,28 @@ def is_rejected(surroundings, artifact):
     say(f"  {entry['reason']}: {entry['message']}")
     if entry["reason"] != "MetricFailed" or "gate: the webhook says no" not in entry["message"]:
         raise Failed(f"rejected for another reason: {entry}")
+
+
+def is_rejected_by_a_job():
+    NS.apply(of_checks([by_job("MILLRACE_STABLE")], concurrency=2))
+    its_own = lambda: [entry for entry in status_of(NAME).get("rejected", []) if entry["message"].startswith("smoke: the Job ")]
+    entry = wait("the third version is rejected by a Job", its_own, 180, lambda: status_of(NAME).get("nextStep"))[0]
+    say(f"  {entry['reason']}: {entry['message']}")
+    name = entry["message"].split()[3]
+    log = kubectl("logs", f"job/{name}", namespace=NS.name).strip()
+    if entry["reason"] != "MetricFailed" or " says no" not in entry["message"] or f"and {entry['revision']} answered" not in log:
+        raise Failed(f"rejected for another reason, or another revision was asked: {entry}, {log!r}")
+
+
+def waits_for_a_job_and_passes():
+    NS.apply(of_checks([by_job("MILLRACE_CANARY", image="registry.invalid/nowhere:1")], concurrency=3))
+    says("smoke is still open: no data: the Job ")
+    says("can't be pulled")
+    NS.apply(of_checks([by_job("MILLRACE_CANARY")], concurrency=3))
+    wait("the third version is promoted by a Job", lambda: stable() == f"{NAME}-3" and not status_of(NAME).get("canary"), 240, lambda: status_of(NAME).get("nextStep"))
+    checks = {check["name"]: check["verdict"] for decision in status_of(NAME)["history"][:1] for check in decision.get("checks", [])}
+    if checks.get("smoke") != "Pass":
+        raise Failed(f"the history does not hold the check: {status_of(NAME)['history'][:1]}")
 
 
 if __name__ == "__main__":

@@ -162,6 +162,17 @@ pub fn schedule(pod: &mut PodSpec, scheduling: Option<&Scheduling>) {
     pod.priority_class_name = priority_class_name.clone();
 }
 
+/// Requests and limits of a container for which nobody chose any, each CPU and memory.
+pub fn fixed_resources(requests: (&str, &str), limits: (&str, &str)) -> ResourceRequirements {
+    let of = |(cpu, memory): (&str, &str)| {
+        Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.to_owned())),
+            ("memory".to_owned(), Quantity(memory.to_owned())),
+        ]))
+    };
+    ResourceRequirements { requests: of(requests), limits: of(limits), ..ResourceRequirements::default() }
+}
+
 /// Resources as the API wants them.
 pub fn resource_requirements(resources: &Resources) -> ResourceRequirements {
     let Resources { requests, limits } = resources;

@@ -163,7 +163,8 @@ fn pod_refused(job: &Job, pods: &[Pod], now: Timestamp) -> Option<Problem> {
     })
 }
 
-fn has_condition<'a>(job: &'a Job, kind: &str) -> Option<(&'a str, &'a str)> {
+/// Reason and message of a condition of a Job, while it is True.
+pub fn has_condition<'a>(job: &'a Job, kind: &str) -> Option<(&'a str, &'a str)> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
     let condition = conditions.iter().find(|c| c.type_ == kind && c.status == "True")?;
     Some((condition.reason.as_deref().unwrap_or_default(), condition.message.as_deref().unwrap_or_default()))

@@ -14,7 +14,7 @@ use k8s_openapi::{
         },
         rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use millrace_contract::worker::{POD_UID_ENV, REPORT_ENV, SOURCE_PREFIX, STORE_PREFIX, TASK_ENV, WorkerTask};
 use millrace_crds::{
@@ -25,8 +25,8 @@ use millrace_crds::{
 use crate::{
     Error,
     pod_parts::{
-        empty_dir, env, env_from_field, literal_env, mount, resource_requirements, restricted_container,
-        restricted_pod, schedule, token_mount, token_volume,
+        empty_dir, env, env_from_field, fixed_resources, literal_env, mount, resource_requirements,
+        restricted_container, restricted_pod, schedule, token_mount, token_volume,
     },
     settings::Settings,
 };
@@ -197,13 +197,7 @@ pub fn store_env(source_secret: Option<&str>) -> Vec<EnvFromSource> {
 
 /// What a worker gets when nobody says: enough for some gigabytes of data, little enough for a small cluster.
 fn default_resources() -> ResourceRequirements {
-    let of = |cpu: &str, memory: &str| {
-        Some(BTreeMap::from([
-            ("cpu".to_owned(), Quantity(cpu.to_owned())),
-            ("memory".to_owned(), Quantity(memory.to_owned())),
-        ]))
-    };
-    ResourceRequirements { requests: of("100m", "256Mi"), limits: of("2", "2Gi"), ..ResourceRequirements::default() }
+    fixed_resources(("100m", "256Mi"), ("2", "2Gi"))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::common::Resources;
+
 /// What decides over a canary. The false-rollback probability of a whole rollout, over all checks and however often one
 /// looks, is 0.5 %.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +29,7 @@ pub struct Analysis {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 4, "x-kubernetes-list-type" = "set"))]
     pub dry_run: Vec<AnalysisCheck>,
-    /// Checks of your own: queries and webhooks.
+    /// Checks of your own: queries, webhooks and Jobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 8, "x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub metrics: Vec<Metric>,
@@ -83,19 +85,23 @@ pub enum AnalysisCheck {
 }
 
 /// A check of your own. A step passes after `successCount` good measurements; the revision is rejected after more than
-/// `failureLimit` bad ones in the rollout. A query that fails, or returns nothing or NaN, is not bad but no data: then
-/// nothing goes forward, and `onNoData` decides. The platform's chance of a false rollback does not cover these checks.
+/// `failureLimit` bad ones in the rollout. A query that fails, or returns nothing or NaN, and a Job that has no answer, are not bad
+/// but no data: then nothing goes forward, and `onNoData` decides. The platform's chance of a false rollback does not cover these
+/// checks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "has(self.prometheus) != has(self.webhook)",
-    "message": "set exactly one of prometheus and webhook",
+    "rule": "[has(self.prometheus), has(self.webhook), has(self.job)].filter(x, x).size() == 1",
+    "message": "set exactly one of prometheus, webhook and job",
 }, {
     "rule": "!has(self.prometheus) || has(self.min) || has(self.max)",
     "message": "a query needs a bound: set min, max or both",
 }, {
     "rule": "!has(self.webhook) || !(has(self.min) || has(self.max))",
     "message": "a webhook answers yes or no: set no min and no max",
+}, {
+    "rule": "!has(self.job) || !(has(self.min) || has(self.max))",
+    "message": "a job answers yes or no: set no min and no max",
 }, {
     "rule": "!has(self.min) || !has(self.max) || self.min <= self.max",
     "message": "min must not be greater than max",
@@ -113,13 +119,16 @@ pub struct Metric {
     /// A service that is asked and says yes or no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
+    /// A program that is run and says yes or no by its exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<CheckJob>,
     /// The least good value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<f64>,
     /// The greatest good value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
-    /// Pause between two measurements, in seconds.
+    /// Pause between two measurements, in seconds; after a Job it begins when that has ended.
     #[serde(default = "metric_interval")]
     #[schemars(extend("minimum" = 5, "maximum" = 86_400))]
     pub interval_seconds: i64,
@@ -171,4 +180,34 @@ pub struct Webhook {
 
 fn webhook_timeout() -> i64 {
     2
+}
+
+/// A container that is run once for each measurement, as a Job in the namespace of the service. Exit code 0 is yes; another one is
+/// no; a Job that takes too long, whose pod can't start, or whose container is killed (exit codes 137 and 143) is no data. It finds
+/// whom to ask in the environment, as `MILLRACE_CANARY_URL`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckJob {
+    /// Container image.
+    #[schemars(extend("minLength" = 1, "maxLength" = 512))]
+    pub image: String,
+    /// Entry point; the image's own where absent. `$(NAME)` is replaced by what the environment has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("maxItems" = 64), inner(length(max = 4096)))]
+    pub command: Vec<String>,
+    /// Arguments; the image's own where absent. `$(NAME)` is replaced by what the environment has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("maxItems" = 64), inner(length(max = 4096)))]
+    pub args: Vec<String>,
+    /// Longest a measurement may take, in seconds; the wait for a node and for the image counts.
+    #[serde(default = "job_timeout")]
+    #[schemars(extend("minimum" = 1, "maximum" = 3600))]
+    pub timeout_seconds: i64,
+    /// Resources of the container; where absent 50m CPU and 64Mi are promised, and 1 CPU and 512Mi are the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+fn job_timeout() -> i64 {
+    300
 }

@@ -32,6 +32,7 @@ use super::{
     gateway::{self, Closing, Following},
     gateway_api::HTTPRoute,
     gateway_native::{self, Split},
+    metric::Run,
     moves::{self, Moved, Setting},
     observe::Observed,
     overridden,
@@ -97,6 +98,8 @@ pub struct Decided {
     pub monitoring: Option<String>,
     /// A training to be started.
     pub job: Option<TrainingJob>,
+    /// Measurements of checks whose Jobs are to be made.
+    pub check_runs: Vec<Run>,
     /// When a cool-down ends.
     pub wake: Option<Timestamp>,
 }
@@ -201,6 +204,7 @@ impl<'a> Deciding<'a> {
         let (obsolete, leaving) = self.leftovers(&moved.status, plan.as_ref(), is_accepted);
         let decisions = record(&mut moved, self.now);
         let records = self.records(&decisions, judged.inputs.as_ref());
+        let check_runs = self.check_runs(&moved.status, &judged);
         let is_new_plan = plan != self.stored_plan;
         Decided {
             wanted: self.wanted(&moved.status),
@@ -222,6 +226,7 @@ impl<'a> Deciding<'a> {
                 .filter(|_| must_write)
                 .and_then(|monitoring| serde_json::to_string(&monitoring).ok()),
             job,
+            check_runs,
             wake,
         }
     }

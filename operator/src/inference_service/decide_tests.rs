@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::*;
 use crate::inference_service::{
+    check_job::CheckJobs,
     fixtures::{approved, at, rolling_out, service, serving, settings, spec},
     pods::ServerPod,
     retraining::Sources,
@@ -37,6 +38,7 @@ fn observed(status: &InferenceServiceStatus) -> Observed {
         evidence: None,
         records: None,
         measured: Vec::new(),
+        check_jobs: CheckJobs::default(),
         monitoring: None,
         routers: following(generation),
         siblings: Vec::new(),
@@ -113,6 +115,35 @@ fn nothing_is_measured_on_a_plan_that_is_not_the_one_of_the_status() {
     let decided = decided(status, &other);
     assert_eq!(decided.evidence, None);
     assert_eq!(weights(&decided), Some(vec![95, 5]), "the plan is put right first");
+}
+
+#[test]
+fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
+    let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5);
+    if let Some(rollout) = &mut status.rollout {
+        rollout.step_start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(10)));
+    }
+    let mut service = service("svc", spec("fraud"));
+    let metrics = json!([{"name": "smoke", "job": {"image": "smoke:1"}}]);
+    service.spec.rollout.analysis.metrics = serde_json::from_value(metrics).unwrap();
+    let mut observed = observed(&status);
+    service.status = Some(status);
+    let first = decide(&service, &observed, &settings(), at(100));
+    let name = first.check_runs[0].name.clone();
+    let mut with = |conditions: serde_json::Value| {
+        let job = json!({"metadata": {"name": name, "uid": "j1"}, "status": {"conditions": conditions}});
+        observed.check_jobs.jobs = vec![serde_json::from_value(job).unwrap()];
+        decide(&service, &observed, &settings(), at(101))
+    };
+    let runs = with(json!([]));
+    let said = runs.status.rollout.unwrap().checks.pop().unwrap().message;
+    assert!(said.starts_with(&format!("the Job {name} runs")), "{said}");
+    assert!(runs.check_runs.is_empty() && runs.evidence.is_some());
+    let no = with(json!([{"type": "Failed", "status": "True", "reason": "PodFailurePolicy"}]));
+    let rejected = &no.status.rejected[0];
+    assert_eq!(rejected.reason, "MetricFailed");
+    assert!(rejected.message.starts_with(&format!("smoke: the Job {name} says no")), "{}", rejected.message);
+    assert!(no.check_runs.is_empty());
 }
 
 #[test]

@@ -1,21 +1,40 @@
 //! Checks of the users' own on a new revision: which are due, what is asked, what the answers count for, and what they say. Pure;
-//! `ask.rs` asks.
+//! `ask.rs` asks, `check_job.rs` knows Jobs.
 //!
 //! They are plain bounds, not sequential tests: what a query returns is not known to be independent or random. They count in the
 //! rollout they were measured in, and for a step only those measured at its share.
+//!
+//! A Job is named by what it measures and by the number of the measurement, which grows with the evidence that counts it:
+//!
+//! | after a crash behind | the next look finds                        | and does                                                     |
+//! |----------------------|--------------------------------------------|--------------------------------------------------------------|
+//! | the Job              | it, under the name that it would make      | makes none, waits for its end                                |
+//! | its end              | that it has ended, and was not counted     | counts it                                                    |
+//! | the evidence         | that the number has grown                  | makes another Job, once the pause is over                    |
+//!
+//! One that vanished before it was counted is made again. At another share it is another Job: what still runs counts for nothing, and
+//! is left to its deadline.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use millrace_contract::decision::{Check, Verdict};
-use millrace_crds::inference_service::Metric;
+use millrace_crds::{
+    conditions::RECONCILING,
+    inference_service::{CheckJob, InferenceServiceStatus, Metric},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{canary::DRY_RUN, pair::Pair};
+use crate::names::{child, short_hash};
 
 /// Longest a query may take, in seconds.
 const QUERY_SECONDS: i64 = 2;
+/// Most characters kept of why there is no number.
+const MAX_TROUBLE: usize = 300;
+/// Most characters of what a check says, as the API takes.
+const MAX_MESSAGE: usize = 512;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +59,49 @@ pub enum Ask {
     },
 }
 
-/// A number, or why there is none, as a sentence. A webhook's yes is 1 and its no 0.
+/// A number, or why there is none, as a sentence. The yes of a webhook or a Job is 1 and its no 0.
 pub type Answer = Result<f64, String>;
+
+/// One measurement by a Job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Name of the Job.
+    pub name: String,
+    /// Name of the check.
+    pub check: String,
+    /// What is run.
+    pub job: CheckJob,
+    /// The new revision.
+    pub canary: String,
+    /// The one it is compared with.
+    pub stable: String,
+    /// The version that the new one serves.
+    pub model_version: String,
+    /// Its share of the requests, in percent.
+    pub weight: i32,
+}
+
+/// What there is of a measurement's Job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// Nothing: it was not made yet, or is gone.
+    Absent,
+    /// It has not ended; why its pod can't start, where it can't.
+    Runs(Option<String>),
+    /// It has ended.
+    Ended(Answer),
+}
+
+/// A Job that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Running {
+    /// Its name.
+    job: String,
+    /// Why its pod can't start.
+    #[serde(default)]
+    problem: Option<String>,
+}
 
 /// What was measured of one check in this rollout.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,8 +117,14 @@ pub struct Measured {
     value: Option<f64>,
     /// Why the newest look gave none.
     trouble: Option<String>,
-    /// When it was asked last.
+    /// When it was asked last; a Job, when it had ended.
     time: Option<Timestamp>,
+    /// Jobs that were counted, at every share: the number of the next.
+    jobs: u32,
+    /// The newest of them.
+    job: Option<String>,
+    /// The one that has not ended.
+    running: Option<Running>,
 }
 
 /// By name of the check.
@@ -73,22 +139,55 @@ pub struct Subject<'a> {
     pub pair: &'a Pair<'a>,
 }
 
-/// The checks that are to be asked now, and what.
+/// The checks that are to be asked now by the operator itself, and what.
 pub fn due(metrics: &[Metric], measured: &Measurements, subject: Subject<'_>, now: Timestamp) -> Vec<(String, Ask)> {
-    let is_due = |metric: &&Metric| {
-        let known = measured.get(&metric.name);
-        let is_new_share = known.is_none_or(|known| known.weight != subject.pair.new.weight.intended);
-        let last = known.and_then(|known| known.time);
-        is_new_share || last.is_none_or(|last| now.as_second() - last.as_second() >= metric.interval_seconds)
-    };
-    metrics.iter().filter(is_due).filter_map(|metric| Some((metric.name.clone(), ask(metric, subject)?))).collect()
+    let due = metrics.iter().filter(|metric| is_due(metric, measured, subject, now));
+    due.filter_map(|metric| Some((metric.name.clone(), ask(metric, subject)?))).collect()
 }
 
-/// None where admission was gone around.
+fn is_due(metric: &Metric, measured: &Measurements, subject: Subject<'_>, now: Timestamp) -> bool {
+    let known = measured.get(&metric.name);
+    let is_new_share = known.is_none_or(|known| known.weight != subject.pair.new.weight.intended);
+    let last = known.and_then(|known| known.time);
+    is_new_share || last.is_none_or(|last| now.as_second() - last.as_second() >= metric.interval_seconds)
+}
+
+/// The measurement that each check by a Job is at.
+pub fn runs(metrics: &[Metric], measured: &Measurements, subject: Subject<'_>) -> Vec<Run> {
+    metrics.iter().filter_map(|metric| run(metric, measured, subject)).collect()
+}
+
+/// Those of them whose Jobs are to be there now.
+pub fn due_runs(metrics: &[Metric], measured: &Measurements, subject: Subject<'_>, now: Timestamp) -> Vec<Run> {
+    let due = metrics.iter().filter(|metric| is_due(metric, measured, subject, now));
+    due.filter_map(|metric| run(metric, measured, subject)).collect()
+}
+
+/// None where it is no Job, or admission was gone around. The name also tells rollouts apart, as a revision may be tried again, and what
+/// is run, as a Job can't be corrected.
+fn run(metric: &Metric, measured: &Measurements, subject: Subject<'_>) -> Option<Run> {
+    let is_alone = metric.prometheus.is_none() && metric.webhook.is_none();
+    let job = metric.job.as_ref().filter(|_| is_alone)?;
+    let Subject { service: (_, service), pair } = subject;
+    let (canary, weight) = (&pair.new.revision, pair.new.weight.intended);
+    let number = measured.get(&metric.name).map_or(0, |known| known.jobs);
+    let hash = short_hash(&(canary, pair.began, &metric.name, weight, number, job));
+    Some(Run {
+        name: child(service, "check", &hash),
+        check: metric.name.clone(),
+        job: job.clone(),
+        canary: canary.clone(),
+        stable: pair.old.revision.clone(),
+        model_version: pair.new.model_version.clone(),
+        weight,
+    })
+}
+
+/// None where it is a Job, or admission was gone around.
 fn ask(metric: &Metric, subject: Subject<'_>) -> Option<Ask> {
     let Subject { service: (namespace, service), pair } = subject;
-    match (&metric.prometheus, &metric.webhook) {
-        (Some(prometheus), None) => {
+    match (&metric.prometheus, &metric.webhook, &metric.job) {
+        (Some(prometheus), None, None) => {
             let words = [
                 ("{{service}}", service),
                 ("{{namespace}}", namespace),
@@ -98,7 +197,7 @@ fn ask(metric: &Metric, subject: Subject<'_>) -> Option<Ask> {
             let query = words.iter().fold(prometheus.query.clone(), |query, (word, value)| query.replace(word, value));
             Some(Ask::Query { address: prometheus.address.clone(), query, seconds: QUERY_SECONDS })
         }
-        (None, Some(webhook)) => {
+        (None, Some(webhook), None) => {
             let body = json!({
                 "service": service,
                 "namespace": namespace,
@@ -138,16 +237,75 @@ pub fn count(
                 *counter = counter.saturating_add(1);
             }
             Ok(_) => known.trouble = Some("the answer is NaN".to_owned()),
-            Err(why) => known.trouble = Some(why.chars().take(200).collect()),
+            Err(why) => known.trouble = Some(shortened(why)),
         }
     }
 }
 
-fn is_good(metric: &Metric, value: f64) -> bool {
-    match &metric.webhook {
-        Some(_) => value >= 1.0,
-        None => metric.min.is_none_or(|min| value >= min) && metric.max.is_none_or(|max| value <= max),
+/// Counts what Jobs say, each once: the next measurement is that of another Job.
+pub fn count_runs(
+    metrics: &[Metric],
+    measured: &mut Measurements,
+    weight: i32,
+    found: &[(Run, Found)],
+    now: Timestamp,
+) {
+    let mut answers = Vec::new();
+    for (run, found) in found {
+        match found {
+            Found::Absent => {
+                if let Some(known) = measured.get_mut(&run.check) {
+                    known.running = None;
+                }
+            }
+            Found::Runs(problem) => {
+                let problem = problem.as_deref().map(shortened);
+                let known = measured.entry(run.check.clone()).or_default();
+                known.running = Some(Running { job: run.name.clone(), problem });
+            }
+            Found::Ended(answer) => {
+                let known = measured.entry(run.check.clone()).or_default();
+                known.jobs = known.jobs.saturating_add(1);
+                known.job = Some(run.name.clone());
+                let waited = known.running.take().and_then(|running| running.problem);
+                let answer = match (answer, waited) {
+                    // Once a Job is past its deadline its pod is gone, and nobody else tells what it waited for.
+                    (Err(why), Some(waited)) => Err(format!("{why}; {waited}")),
+                    (answer, _) => answer.clone(),
+                };
+                answers.push((run.check.clone(), answer));
+            }
+        }
     }
+    count(metrics, measured, weight, &answers, now);
+}
+
+/// Tells of a Job that the cluster refuses, in a status that was filled already: it is no data.
+pub fn refused(status: &mut InferenceServiceStatus, run: &Run, why: &str) {
+    let mut checks = status.rollout.iter_mut().flat_map(|rollout| &mut rollout.checks);
+    let Some(check) = checks.find(|check| check.name == run.check) else { return };
+    let dry_run = if check.message.starts_with(DRY_RUN) { DRY_RUN } else { "" };
+    let said = format!("{dry_run}no data: the Job {} is refused: {why}", run.name);
+    let said: String = said.chars().take(MAX_MESSAGE).collect();
+    let former = std::mem::replace(&mut check.message, said.clone());
+    // The check may be what is waited for.
+    if let Some(next) = &mut status.next_step {
+        *next = next.replace(&former, &said);
+    }
+    for condition in status.conditions.iter_mut().filter(|condition| condition.type_ == RECONCILING) {
+        condition.message = condition.message.replace(&former, &said);
+    }
+}
+
+fn shortened(why: &str) -> String {
+    why.chars().take(MAX_TROUBLE).collect()
+}
+
+fn is_good(metric: &Metric, value: f64) -> bool {
+    if metric.webhook.is_some() || metric.job.is_some() {
+        return value >= 1.0;
+    }
+    metric.min.is_none_or(|min| value >= min) && metric.max.is_none_or(|max| value <= max)
 }
 
 /// What they say at this share, in percent.
@@ -159,7 +317,8 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
     let nothing = Measured::default();
     let known = measured.unwrap_or(&nothing);
     let good = if known.weight == weight { known.good } else { 0 };
-    let is_last_good = known.trouble.is_none() && known.value.is_some_and(|value| is_good(metric, value));
+    let is_stuck = running(metric, known).is_some_and(|running| running.problem.is_some());
+    let is_last_good = !is_stuck && known.trouble.is_none() && known.value.is_some_and(|value| is_good(metric, value));
     let verdict = if known.bad > metric.failure_limit {
         Verdict::Fail
     } else if good >= metric.success_count && is_last_good {
@@ -179,22 +338,42 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
         interval: None,
         log_evidence: None,
         samples: i64::from(known.good) + i64::from(known.bad),
-        message: format!("{dry_run}{said}; {counted}").chars().take(512).collect(),
+        message: format!("{dry_run}{said}; {counted}").chars().take(MAX_MESSAGE).collect(),
     }
 }
 
+/// The Job that has not ended. A check that was one may be none any more.
+fn running<'a>(metric: &Metric, known: &'a Measured) -> Option<&'a Running> {
+    known.running.as_ref().filter(|_| metric.job.is_some())
+}
+
 fn said(metric: &Metric, known: &Measured) -> String {
-    match (&known.trouble, known.value, &metric.webhook) {
-        (Some(trouble), _, _) => format!("no data: {trouble}"),
-        (None, None, _) => "was not measured yet".to_owned(),
-        (None, Some(value), Some(_)) if value >= 1.0 => "the webhook says yes".to_owned(),
-        (None, Some(_), Some(_)) => "the webhook says no".to_owned(),
-        (None, Some(value), None) => match (metric.min, metric.max) {
-            (Some(min), Some(max)) => format!("{value:.4}, from {min} to {max} is good"),
-            (Some(min), None) => format!("{value:.4}, at least {min} is good"),
-            (None, Some(max)) => format!("{value:.4}, at most {max} is good"),
-            (None, None) => format!("{value:.4}"),
-        },
+    match running(metric, known) {
+        None => last_said(metric, known),
+        Some(Running { job, problem: Some(problem) }) => format!("no data: the Job {job} can't start: {problem}"),
+        Some(Running { job, problem: None }) if known.time.is_none() => format!("the Job {job} runs"),
+        Some(Running { job, problem: None }) => format!("{}; the Job {job} runs", last_said(metric, known)),
+    }
+}
+
+fn last_said(metric: &Metric, known: &Measured) -> String {
+    let value = match (&known.trouble, known.value) {
+        (Some(trouble), _) => return format!("no data: {trouble}"),
+        (None, None) => return "was not measured yet".to_owned(),
+        (None, Some(value)) => value,
+    };
+    let word = if is_good(metric, value) { "yes" } else { "no" };
+    if metric.webhook.is_some() {
+        return format!("the webhook says {word}");
+    }
+    if metric.job.is_some() {
+        return format!("the Job {} says {word}", known.job.as_deref().unwrap_or_default());
+    }
+    match (metric.min, metric.max) {
+        (Some(min), Some(max)) => format!("{value:.4}, from {min} to {max} is good"),
+        (Some(min), None) => format!("{value:.4}, at least {min} is good"),
+        (None, Some(max)) => format!("{value:.4}, at most {max} is good"),
+        (None, None) => format!("{value:.4}"),
     }
 }
 

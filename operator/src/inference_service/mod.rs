@@ -18,6 +18,7 @@
 //! | `moves.rs`      | pure   | what a move does to the status; `moves_beside.rs`: what is beside a rollout's way           |
 //! | `canary.rs`     | pure   | from evidence to a judgement                                                                |
 //! | `metric.rs`     | pure   | checks of the users' own: what is due, what answers count for                               |
+//! | `check_job.rs`  | pure   | the Job that measures such a check, and what became of it                                   |
 //! | `pair.rs`       | pure   | who is compared with whom                                                                   |
 //! | `evidence.rs`   | pure   | counters → evidence                                                                         |
 //! | `replay.rs`     | pure   | what decisions rested on, and how they are computed again                                   |
@@ -38,8 +39,8 @@
 //! | `decide.rs`     | pure   | all of the above in order: what there is → what is written; `decide/`: the parts of it      |
 //! | `reconcile.rs`  | writes | observe, decide, apply, report, remove                                                      |
 //!
-//! Owns the children of its revisions, the front Service, four ConfigMaps and the HTTPRoute; owns the namespace's router together with the other
-//! services there. A training it starts is nobody's child.
+//! Owns the children of its revisions, the front Service, four ConfigMaps, the HTTPRoute and the Jobs of checks; owns the namespace's router
+//! together with the other services there. A training it starts is nobody's child.
 
 use std::sync::Arc;
 
@@ -65,6 +66,7 @@ pub mod ask;
 pub mod baking;
 pub mod callers;
 pub mod canary;
+pub mod check_job;
 pub mod commands;
 pub mod decide;
 pub mod desired;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
+        batch::v1::Job,
         core::v1::{ConfigMap, Pod, Service},
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
@@ -20,6 +21,7 @@ use millrace_crds::{
 };
 
 use super::{
+    check_job::CheckJobs,
     desired::{evidence_name, monitoring_name, records_name},
     evidence::Evidence,
     gateway,
@@ -65,6 +67,8 @@ pub struct Observed {
     pub records: Option<ConfigMap>,
     /// What the checks that were due were answered, by name.
     pub measured: Vec<(String, Answer)>,
+    /// Jobs of checks; only read where one may run.
+    pub check_jobs: CheckJobs,
     /// The drift windows; only read where inputs are monitored.
     pub monitoring: Option<ConfigMap>,
     /// What the namespace's ready routers answered.
@@ -127,6 +131,7 @@ pub async fn observe(
         windows,
     )?;
     let measured = measured(scrape, service, evidence.as_ref(), now).await;
+    let check_jobs = check_jobs(cluster, service, owner, &namespace, now).await?;
     Ok(Observed {
         versions,
         recorded,
@@ -139,6 +144,7 @@ pub async fn observe(
         evidence,
         records,
         measured,
+        check_jobs,
         monitoring,
         routers,
         siblings,
@@ -296,13 +302,34 @@ async fn measured(
     now: Timestamp,
 ) -> Vec<(String, Answer)> {
     let metrics = &service.spec.rollout.analysis.metrics;
-    let pair = service.status.as_ref().and_then(Pair::of).filter(|pair| pair.has_settled(now) && pair.is_tried());
-    let Some(pair) = pair.filter(|_| !metrics.is_empty()) else { return Vec::new() };
+    let Some(pair) = tried(service, now).filter(|_| !metrics.is_empty()) else { return Vec::new() };
     let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
     let subject = Subject { service: (&namespace, &name), pair: &pair };
     let due = metric::due(metrics, &Evidence::stored(evidence, &pair).metrics, subject, now);
     let asked = due.into_iter().map(async |(name, ask)| (name, scrape.measure(&ask).await));
     join_all(asked).await
+}
+
+/// The revision that checks of the users' own are about, once what is measured belongs to its share.
+fn tried(service: &InferenceService, now: Timestamp) -> Option<Pair<'_>> {
+    service.status.as_ref().and_then(Pair::of).filter(|pair| pair.has_settled(now) && pair.is_tried())
+}
+
+/// Jobs of checks of the users' own and their pods, where a revision is tried and some check is a Job.
+async fn check_jobs(
+    cluster: &Cluster,
+    service: &InferenceService,
+    owner: &Owner,
+    namespace: &str,
+    now: Timestamp,
+) -> Result<CheckJobs, Error> {
+    let has_some = service.spec.rollout.analysis.metrics.iter().any(|metric| metric.job.is_some());
+    if !has_some || tried(service, now).is_none() {
+        return Ok(CheckJobs::default());
+    }
+    let selector = format!("{INFERENCE_SERVICE}={},{COMPONENT}={}", service.name_any(), component::CHECK);
+    let (jobs, pods) = try_join!(cluster.list::<Job>(namespace, &selector), cluster.list::<Pod>(namespace, &selector))?;
+    Ok(CheckJobs { jobs: owned(owner, jobs), pods })
 }
 
 /// Whether somebody may be getting copies of its requests, or clusters of keys are compared.

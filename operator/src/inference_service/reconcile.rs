@@ -9,11 +9,12 @@ use millrace_crds::{InferenceService, labels::REVISION};
 use serde_json::json;
 
 use super::{
+    check_job,
     decide::{self, Decided, Wanted},
     desired,
     gateway::{self, Closing},
     gateway_api::HTTPRoute,
-    gateway_native,
+    gateway_native, metric,
     observe::{self, Observed},
     pair::running_rehearsal,
     scrape::Scrape,
@@ -50,6 +51,7 @@ pub async fn reconcile(
     let mut decided = mistaken(decide::decide(&service, &observed, &ctx.settings, now), ctx.bugs);
     apply_shared(&ctx, &service, &observed, now).await?;
     apply(&ctx, &owner, &service, &observed, &decided).await?;
+    apply_checks(&ctx, &owner, &service, &mut decided).await?;
     apply_route(&ctx, &owner, &service, &observed, &mut decided, now).await?;
     let wrote = report(&ctx, &service, &decided).await?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
@@ -139,6 +141,23 @@ async fn apply(
     // Somebody else's Service of that name stays: the canary is reached by the header all the same.
     if decided.has_preview && is_free {
         cluster.apply_over(owner, observed.preview.as_ref(), desired::preview_service(service, &ctx.settings)).await?;
+    }
+    Ok(())
+}
+
+/// Jobs of checks come after what they count for. One that is refused is no data, and keeps nothing else from being done.
+async fn apply_checks(
+    ctx: &Context,
+    owner: &Owner,
+    service: &InferenceService,
+    decided: &mut Decided,
+) -> Result<(), Error> {
+    for run in &decided.check_runs {
+        let job = check_job::job(service, run, &ctx.settings);
+        if let Err(error) = ctx.cluster.ensure(owner, job).await {
+            let why = check_job::refusal(&error).ok_or(error)?;
+            metric::refused(&mut decided.status, run, &why);
+        }
     }
     Ok(())
 }

@@ -19,8 +19,8 @@ use millrace_crds::training_job::{Gpu, Trainer, TrainingJobSpec};
 use crate::{
     Error,
     pod_parts::{
-        empty_dir, env, literal_env, mount, resource_requirements, restricted_container, restricted_pod, schedule,
-        token_mount, token_volume,
+        empty_dir, env, fixed_resources, literal_env, mount, resource_requirements, restricted_container,
+        restricted_pod, schedule, token_mount, token_volume,
     },
     settings::Settings,
     worker_run::{store_env, task_env},
@@ -106,13 +106,7 @@ fn worker(run: &Run, settings: &Settings, subcommand: &str) -> Result<Container,
 
 /// Little: both stream. The sidecar runs beside the trainer all the time.
 fn worker_resources() -> ResourceRequirements {
-    let of = |cpu: &str, memory: &str| {
-        Some(BTreeMap::from([
-            ("cpu".to_owned(), Quantity(cpu.to_owned())),
-            ("memory".to_owned(), Quantity(memory.to_owned())),
-        ]))
-    };
-    ResourceRequirements { requests: of("50m", "64Mi"), limits: of("1", "512Mi"), ..ResourceRequirements::default() }
+    fixed_resources(("50m", "64Mi"), ("1", "512Mi"))
 }
 
 fn trainer_container(run: &Run, spec: &TrainingJobSpec) -> Container {

@@ -7,6 +7,7 @@ use crate::inference_service_story::{
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    batch::v1::Job,
     core::v1::{Pod, Service},
 };
 use kube::{
@@ -134,6 +135,60 @@ async fn a_person_promotes_aborts_and_retries() {
     world.merge::<InferenceService>(NAME, pin).await.unwrap();
     come_to_rest(&world, &ctx).await;
     assert!(!conditions::is_true(&status(&world).await.unwrap().conditions, OVERRIDDEN), "spec.model has changed");
+}
+
+async fn smoke_says(world: &World) -> String {
+    let checks = status(world).await.unwrap().rollout.unwrap().checks;
+    checks.into_iter().find(|check| check.name == "smoke").unwrap().message
+}
+
+#[tokio::test]
+async fn a_check_by_a_job_is_made_once_counted_once_and_rejects() {
+    let (world, ctx) = rolling_out().await;
+    let metrics = json!([{"name": "smoke", "job": {"image": "smoke:1"}, "intervalSeconds": 60}]);
+    let change = json!({"spec": {"rollout": {"analysis": {"metrics": metrics}}}});
+    world.merge::<InferenceService>(NAME, change).await.unwrap();
+    world.pass(Duration::from_secs(10));
+    come_to_rest(&world, &ctx).await;
+    let first = world.running_job().await.unwrap().name_any();
+    assert!(smoke_says(&world).await.starts_with(&format!("the Job {first} runs; 0 good of 1")));
+
+    world.complete_job(&first).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    assert!(smoke_says(&world).await.starts_with(&format!("the Job {first} says yes; 1 good of 1")));
+    assert_eq!(world.list::<Job>().await.unwrap().len(), 1, "its pause is not over");
+
+    world.pass(Duration::from_secs(60));
+    come_to_rest(&world, &ctx).await;
+    let second = world.running_job().await.unwrap().name_any();
+    world.fail_job(&second, "PodFailurePolicy").await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let rejected = expect_revisions(&world, Some("fraud-1"), None).await.unwrap().rejected.remove(0);
+    assert_eq!(rejected.reason, "MetricFailed");
+    assert!(rejected.message.starts_with(&format!("smoke: the Job {second} says no")), "{}", rejected.message);
+    assert_eq!(world.list::<Job>().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_check_whose_job_can_not_be_made_holds_nothing_up_but_itself() {
+    let (world, ctx) = rolling_out().await;
+    let metrics = json!([{"name": "smoke", "job": {"image": "smoke:1"}}]);
+    let change = json!({"spec": {"rollout": {"analysis": {"metrics": metrics}}}});
+    world.merge::<InferenceService>(NAME, change).await.unwrap();
+    world.pass(Duration::from_secs(10));
+    come_to_rest(&world, &ctx).await;
+    let name = world.running_job().await.unwrap().name_any();
+    world.api::<Job>().delete(&name, &DeleteParams::default()).await.unwrap();
+    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "theirs", "image": "theirs:1"}]});
+    let foreign = json!({"metadata": {"name": name}, "spec": {"template": {"spec": pod}}});
+    world.apply::<Job>(foreign).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let said = smoke_says(&world).await;
+    assert!(said.starts_with(&format!("no data: the Job {name} is refused: ")), "{said}");
+    assert!(said.ends_with("belongs to nobody: rename or delete it"), "{said}");
+    ask(&world, "abort", &canary_revision(&world).await).await;
+    come_to_rest(&world, &ctx).await;
+    expect_revisions(&world, Some("fraud-1"), None).await.unwrap();
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kube::ResourceExt;
 use millrace_contract::decision::{Check, Decision};
 use millrace_crds::inference_service::InferenceServiceStatus;
 use millrace_profile::agreement;
@@ -10,7 +11,8 @@ use super::Deciding;
 use crate::inference_service::{
     canary::{self, Inputs, Judgement},
     evidence::{Evidence, Kind, Look},
-    gateway_native, metric,
+    gateway_native,
+    metric::{self, Run, Subject},
     pair::Pair,
     replay,
 };
@@ -52,6 +54,13 @@ impl Deciding<'_> {
             evidence.absorb(&look, &canary::settings(&rollout.analysis));
             let (metrics, weight) = (&rollout.analysis.metrics, pair.new.weight.intended);
             metric::count(metrics, &mut evidence.metrics, weight, &self.observed.measured, self.now);
+            if pair.is_tried() {
+                let namespace = self.service.namespace().unwrap_or_default();
+                let subject = Subject { service: (&namespace, &self.name), pair: &pair };
+                let runs = metric::runs(metrics, &evidence.metrics, subject);
+                let found = self.observed.check_jobs.found(runs, self.now);
+                metric::count_runs(metrics, &mut evidence.metrics, weight, &found, self.now);
+            }
         }
         let must_write = is_measured && evidence.differs(&before);
         let inputs = Inputs {
@@ -75,6 +84,18 @@ impl Deciding<'_> {
             inputs: Some(inputs),
             copies: copies.unwrap_or_default(),
         }
+    }
+
+    /// Jobs of checks that are due and not there yet; none for a share that this look ends.
+    pub(super) fn check_runs(&self, status: &InferenceServiceStatus, judged: &Judged) -> Vec<Run> {
+        let pair = Pair::of(status).filter(|pair| pair.has_settled(self.now) && pair.is_tried());
+        let (Some(pair), Some(inputs)) = (pair.filter(|_| self.is_current), &judged.inputs) else { return Vec::new() };
+        let namespace = self.service.namespace().unwrap_or_default();
+        let subject = Subject { service: (&namespace, &self.name), pair: &pair };
+        let metrics = &self.service.spec.rollout.analysis.metrics;
+        let mut due = metric::due_runs(metrics, &inputs.evidence.metrics, subject, self.now);
+        due.retain(|run| self.observed.check_jobs.of(run).is_none());
+        due
     }
 
     /// Requests counted under this generation of the plan: to the canary, to all. What Gateways drew is known since the share is measured.
