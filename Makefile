@@ -88,7 +88,7 @@ fuzz: packages ## millions of wrong requests, headers, messages and models; FUZZ
 	@e2e/bench/fuzz
 
 .PHONY: bench-router
-bench-router: packages ## the router beside nginx, Envoy and Traefik doing the same split, on one core each, in one run; 5,000 services; plans followed
+bench-router: packages-all ## the router beside nginx, Envoy and Traefik doing the same split, on one core each, in one run; 5,000 services; plans followed
 	@e2e/bench/router
 	@cargo build --quiet --workspace --bin router --example many_services
 	@$(CARGO_TARGET_DIR)/debug/examples/many_services

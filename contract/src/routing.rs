@@ -97,7 +97,7 @@ pub struct CredentialStats {
     /// API keys in force; absent where the plan has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_keys: Option<usize>,
-    /// Public keys by which tokens are verified; absent where the plan takes no tokens.
+    /// Public keys by which tokens are verified; absent where the plan takes no tokens, and until the key set was asked for once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_keys: Option<usize>,
 }

@@ -61,17 +61,28 @@ pub fn may_follow(service: &Service, call: &Call, result: &Attempted) -> bool {
     }
 }
 
+/// How a request is sent to a revision. By default as to one that stands in for another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// It was split at random.
+    pub is_measured: bool,
+    /// Another revision would answer for this one.
+    pub has_shield: bool,
+}
+
 /// Get an answer from this revision within the plan's time, `started` just now.
 pub async fn at_target(
     router: &Router,
     service: &Service,
     target: &Arc<Target>,
     call: &Call,
-    has_shield: bool,
+    manner: Manner,
     started: Clock,
 ) -> Attempted {
     let deadline = Instant::from_std(started) + service.timeout;
-    let bounds = Bounds { deadline, connect_within: router.settings.connect_timeout, budget: &router.body_budget };
+    let Manner { is_measured, has_shield } = manner;
+    let connect_within = router.settings.connect_timeout;
+    let bounds = Bounds { is_measured, deadline, connect_within, budget: &router.body_budget };
     let mut now = started;
     let rule = &service.policy.retries;
     let most = usize::try_from(rule.max_attempts).unwrap_or(usize::MAX);

@@ -1,9 +1,9 @@
 //! An attempt over HTTP/2 without TLS, for gRPC: one request and one answer, or messages both ways.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, Uri, Version, response, uri::Scheme};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, response, uri::Scheme};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 
@@ -15,6 +15,7 @@ use crate::{
     limits::{Budget, Reserved, Room, UNCHARGED},
     pool::Place,
     streamed::Multiplexed,
+    wire::UNMEASURED,
 };
 
 /// So many kept connections in a row may turn out to be closed.
@@ -23,7 +24,7 @@ const CONNECTIONS_THAT_HAD_ENDED: usize = 3;
 /// One request and one answer: read to its trailers, which have the status, so that somebody else can answer where that is an error.
 pub async fn unary(call: &Call, body: &Bytes, in_flight: InFlight, bounds: Bounds<'_>) -> Result<Answered, Failure> {
     let request = Either::Left(Full::new(body.clone()));
-    let (answer, place) = exchange(call, in_flight.endpoint(), request, bounds.connect_within).await?;
+    let (answer, place) = exchange(call, in_flight.endpoint(), request, bounds).await?;
     let client_has_deadline = grpc::has_deadline(&call.headers);
     let (head, mut body) = answer.into_parts();
     let in_head = Status::of(&head.headers, client_has_deadline);
@@ -46,10 +47,10 @@ pub async fn streamed(
     call: &Call,
     lender: &Lender,
     in_flight: InFlight,
-    connect_within: Duration,
+    bounds: Bounds<'_>,
 ) -> Result<Answered, Failure> {
     let body = Either::Right(lender.lend());
-    let (answer, place) = exchange(call, in_flight.endpoint(), body, connect_within).await?;
+    let (answer, place) = exchange(call, in_flight.endpoint(), body, bounds).await?;
     let client_has_deadline = grpc::has_deadline(&call.headers);
     let (head, body) = answer.into_parts();
     let status = Status::of(&head.headers, client_has_deadline);
@@ -132,11 +133,14 @@ async fn exchange(
     call: &Call,
     endpoint: &Endpoint,
     body: RequestBody,
-    connect_within: Duration,
+    bounds: Bounds<'_>,
 ) -> Result<(Response<Incoming>, Place), Failure> {
     let mut request = http2_request(call, endpoint, body);
+    if !bounds.is_measured {
+        request.headers_mut().insert(UNMEASURED, HeaderValue::from_static("1"));
+    }
     for _ in 0..CONNECTIONS_THAT_HAD_ENDED {
-        let mut stream = endpoint.pool().stream(endpoint, connect_within).await?;
+        let mut stream = endpoint.pool().stream(endpoint, bounds.connect_within).await?;
         match stream.sender.try_send_request(request).await {
             Ok(answer) => return Ok((answer, stream.place)),
             Err(mut error) => match error.take_message() {

@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, response, uri::PathAndQuery};
-use millrace_contract::routing::UNMEASURED_HEADER;
+use http::{HeaderMap, Method, Response, response, uri::PathAndQuery};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -20,10 +19,9 @@ use crate::{
 
 /// Greatest answer that is read to its end before the client gets its first byte, so that one that breaks off can be replaced.
 pub const HELD_ANSWER: usize = 1024 * 1024;
-const UNMEASURED: HeaderName = HeaderName::from_static(UNMEASURED_HEADER);
 
 /// A request as it is sent to a server, perhaps several times.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Call {
     /// Method.
     pub method: Method,
@@ -35,18 +33,8 @@ pub struct Call {
     pub payload: Payload,
 }
 
-impl Call {
-    /// The same call, marked as one that was not split at random: its predictions compare nothing. A streamed body is that of both. Boxed,
-    /// as few requests need it.
-    pub fn unmeasured(&self) -> Box<Self> {
-        let mut marked = Box::new(self.clone());
-        marked.headers.insert(UNMEASURED, HeaderValue::from_static("1"));
-        marked
-    }
-}
-
 /// The body of a call.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Payload {
     /// Buffered: it can be sent again.
     Held(Bytes),
@@ -109,9 +97,11 @@ pub enum Failure {
     TimedOut,
 }
 
-/// What bounds an attempt.
+/// How an attempt is made, and what bounds it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds<'a> {
+    /// It was split at random. The server is told of others, whose predictions compare nothing.
+    pub is_measured: bool,
     /// The answer's head is there by then, and its body where that is short.
     pub deadline: Instant,
     /// A connection that takes longer counts as refused.
@@ -136,7 +126,7 @@ pub async fn attempt(
             timeout_at(bounds.deadline, exchange).await.unwrap_or(Err(Failure::TimedOut))
         }
         Payload::Streamed(lender) => {
-            let exchange = Box::pin(streamed(call, lender, in_flight, bounds.connect_within));
+            let exchange = Box::pin(streamed(call, lender, in_flight, bounds));
             timeout_at(bounds.deadline, exchange).await.unwrap_or(Err(Failure::TimedOut))
         }
     }
@@ -149,7 +139,7 @@ async fn held(
     bounds: Bounds<'_>,
     now: Instant,
 ) -> Result<Answered, Failure> {
-    let Bounds { deadline, connect_within, budget } = bounds;
+    let Bounds { is_measured, deadline, connect_within, budget } = bounds;
     let endpoint = in_flight.endpoint();
     let host = endpoint.authority().as_str();
     let (mut connection, head) = loop {
@@ -160,7 +150,7 @@ async fn held(
             // Boxed, as everything is that few requests need: what a request may await is moved about with it.
             None => Box::pin(Connection::open(endpoint.address(), connect_within)).await?,
         };
-        match connection.send(call, host, body, deadline).await {
+        match connection.send(call, is_measured, host, body, deadline).await {
             Ok(head) => break (connection, head),
             // The server closed it while it was idle.
             Err(Unanswered::Unsent) if !is_new => {}

@@ -42,9 +42,7 @@ pub fn perhaps(
 ) {
     let Some(mirror) = &service.policy.mirror else { return };
     let Some(target) = service.targets.get(mirror.target).filter(|target| target.revision != served_by) else { return };
-    if !matches!(call.payload, Payload::Held(_)) {
-        return;
-    }
+    let Payload::Held(body) = &call.payload else { return };
     if rand::random_range(0..ALL) >= mirror.per_ten_thousand {
         return;
     }
@@ -52,7 +50,12 @@ pub fn perhaps(
         return mirror.counts.shed();
     }
     let Some(copying) = mirror.counts.begin(mirror.most) else { return };
-    let mut copy = call.unmeasured();
+    let mut copy = Call {
+        method: call.method.clone(),
+        path: call.path.clone(),
+        headers: call.headers.clone(),
+        payload: Payload::Held(body.clone()),
+    };
     copy.headers.insert(MIRROR, HeaderValue::from_static("1"));
     let sent = Copy { router: router.clone(), service: service.clone(), call: copy, live: live(), copying };
     tokio::spawn(sent.send(mirror.target, mirror.tolerance, mirror.counts.clone()));
@@ -61,7 +64,7 @@ pub fn perhaps(
 struct Copy {
     router: Arc<Router>,
     service: Arc<Service>,
-    call: Box<Call>,
+    call: Call,
     live: Live,
     copying: Copying,
 }
@@ -73,7 +76,12 @@ impl Copy {
         let started = Instant::now();
         let Some(endpoint) = least_loaded(&target.endpoints, &[], 0, started.into_std()) else { return };
         let connect_within = router.settings.connect_timeout;
-        let bounds = Bounds { deadline: started + service.timeout, connect_within, budget: &router.body_budget };
+        let bounds = Bounds {
+            is_measured: false,
+            deadline: started + service.timeout,
+            connect_within,
+            budget: &router.body_budget,
+        };
         let result = attempt(&call, endpoint, bounds, started.into_std()).await;
         let microseconds = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         match result {

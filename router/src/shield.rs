@@ -9,7 +9,7 @@ use tokio::time::timeout_at;
 
 use crate::{
     access_log::Shielded,
-    attempts::{at_target, may_follow},
+    attempts::{Manner, at_target, may_follow},
     body::AnswerBody,
     counting::Outcome,
     forward::{Answered, Call, Failure, Received},
@@ -80,12 +80,10 @@ async fn by_target(
     let target = &service.targets[index];
     // A revision that is asked for by name answers for itself, whatever it answers.
     let is_shielded = !matches!(brought, Brought::Name);
-    let marked = (!brought.is_evidence()).then(|| call.unmeasured());
-    let sent = marked.as_deref().unwrap_or(call);
     let now = Instant::now();
+    let manner = Manner { is_measured: brought.is_evidence(), has_shield: is_shielded && has_shield(service, target) };
     let mut ticket = Ticket::open(target.clone(), brought, now);
-    let has_rescuer = is_shielded && has_shield(service, target);
-    let result = at_target(router, service, target, sent, has_rescuer, now).await;
+    let result = at_target(router, service, target, call, manner, now).await;
     let outcome = judge(&result);
     let microseconds = ticket.head_arrived();
     match lack(&result) {
@@ -148,7 +146,7 @@ async fn instead(
 async fn rescue(router: &Router, service: &Service, target: &Arc<Target>, call: &Call) -> (Attempted, Ticket) {
     let now = Instant::now();
     let mut ticket = Ticket::open(target.clone(), Brought::Rescue, now);
-    let result = at_target(router, service, target, &call.unmeasured(), false, now).await;
+    let result = at_target(router, service, target, call, Manner::default(), now).await;
     ticket.head_arrived();
     (result, ticket)
 }

@@ -111,10 +111,12 @@ impl Certificate {
                     Some(error.to_string())
                 }
             };
-            if trouble != told
-                && let Some(error) = &trouble
-            {
-                warn!(error, meanwhile = self.meanwhile(), "the certificate can't be used");
+            match (&trouble, &told) {
+                (Some(error), _) if trouble != told => {
+                    warn!(error, meanwhile = self.meanwhile(), "the certificate can't be used");
+                }
+                (None, Some(_)) => info!(certificate = %self.chain.display(), "the certificate can be used"),
+                (Some(_) | None, _) => {}
             }
             told = trouble;
         }

@@ -21,7 +21,7 @@ use tokio_util::io::poll_read_buf;
 use crate::{
     forward::{Call, Failure},
     patience::Patience,
-    wire::{Chunks, Framing, Head, Malformed, take_head, write_head},
+    wire::{Chunks, Framing, Head, Malformed, UNMEASURED, take_head, write_head},
 };
 
 /// Room for what is read at once: an answer with its head, as a rule.
@@ -88,9 +88,17 @@ impl Connection {
     }
 
     /// Send a request and wait for the head of its answer.
-    pub async fn send(&mut self, call: &Call, host: &str, body: &Bytes, deadline: Instant) -> Result<Head, Unanswered> {
+    pub async fn send(
+        &mut self,
+        call: &Call,
+        is_measured: bool,
+        host: &str,
+        body: &Bytes,
+        deadline: Instant,
+    ) -> Result<Head, Unanswered> {
         self.written.clear();
-        write_head(&mut self.written, &call.method, &call.path, &call.headers, host, body.len());
+        let mark = (!is_measured).then_some(UNMEASURED);
+        write_head(&mut self.written, (&call.method, &call.path), &call.headers, mark, host, body.len());
         let mut rest = body.clone();
         if rest.len() <= JOINED {
             self.written.extend_from_slice(&rest);

@@ -8,6 +8,7 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     uri::PathAndQuery,
 };
+use millrace_contract::routing::UNMEASURED_HEADER;
 
 /// Room that is made for a request's head at once.
 const HEAD_ROOM: usize = 1_024;
@@ -48,12 +49,15 @@ pub struct Head {
     pub keeps_alive: bool,
 }
 
-/// Write the head of a request with a body of this length. `host` stands in where the request has none.
+/// Marks a request that was not split at random.
+pub const UNMEASURED: HeaderName = HeaderName::from_static(UNMEASURED_HEADER);
+
+/// Write the head of a request with a body of this length. `host` stands in where the request has none; `mark` is set to 1.
 pub fn write_head(
     out: &mut BytesMut,
-    method: &Method,
-    path: &PathAndQuery,
+    (method, path): (&Method, &PathAndQuery),
     headers: &HeaderMap,
+    mark: Option<HeaderName>,
     host: &str,
     length: usize,
 ) {
@@ -64,6 +68,9 @@ pub fn write_head(
         if name != CONTENT_LENGTH {
             line([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
+    }
+    if let Some(mark) = mark {
+        line([mark.as_str().as_bytes(), b": ", b"1", b"\r\n"]);
     }
     if !headers.contains_key(HOST) {
         line([b"host", b": ", host.as_bytes(), b"\r\n"]);
@@ -247,7 +254,7 @@ mod tests {
         let path = PathAndQuery::from_static("/v2/models/fraud/infer?a=b");
         let written = |method: Method, headers: &HeaderMap, length| {
             let mut out = BytesMut::new();
-            write_head(&mut out, &method, &path, headers, "10.0.0.1:8080", length);
+            write_head(&mut out, (&method, &path), headers, None, "10.0.0.1:8080", length);
             String::from_utf8(out.to_vec()).expect("text")
         };
         let expected =

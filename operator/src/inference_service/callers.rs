@@ -24,6 +24,13 @@ pub fn said(auth: Option<&Auth>, known: Option<&[CredentialStats]>) -> Option<Sa
         let message = "not every ready router follows the newest plan yet".to_owned();
         return Some((Is::Unknown, "RoutersDoNotFollow".to_owned(), message));
     };
+    let has_told = |router: &CredentialStats| {
+        (auth.api_keys.is_none() || router.api_keys.is_some()) && (auth.jwt.is_none() || router.token_keys.is_some())
+    };
+    if !known.iter().all(has_told) {
+        let message = "a router has not read all of its keys yet".to_owned();
+        return Some((Is::Unknown, "KeysNotRead".to_owned(), message));
+    }
     let lacks = |count: fn(&CredentialStats) -> Option<usize>| known.iter().any(|router| count(router) == Some(0));
     let keys = auth.api_keys.as_ref().filter(|_| lacks(|router| router.api_keys)).map(no_api_keys);
     let tokens = auth.jwt.as_ref().filter(|_| lacks(|router| router.token_keys)).map(no_token_keys);
@@ -84,7 +91,8 @@ mod tests {
         let (has, none) = (Some(2), Some(0));
         let cases = [
             (auth(true, false), None, (Is::Unknown, "RoutersDoNotFollow", vec![])),
-            (auth(true, false), Some(vec![]), (Is::True, "KeysKnown", vec![])),
+            (auth(true, true), Some(vec![router(has, None)]), (Is::Unknown, "KeysNotRead", vec![])),
+            (auth(true, true), Some(vec![router(has, has)]), (Is::True, "KeysKnown", vec![])),
             (auth(true, false), Some(vec![router(has, None); 2]), (Is::True, "KeysKnown", vec![])),
             (
                 auth(true, false),

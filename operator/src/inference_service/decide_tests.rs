@@ -7,6 +7,7 @@ use millrace_contract::{
     routing::{PLAN_KEY, RouterStats, ServiceStats},
     sketch::ServerSketches,
 };
+use millrace_crds::labels::COMMAND_BY;
 use serde_json::json;
 
 use super::*;

@@ -9,7 +9,7 @@ use millrace_crds::{InferenceService, labels::REVISION};
 use serde_json::json;
 
 use super::{
-    check_job,
+    callers, check_job,
     decide::{self, Decided, Wanted},
     desired,
     gateway::{self, Closing},

@@ -164,9 +164,9 @@ impl RouterAnswers {
         !self.answers.is_empty() && self.answers.iter().all(|answer| answer.as_ref().is_some_and(follows))
     }
 
-    /// What routers say that they verify callers of this service by; those that do not tell are left out.
-    pub fn credentials(&self, service: &str) -> Vec<CredentialStats> {
-        self.answers.iter().flatten().filter_map(|stats| stats.services.get(service)?.credentials).collect()
+    /// What each router says that it verifies callers of this service by; nothing where one does not tell.
+    pub fn credentials(&self, service: &str) -> Option<Vec<CredentialStats>> {
+        self.answers.iter().map(|answer| answer.as_ref()?.services.get(service)?.credentials).collect()
     }
 
     /// Requests counted under one generation: to this revision, and to all.

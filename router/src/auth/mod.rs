@@ -59,7 +59,7 @@ impl Gate {
     pub fn stats(&self) -> CredentialStats {
         CredentialStats {
             api_keys: self.keys.as_ref().map(Keys::count),
-            token_keys: self.tokens.as_ref().map(Tokens::count),
+            token_keys: self.tokens.as_ref().filter(|tokens| !tokens.is_unread()).map(Tokens::count),
         }
     }
 

@@ -61,6 +61,6 @@ impl Deciding<'_> {
     /// What each ready router says that it verifies callers by; nothing as long as not all of them follow the plan.
     fn known_credentials(&self, generation: i64) -> Option<Vec<CredentialStats>> {
         let routers = &self.observed.routers;
-        routers.accepted(&self.name, &self.uid, generation).then(|| routers.credentials(&self.name))
+        routers.credentials(&self.name).filter(|_| routers.accepted(&self.name, &self.uid, generation))
     }
 }
