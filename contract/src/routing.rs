@@ -94,7 +94,7 @@ pub struct ServiceStats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CredentialStats {
-    /// API keys in force; absent where the plan has none.
+    /// API keys in force; absent where the plan has none, and until their Secret is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_keys: Option<usize>,
     /// Public keys by which tokens are verified; absent where the plan takes no tokens, and until the key set was asked for once.

@@ -165,10 +165,10 @@ def is_rejected(surroundings, artifact):
 
 def is_rejected_by_a_job():
     NS.apply(of_checks([by_job("MILLRACE_STABLE")], concurrency=2))
-    its_own = lambda: [entry for entry in status_of(NAME).get("rejected", []) if entry["message"].startswith("smoke: the Job ")]
+    its_own = lambda: [entry for entry in status_of(NAME).get("rejected", []) if "smoke: the Job " in entry["message"]]
     entry = wait("the third version is rejected by a Job", its_own, 180, lambda: status_of(NAME).get("nextStep"))[0]
     say(f"  {entry['reason']}: {entry['message']}")
-    name = entry["message"].split()[3]
+    name = entry["message"].partition("the Job ")[2].split()[0]
     log = kubectl("logs", f"job/{name}", namespace=NS.name).strip()
     if entry["reason"] != "MetricFailed" or " says no" not in entry["message"] or f"and {entry['revision']} answered" not in log:
         raise Failed(f"rejected for another reason, or another revision was asked: {entry}, {log!r}")

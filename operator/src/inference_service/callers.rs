@@ -17,10 +17,14 @@ use crate::conditions::{Is, find};
 /// No object of ours changes when a Secret appears or an issuer answers again, so routers are asked.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// What is said of `auth`, by what each router has; `None` as long as not every router follows the plan.
-pub fn said(auth: Option<&Auth>, known: Option<&[CredentialStats]>) -> Option<Said> {
+/// What is said of `auth`, by what each router has. As long as not every router tells by the newest plan (`None`), what was said of the same
+/// spec before holds: keys have nothing to do with weights.
+pub fn said(auth: Option<&Auth>, known: Option<&[CredentialStats]>, former: Option<Said>) -> Option<Said> {
     let auth = auth?;
     let Some(known) = known else {
+        if former.is_some() {
+            return former;
+        }
         let message = "not every ready router follows the newest plan yet".to_owned();
         return Some((Is::Unknown, "RoutersDoNotFollow".to_owned(), message));
     };
@@ -59,6 +63,13 @@ fn no_token_keys(jwt: &Jwt) -> (&'static str, String) {
         jwt.jwks_uri
     );
     ("KeySetMissing", sentence)
+}
+
+/// What was said of this generation of the spec.
+pub fn former(conditions: &[Condition], generation: i64) -> Option<Said> {
+    let found = find(conditions, AUTH_READY).filter(|found| found.observed_generation == Some(generation))?;
+    let is = [Is::True, Is::False, Is::Unknown].into_iter().find(|is| is.as_str() == found.status)?;
+    Some((is, found.reason.clone(), found.message.clone()))
 }
 
 /// How long until routers are asked again.
@@ -108,10 +119,16 @@ mod tests {
             (auth(true, true), Some(vec![router(has, none)]), (Is::False, "KeySetMissing", vec!["auth.jwt"])),
         ];
         for (auth, known, (status, reason, words)) in cases {
-            let (is, why, message) = said(Some(&auth), known.as_deref()).unwrap();
+            let (is, why, message) = said(Some(&auth), known.as_deref(), None).unwrap();
             assert_eq!((is, &*why), (status, reason), "{known:?}");
             assert!(words.iter().all(|word| message.contains(word)), "{message}");
         }
-        assert_eq!(said(None, None), None);
+        assert_eq!(said(None, None, None), None);
+        let known = (Is::True, "KeysKnown".to_owned(), String::new());
+        assert_eq!(
+            said(Some(&auth(true, false)), None, Some(known.clone())),
+            Some(known),
+            "a new step is being written"
+        );
     }
 }

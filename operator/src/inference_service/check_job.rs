@@ -48,7 +48,7 @@ use crate::{
 /// Name of the container.
 const CONTAINER: &str = "check";
 /// How long a Job that has ended is kept, in seconds: so long its log can be read.
-const KEPT_SECONDS: i32 = 600;
+const KEPT_SECONDS: i32 = 120;
 /// Bound of `/tmp`.
 const TMP_SIZE: &str = "1Gi";
 /// Exit codes of a container that was killed: without and with a chance to end by itself.
@@ -90,11 +90,10 @@ impl CheckJobs {
         let pods: Vec<Pod> = self.pods.iter().filter(is_its).cloned().collect();
         match run_state::run_state(Some(job), &pods, now) {
             RunState::Absent => Found::Absent,
-            RunState::Running { problem } => {
-                // What it will fail for is told when it has failed.
-                let is_ending = run_state::has_condition(job, "FailureTarget").is_some();
-                Found::Runs(problem.filter(|_| !is_ending).map(|problem| problem.message))
-            }
+            RunState::Running { problem } => match run_state::has_condition(job, "FailureTarget") {
+                Some(_) => Found::Ends,
+                None => Found::Runs(problem.map(|problem| problem.message)),
+            },
             RunState::Succeeded => Found::Ended(Ok(1.0)),
             RunState::Failed(problem) => Found::Ended(failed(run, job, &pods, &problem)),
         }

@@ -40,7 +40,7 @@ fn a_check_is_run_once_and_an_exit_code_ends_it_unless_it_was_killed() {
     assert_eq!(
         spec,
         json!({
-            "backoffLimit": 0, "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 600,
+            "backoffLimit": 0, "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 120,
             "podFailurePolicy": {"rules": [disrupted, answered]}, "template": {},
         })
     );
@@ -126,7 +126,7 @@ fn only_an_exit_code_of_the_check_itself_is_an_answer() {
                     .to_owned(),
             )),
         ),
-        (Some(("FailureTarget", "DeadlineExceeded")), waits(), Found::Runs(None)),
+        (Some(("FailureTarget", "DeadlineExceeded")), waits(), Found::Ends),
         (Some(("Complete", "CompletionsReached")), ended(0, "Completed"), Found::Ended(Ok(1.0))),
         (by_rule, ended(1, "Error"), Found::Ended(Ok(0.0))),
         (by_rule, ended(128, "StartError"), no_answer("can't run its command: oh")),

@@ -143,7 +143,7 @@ fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
     let no = with(json!([{"type": "Failed", "status": "True", "reason": "PodFailurePolicy"}]));
     let rejected = &no.status.rejected[0];
     assert_eq!(rejected.reason, "MetricFailed");
-    assert!(rejected.message.starts_with(&format!("smoke: the Job {name} says no")), "{}", rejected.message);
+    assert!(rejected.message.starts_with(&format!("fraud-2: smoke: the Job {name} says no")), "{}", rejected.message);
     assert!(no.check_runs.is_empty());
 }
 

@@ -33,6 +33,8 @@ use crate::names::{child, short_hash};
 const QUERY_SECONDS: i64 = 2;
 /// Most characters kept of why there is no number.
 const MAX_TROUBLE: usize = 300;
+/// Most checks that something is known of, with those that are no longer asked for.
+const MAX_KNOWN: usize = 64;
 /// Most characters of what a check says, as the API takes.
 const MAX_MESSAGE: usize = 512;
 
@@ -88,6 +90,8 @@ pub enum Found {
     Absent,
     /// It has not ended; why its pod can't start, where it can't.
     Runs(Option<String>),
+    /// It is being ended; how is not known yet.
+    Ends,
     /// It has ended.
     Ended(Answer),
 }
@@ -123,6 +127,8 @@ pub struct Measured {
     jobs: u32,
     /// The newest of them.
     job: Option<String>,
+    /// What it ran, as a hash: a corrected one need not wait.
+    program: Option<String>,
     /// The one that has not ended.
     running: Option<Running>,
 }
@@ -148,8 +154,13 @@ pub fn due(metrics: &[Metric], measured: &Measurements, subject: Subject<'_>, no
 fn is_due(metric: &Metric, measured: &Measurements, subject: Subject<'_>, now: Timestamp) -> bool {
     let known = measured.get(&metric.name);
     let is_new_share = known.is_none_or(|known| known.weight != subject.pair.new.weight.intended);
+    let is_other_program = known
+        .zip(metric.job.as_ref())
+        .is_some_and(|(known, job)| known.program.as_ref().is_some_and(|program| *program != short_hash(job)));
     let last = known.and_then(|known| known.time);
-    is_new_share || last.is_none_or(|last| now.as_second() - last.as_second() >= metric.interval_seconds)
+    is_new_share
+        || is_other_program
+        || last.is_none_or(|last| now.as_second() - last.as_second() >= metric.interval_seconds)
 }
 
 /// The measurement that each check by a Job is at.
@@ -213,7 +224,17 @@ fn ask(metric: &Metric, subject: Subject<'_>) -> Option<Ask> {
     }
 }
 
-/// Counts the answers. What is no longer asked for is forgotten.
+/// Forgets what is no longer asked for, but how many Jobs it had: were it asked for again, those would be counted another time.
+fn forget(metrics: &[Metric], measured: &mut Measurements) {
+    let is_asked_for = |name: &String| metrics.iter().any(|metric| metric.name == *name);
+    let has_room = measured.len() <= MAX_KNOWN;
+    measured.retain(|name, known| is_asked_for(name) || (known.jobs > 0 && has_room));
+    for (_, known) in measured.iter_mut().filter(|(name, _)| !is_asked_for(name)) {
+        *known = Measured { jobs: known.jobs, ..Measured::default() };
+    }
+}
+
+/// Counts the answers.
 pub fn count(
     metrics: &[Metric],
     measured: &mut Measurements,
@@ -221,7 +242,7 @@ pub fn count(
     answers: &[(String, Answer)],
     now: Timestamp,
 ) {
-    measured.retain(|name, _| metrics.iter().any(|metric| metric.name == *name));
+    forget(metrics, measured);
     for (name, answer) in answers {
         let Some(metric) = metrics.iter().find(|metric| metric.name == *name) else { continue };
         let known = measured.entry(name.clone()).or_default();
@@ -263,10 +284,12 @@ pub fn count_runs(
                 let known = measured.entry(run.check.clone()).or_default();
                 known.running = Some(Running { job: run.name.clone(), problem });
             }
+            Found::Ends => {}
             Found::Ended(answer) => {
                 let known = measured.entry(run.check.clone()).or_default();
                 known.jobs = known.jobs.saturating_add(1);
                 known.job = Some(run.name.clone());
+                known.program = Some(short_hash(&run.job));
                 let waited = known.running.take().and_then(|running| running.problem);
                 let answer = match (answer, waited) {
                     // Once a Job is past its deadline its pod is gone, and nobody else tells what it waited for.

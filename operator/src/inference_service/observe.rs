@@ -328,7 +328,9 @@ async fn check_jobs(
         return Ok(CheckJobs::default());
     }
     let selector = format!("{INFERENCE_SERVICE}={},{COMPONENT}={}", service.name_any(), component::CHECK);
-    let (jobs, pods) = try_join!(cluster.list::<Job>(namespace, &selector), cluster.list::<Pod>(namespace, &selector))?;
+    // Pods are read after the Jobs that ended by them: why a container never began is known then.
+    let jobs = cluster.list::<Job>(namespace, &selector).await?;
+    let pods = cluster.list::<Pod>(namespace, &selector).await?;
     Ok(CheckJobs { jobs: owned(owner, jobs), pods })
 }
 

@@ -25,7 +25,7 @@ use crate::{
     bug::{Bugs, SeededBug},
     cluster::Lookup,
     decision,
-    owner::Owner,
+    owner::{self, Owner},
 };
 
 /// Pause between two looks while something is rolled out.
@@ -51,9 +51,10 @@ pub async fn reconcile(
     let mut decided = mistaken(decide::decide(&service, &observed, &ctx.settings, now), ctx.bugs);
     apply_shared(&ctx, &service, &observed, now).await?;
     apply(&ctx, &owner, &service, &observed, &decided).await?;
-    apply_checks(&ctx, &owner, &service, &mut decided).await?;
     apply_route(&ctx, &owner, &service, &observed, &mut decided, now).await?;
+    let checks = apply_checks(&ctx, &owner, &service, &observed, &mut decided).await;
     let wrote = report(&ctx, &service, &decided).await?;
+    checks?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
     let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
     let closes = decided.closing == Some(Closing::Now);
@@ -145,14 +146,22 @@ async fn apply(
     Ok(())
 }
 
-/// Jobs of checks come after what they count for. One that is refused is no data, and keeps nothing else from being done.
+/// Jobs of checks come after what they count for. One that is refused is no data, and keeps nothing else from being done. None is made where
+/// the new revision has no address of its own: it would ask somebody else.
 async fn apply_checks(
     ctx: &Context,
     owner: &Owner,
     service: &InferenceService,
+    observed: &Observed,
     decided: &mut Decided,
 ) -> Result<(), Error> {
+    let foreign = observed.preview.as_ref().filter(|live| !owner.owns(live.meta()));
     for run in &decided.check_runs {
+        if let Some(foreign) = foreign {
+            let (name, whose) = (foreign.name_any(), owner::described(foreign.meta()));
+            metric::refused(&mut decided.status, run, &format!("Service {name} belongs to {whose}: delete it"));
+            continue;
+        }
         let job = check_job::job(service, run, &ctx.settings);
         if let Err(error) = ctx.cluster.ensure(owner, job).await {
             let why = check_job::refusal(&error).ok_or(error)?;

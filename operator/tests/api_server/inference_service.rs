@@ -165,7 +165,7 @@ async fn a_check_by_a_job_is_made_once_counted_once_and_rejects() {
     come_to_rest(&world, &ctx).await;
     let rejected = expect_revisions(&world, Some("fraud-1"), None).await.unwrap().rejected.remove(0);
     assert_eq!(rejected.reason, "MetricFailed");
-    assert!(rejected.message.starts_with(&format!("smoke: the Job {second} says no")), "{}", rejected.message);
+    assert!(rejected.message.starts_with(&format!("fraud-2: smoke: the Job {second} says no")), "{}", rejected.message);
     assert_eq!(world.list::<Job>().await.unwrap().len(), 2);
 }
 
@@ -178,7 +178,7 @@ async fn a_check_whose_job_can_not_be_made_holds_nothing_up_but_itself() {
     world.pass(Duration::from_secs(10));
     come_to_rest(&world, &ctx).await;
     let name = world.running_job().await.unwrap().name_any();
-    world.api::<Job>().delete(&name, &DeleteParams::default()).await.unwrap();
+    world.api::<Job>().delete(&name, &DeleteParams::background()).await.unwrap();
     let pod = json!({"restartPolicy": "Never", "containers": [{"name": "theirs", "image": "theirs:1"}]});
     let foreign = json!({"metadata": {"name": name}, "spec": {"template": {"spec": pod}}});
     world.apply::<Job>(foreign).await.unwrap();

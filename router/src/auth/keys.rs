@@ -45,9 +45,11 @@ impl Keys {
         self.owners.load().get(&hash).cloned()
     }
 
-    /// Keys in force.
-    pub fn count(&self) -> usize {
-        self.owners.load().len()
+    /// Keys in force; nothing while the folder is not mounted yet.
+    pub fn count(&self) -> Option<usize> {
+        let count = self.owners.load().len();
+        let is_mounted = || self.folder.as_ref().is_none_or(|folder| folder.is_dir());
+        (count > 0 || is_mounted()).then_some(count)
     }
 
     /// Read the folder again. A folder that can't be read leaves the former keys in force.

@@ -1,7 +1,7 @@
 //! The status in full: what was decided, with what is seen of pods, routers, Gateways and routes. Pure.
 
 use kube::ResourceExt;
-use millrace_contract::routing::{CredentialStats, RoutingPlan};
+use millrace_contract::routing::RoutingPlan;
 use millrace_crds::inference_service::{InferenceServiceStatus, RevisionStatus};
 
 use super::{Deciding, judged::Judged, pods_of};
@@ -48,7 +48,7 @@ impl Deciding<'_> {
             copies: (judged.copies.0, &judged.copies.1),
             front_trouble: self.observed.front_trouble.as_deref(),
             routes: standing::said(&self.service.spec, status, plan, self.known(&self.versions())),
-            callers: callers::said(self.service.spec.auth.as_ref(), self.known_credentials(generation).as_deref()),
+            callers: self.callers(generation),
             gateway,
             progress_deadline_seconds: self.service.spec.rollout.progress_deadline_seconds,
             drift: monitoring
@@ -58,9 +58,12 @@ impl Deciding<'_> {
         status::fill(status, &seen);
     }
 
-    /// What each ready router says that it verifies callers by; nothing as long as not all of them follow the plan.
-    fn known_credentials(&self, generation: i64) -> Option<Vec<CredentialStats>> {
+    /// By what each ready router says that it verifies callers by, once all of them follow the plan.
+    fn callers(&self, plan_generation: i64) -> Option<Said> {
         let routers = &self.observed.routers;
-        routers.credentials(&self.name).filter(|_| routers.accepted(&self.name, &self.uid, generation))
+        let known =
+            routers.credentials(&self.name).filter(|_| routers.accepted(&self.name, &self.uid, plan_generation));
+        let former = callers::former(&self.former.conditions, self.service.metadata.generation.unwrap_or_default());
+        callers::said(self.service.spec.auth.as_ref(), known.as_deref(), former)
     }
 }
