@@ -16,7 +16,10 @@ use millrace_crds::labels::GROUP;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::schema::{self, Problem};
+use crate::{
+    schema::{self, Problem},
+    waiting::waiting,
+};
 
 /// Folders below folders that are looked into.
 const MAX_DEPTH: usize = 32;
@@ -32,6 +35,8 @@ struct Checked {
     skipped: usize,
     /// A line a problem, without the file.
     problems: Vec<String>,
+    /// The same of what is right, but does nothing.
+    notes: Vec<String>,
 }
 
 /// Checks all files; 1 if anything is wrong.
@@ -44,11 +49,14 @@ pub fn run(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
         for problem in &checked.problems {
             writeln!(out, "{}: {problem}", file.display())?;
         }
+        for note in &checked.notes {
+            writeln!(out, "{}: note: {note}", file.display())?;
+        }
         total.objects += checked.objects;
         total.skipped += checked.skipped;
         total.problems.extend(checked.problems);
     }
-    let Checked { objects, skipped, problems } = &total;
+    let Checked { objects, skipped, problems, notes: _ } = &total;
     eprintln!("{objects} objects checked, {skipped} documents of others skipped, {} problems", problems.len());
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -146,11 +154,12 @@ impl Kinds {
         let name = value.pointer("/metadata/name").or_else(|| value.pointer("/metadata/generateName"));
         let name = name.and_then(Value::as_str).unwrap_or("(no name)");
         let problems = self.problems_of(value, version, kind);
-        let told = problems.into_iter().map(|Problem { path, message }| match path.as_str() {
+        let told = |Problem { path, message }: Problem| match path.as_str() {
             "" => format!("{place}: {kind}/{name}: {message}"),
             path => format!("{place}: {kind}/{name}: {path}: {message}"),
-        });
-        checked.problems.extend(told);
+        };
+        checked.problems.extend(problems.into_iter().map(told));
+        checked.notes.extend(waiting(kind, value).into_iter().map(told));
     }
 
     fn problems_of(&self, value: &Value, version: &str, kind: &str) -> Vec<Problem> {

@@ -35,6 +35,7 @@ mod schema;
 mod service;
 mod status;
 mod tree;
+mod waiting;
 
 use args::{Args, Command};
 use request::Wish;
