@@ -1,4 +1,5 @@
-"""The gRPC client: unary calls over a few lasting channels, with the library's own retries off, also those it makes without being asked."""
+"""The gRPC client: unary calls over a few lasting channels, without a retry policy. As every client of gRPC, the library sends a call elsewhere that
+never left it, or that the server says it did not take, since the connection was ending: a call that meets GOAWAY half way can't be helped by a server."""
 
 import itertools
 
@@ -25,7 +26,7 @@ class Grpc:
     """Each channel is a connection of its own."""
 
     def __init__(self, address, host):
-        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", f"{host}.svc")]
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", f"{host}.svc")]
         self.model = host.split(".")[0]
         self.channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(CHANNELS)]
         self.stubs = itertools.cycle([service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self.channels])

@@ -51,16 +51,28 @@ class Soak:
 
     def start_traffic(self):
         self.load = Load(self.rig.address(), f"{NAME}.{self.rig.namespace}", str(self.rig.work / "rows.json"), self.told)
-        self.capacity = self.load.capacity(20 if self.options.long else 8)
+        self.capacity = self.load.capacity(8) if self.options.naive else self.capacity_among_events()
         total = sum(self.capacity.values())
         if not total:
             raise Failed("no request was answered while the capacity was measured")
-        say(f"  capacity with clients, servers and cluster on {os.cpu_count()} cores: {total:.0f} requests/s ({told(self.capacity)})")
+        say(f"  capacity with clients, servers, cluster and starting pods on {os.cpu_count()} cores: {total:.0f} requests/s ({told(self.capacity)})")
         share = float(os.environ["SOAK_RATE"]) / total if os.environ.get("SOAK_RATE") else self.share
         rates = {kind: share * rate for kind, rate in self.capacity.items()}
         self.load.rates(rates)
         self.began, self.before, self.busy = time.time(), self.load.total(), busy()
         say(f"  sending {sum(rates.values()):.0f} requests/s, {100 * share:.0f} % of it ({told(rates)})")
+
+    def capacity_among_events(self):
+        """What the machine has for requests while pods start and end: in production somebody else's cores do that."""
+        event = report.Event("router restart", False, time.time())
+        self.happened.append(event)
+        restart = threading.Thread(target=self.attempt, args=(event, self.events.router_restart))
+        restart.start()
+        capacity = self.load.capacity(20)
+        restart.join()
+        self.rest()
+        event.end, event.requests = time.time(), self.load.total()
+        return capacity
 
     # -- events --------------------------------------------------------------------------------------------------------
 
