@@ -7,6 +7,7 @@ SOAK_SEED (1), SOAK_OUTAGE_SECONDS (60, or 10 in the short run), SOAK_REQUESTS (
 """
 
 import argparse
+import collections
 import os
 import random
 import sys
@@ -24,7 +25,8 @@ from rig import NAME, Rig
 LEAST_NAIVE_KINDS = 3
 # On two cores clients and services leave nothing at 0.7 for the pods that start, and requests are late by the machine's fault.
 USUAL_SHARE = "0.7" if (os.cpu_count() or 1) >= 4 else "0.35"
-MOST_FAILURES_PRINTED = 200
+# Of one event.
+MOST_FAILURES_PRINTED = 20
 # Between the beginnings of the two events of a pair.
 OFFSET_SECONDS = (0.5, 5.0)
 
@@ -36,17 +38,17 @@ class Soak:
         outage = float(os.environ.get("SOAK_OUTAGE_SECONDS", "60" if options.long else "10"))
         self.events = Events(self.rig, outage)
         self.least = int(os.environ.get("SOAK_REQUESTS", "1000000" if options.long else "0"))
-        self.happened, self.problems, self.printed = [], [], 0
+        self.happened, self.problems, self.printed = [], [], collections.Counter()
         self.load, self.capacity = None, {}
         self.began, self.before, self.busy = time.time(), 0, busy()
 
     # -- traffic -------------------------------------------------------------------------------------------------------
 
     def told(self, failure):
-        self.printed += 1
-        if self.printed > MOST_FAILURES_PRINTED:
-            return
         kinds = ", ".join(report.under_way(self.happened, failure))
+        self.printed[kinds, len(self.happened)] += 1
+        if self.printed[kinds, len(self.happened)] > MOST_FAILURES_PRINTED:
+            return
         at = time.strftime("%H:%M:%S", time.localtime(failure.sent)) + f"{failure.sent % 1:.3f}"[1:]
         say(f"  FAILED {at} {KINDS[failure.client]}, revision {failure.revision}, during {kinds}: {failure.problem}"
             + (f" (its client was {failure.lag_ms} ms behind)" if failure.lag_ms > 100 else ""))

@@ -55,7 +55,7 @@ pub fn answer<B>(router: &Router, request: &Request<B>) -> Response<Full<Bytes>>
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" if router.is_ready() => text(StatusCode::OK, "ready\n"),
         "/readyz" if router.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no plans were read yet\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no plans were read yet, or servers can't be reached\n"),
         "/metrics" => typed(METRICS_TYPE, router.metrics.text(&router.traffic())),
         "/v1/stats" => json(&router.stats_of(service)),
         "/v1/traffic" => json(&router.traffic_of(service)),

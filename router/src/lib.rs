@@ -34,6 +34,7 @@ pub mod pick;
 pub mod policy;
 pub mod pool;
 pub mod proxy;
+pub mod reach;
 pub mod refusal;
 pub mod route;
 pub mod router;

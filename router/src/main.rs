@@ -8,6 +8,7 @@ use millrace_router::{
     access_log::AccessLog,
     admin, auth,
     inputs::Inputs,
+    reach,
     router::{Router, Settings},
     server::FrontDoor,
     tls::Certificate,
@@ -143,6 +144,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 }
 
 async fn follow(flags: &Flags, router: &Arc<Router>) -> anyhow::Result<()> {
+    router.awaits_servers();
+    tokio::spawn(reach::await_servers(router.clone(), reach::PATIENCE));
     if let Some(folder) = &flags.state_dir {
         millrace_router::watch::restore(router, folder);
     }

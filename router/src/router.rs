@@ -92,6 +92,7 @@ pub struct Router {
     /// One change at a time; requests never take it.
     changing: Mutex<()>,
     has_inputs: AtomicBool,
+    awaits_servers: AtomicBool,
     is_draining: AtomicBool,
 }
 
@@ -119,6 +120,7 @@ impl Router {
             changes: watch::Sender::new(0),
             changing: Mutex::new(()),
             has_inputs: AtomicBool::new(false),
+            awaits_servers: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             settings,
         })
@@ -234,9 +236,25 @@ impl Router {
         is_late || self.requests.is_tight() || self.body_budget.is_tight()
     }
 
-    /// Whether to send clients here: it has had inputs once, and it does not end. Whether the API server answers is no part of it.
+    /// Whether to send clients here: it has had inputs once and reached servers once, and it does not end. Whether the API server answers is
+    /// no part of it.
     pub fn is_ready(&self) -> bool {
-        self.has_inputs.load(Ordering::Acquire) && !self.is_draining()
+        self.has_inputs() && !self.awaits_servers.load(Ordering::Acquire) && !self.is_draining()
+    }
+
+    /// Whether there were inputs once.
+    pub fn has_inputs(&self) -> bool {
+        self.has_inputs.load(Ordering::Acquire)
+    }
+
+    /// It is not ready before it has reached its servers, which [`crate::reach`] tries.
+    pub fn awaits_servers(&self) {
+        self.awaits_servers.store(true, Ordering::Release);
+    }
+
+    /// It reached them, or waits no longer.
+    pub fn reached_servers(&self) {
+        self.awaits_servers.store(false, Ordering::Release);
     }
 
     /// From now on clients are asked to go elsewhere.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millrace_router::{
+    reach,
     router::{Router, Settings},
     server::FrontDoor,
     watch,
@@ -161,4 +162,28 @@ async fn a_router_that_starts_without_an_api_server_serves_by_its_state_file() {
     let stats = running.router.stats();
     assert_eq!(stats.services["fraud"].plan_generation, 7);
     assert_ne!(stats.boot_id, before.stats().boot_id);
+}
+
+#[tokio::test]
+async fn a_router_is_ready_once_it_reaches_a_server_of_every_revision_or_has_waited_long_enough() {
+    let answers = Backend::start(Behaviour::After(0)).await;
+    // A port that nobody listens on yet, as one that a network policy does not open yet.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = closed.local_addr().expect("bound");
+    drop(closed);
+    let two = || inputs(plan(1, &[("a", 1), ("b", 1)]), &[("a", &[answers.address]), ("b", &[address])]);
+    let waiting = |patience: u64| {
+        let router = Router::new(Settings::default());
+        router.awaits_servers();
+        tokio::spawn(reach::await_servers(router.clone(), Duration::from_secs(patience)));
+        router
+    };
+    let (patient, hasty) = (waiting(60), waiting(0));
+    assert!(!patient.is_ready());
+    patient.apply(two());
+    hasty.apply(two());
+    crate::support::until("one that waits no longer is ready", || hasty.is_ready()).await;
+    assert!(!patient.is_ready(), "b can't be reached");
+    let _opened = std::net::TcpListener::bind(address).expect("the port is free still");
+    crate::support::until("all can be reached", || patient.is_ready()).await;
 }

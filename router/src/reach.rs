@@ -1,0 +1,70 @@
+//! Whether servers can be reached from here, asked before the first request is taken. Opens connections, sends nothing.
+//!
+//! Servers accept routers only, by a NetworkPolicy. What enforces it may learn of a new router later than the API server calls it
+//! ready, some 30 s later after an outage of the API server; until then each of its requests would fail.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{router::Router, snapshot::Snapshot};
+
+/// Longest that a router waits for its servers: those that can't be reached by anybody must not keep it from answering so.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+/// Revisions that are tried: one policy guards all servers of a namespace.
+const TRIED: usize = 16;
+
+/// Keep the router from being ready until it reaches its servers, or `patience` is over. Say so before inputs are applied.
+pub async fn await_servers(router: Arc<Router>, patience: Duration) {
+    let mut begun: Option<Instant> = None;
+    loop {
+        let has_inputs = router.has_inputs();
+        let began = *begun.get_or_insert_with(Instant::now);
+        if has_inputs && reaches(&router).await {
+            info!(seconds = began.elapsed().as_secs_f64(), "servers can be reached");
+            break;
+        }
+        if has_inputs && began.elapsed() >= patience {
+            warn!(?patience, "not every revision can be reached; serving all the same");
+            break;
+        }
+        if !has_inputs {
+            begun = None;
+        }
+        sleep(PAUSE).await;
+    }
+    router.reached_servers();
+}
+
+/// Whether each revision with a share has an endpoint that accepts a connection, of those that have endpoints.
+async fn reaches(router: &Router) -> bool {
+    let within = router.settings.connect_timeout;
+    for endpoints in revisions(&router.snapshot()) {
+        let mut is_reached = false;
+        for address in endpoints {
+            is_reached = matches!(timeout(within, TcpStream::connect(address)).await, Ok(Ok(_)));
+            if is_reached {
+                break;
+            }
+        }
+        if !is_reached {
+            return false;
+        }
+    }
+    true
+}
+
+fn revisions(snapshot: &Snapshot) -> Vec<Vec<SocketAddr>> {
+    let targets = snapshot.services().flat_map(|service| &service.targets).filter(|target| target.weight > 0);
+    let endpoints = targets.map(|target| target.endpoints.iter().map(|endpoint| endpoint.address()).collect());
+    endpoints.filter(|addresses: &Vec<SocketAddr>| !addresses.is_empty()).take(TRIED).collect()
+}
