@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use millrace_contract::{decision::Check, routing::RevisionStats, sketch::Counts};
+use millrace_contract::{
+    decision::Check,
+    routing::{LATENCY_EDGES_MICROSECONDS, RevisionStats},
+    sketch::Counts,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{bins, canary_checks};
@@ -12,6 +16,9 @@ use crate::{bins, canary_checks};
 pub const MAX_SHARES: usize = 32;
 /// Requests of stable from which the latency threshold is taken.
 pub const CALIBRATION_REQUESTS: u64 = 200;
+
+/// Less time than this is nobody's harm, however surely it is more: what a model of a fraction of a millisecond takes is lost in the network.
+const LATENCY_MARGIN_MICROSECONDS: u64 = 1_000;
 
 /// What is compared. The names are those of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,7 +53,7 @@ pub struct EvidenceSettings {
     pub power: f64,
     /// Harm of the error check: so much more errors a request than stable. Default 0.01.
     pub error_harm: f64,
-    /// Quantile of stable's latency; the nearest bin edge is the threshold. Default 0.95.
+    /// Quantile of stable's latency; the bin edge nearest to it and a millisecond is the threshold. Default 0.95.
     pub latency_quantile: f64,
     /// A second quantile, for what only the slowest requests show. Default 0.99.
     pub latency_tail_quantile: f64,
@@ -216,8 +223,9 @@ impl CanaryEvidence {
     fn calibrate(&mut self, stable_latency: &[u64], settings: &EvidenceSettings) {
         add_counts(&mut self.calibration, stable_latency);
         if self.calibration.iter().sum::<u64>() >= CALIBRATION_REQUESTS {
-            self.latency_bin = threshold_bin(&self.calibration, settings.latency_quantile);
-            let tail = threshold_bin(&self.calibration, settings.latency_tail_quantile);
+            let threshold = |quantile: f64| threshold_bin(&self.calibration, quantile).map(with_margin);
+            self.latency_bin = threshold(settings.latency_quantile);
+            let tail = threshold(settings.latency_tail_quantile);
             self.tail_bin = tail.filter(|tail| Some(*tail) != self.latency_bin);
             self.calibration.clear();
         }
@@ -279,6 +287,15 @@ fn threshold_bin(counts: &[u64], quantile: f64) -> Option<usize> {
     let distance = |share: f64| (share / wanted).ln().abs();
     let nearest = near.min_by(|left, right| distance(*left.1).total_cmp(&distance(*right.1)));
     nearest.map(|(bin, _)| bin).or_else(|| exceeding.iter().position(|share| *share <= wanted))
+}
+
+/// The bin whose upper edge is nearest, as a ratio, to this one's and the margin: several bins up for very fast models, the same for others.
+fn with_margin(bin: usize) -> usize {
+    let Some(edge) = LATENCY_EDGES_MICROSECONDS.get(bin) else { return bin };
+    let wanted = (edge + LATENCY_MARGIN_MICROSECONDS) as f64;
+    let above = LATENCY_EDGES_MICROSECONDS.iter().enumerate().skip(bin);
+    let distance = |edge: u64| (edge as f64 / wanted).ln().abs();
+    above.min_by(|left, right| distance(*left.1).total_cmp(&distance(*right.1))).map_or(bin, |(bin, _)| bin)
 }
 
 fn is_same_share(one: f64, other: f64) -> bool {

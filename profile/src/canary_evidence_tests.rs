@@ -103,7 +103,7 @@ fn a_canary_slower_than_stables_own_quantile_fails() {
         evidence.observe(0.5, &with(latencies(slow)), &with(latencies(10)), &settings).unwrap();
         let check = evidence.checks(Goal::Step, &settings).remove(0);
         assert_eq!(check.verdict, expected, "{check:?}");
-        assert!(check.message.contains("requests slower than 1 ms"), "{check:?}");
+        assert!(check.message.contains("requests slower than 1.995 ms"), "{check:?}");
     }
 }
 
@@ -196,4 +196,20 @@ fn the_latency_threshold_is_the_edge_nearest_to_the_quantile() {
     for (counts, expected) in cases {
         assert_eq!(threshold_bin(counts, 0.95), expected, "{counts:?}");
     }
+}
+
+#[test]
+fn a_millisecond_more_is_no_harm_and_is_lost_among_slow_models() {
+    let edge = |bin: usize| LATENCY_EDGES_MICROSECONDS[bin];
+    for (at, expected) in
+        [(126, 1_259), (501, 1_585), (1_000, 1_995), (5_012, 6_310), (10_000, 10_000), (19_953, 19_953)]
+    {
+        let bin = LATENCY_EDGES_MICROSECONDS.iter().position(|edge| *edge == at).unwrap();
+        assert_eq!(edge(with_margin(bin)), expected, "{at}");
+    }
+    assert_eq!(
+        with_margin(LATENCY_EDGES_MICROSECONDS.len()),
+        LATENCY_EDGES_MICROSECONDS.len(),
+        "what is above all edges"
+    );
 }

@@ -76,7 +76,7 @@ pub enum OnNoData {
 pub enum AnalysisCheck {
     /// Requests that fail by the revision's own fault, and container restarts.
     ErrorRate,
-    /// Requests slower than the stable revision's own 95th percentile, and those slower than its 99th.
+    /// Requests slower than the stable revision's own 95th percentile, and those slower than its 99th, each and a millisecond.
     Latency,
     /// Distribution of predictions.
     PredictionDrift,
