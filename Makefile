@@ -23,7 +23,7 @@ packages-all:
 	@e2e/cluster/packages all
 
 .PHONY: demo
-demo: packages-all ## the whole loop on a real local Kubernetes, under live traffic (cold about 45 minutes, warm about 8)
+demo: packages-all ## the whole loop on a real local Kubernetes, under live traffic (on two cores about 30 minutes cold, 5 warm)
 	@e2e/demo/run
 
 .PHONY: test
