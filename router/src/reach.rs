@@ -25,23 +25,18 @@ const TRIED: usize = 16;
 
 /// Keep the router from being ready until it reaches its servers, or `patience` is over. Say so before inputs are applied.
 pub async fn await_servers(router: Arc<Router>, patience: Duration) {
-    let mut begun: Option<Instant> = None;
-    loop {
-        let has_inputs = router.has_inputs();
-        let began = *begun.get_or_insert_with(Instant::now);
-        if has_inputs && reaches(&router).await {
-            info!(seconds = began.elapsed().as_secs_f64(), "servers can be reached");
-            break;
-        }
-        if has_inputs && began.elapsed() >= patience {
+    while !router.has_inputs() {
+        sleep(PAUSE).await;
+    }
+    let began = Instant::now();
+    while !reaches(&router).await {
+        if began.elapsed() >= patience {
             warn!(?patience, "not every revision can be reached; serving all the same");
-            break;
-        }
-        if !has_inputs {
-            begun = None;
+            return router.reached_servers();
         }
         sleep(PAUSE).await;
     }
+    info!(seconds = began.elapsed().as_secs_f64(), "servers can be reached");
     router.reached_servers();
 }
 
@@ -49,18 +44,20 @@ pub async fn await_servers(router: Arc<Router>, patience: Duration) {
 async fn reaches(router: &Router) -> bool {
     let within = router.settings.connect_timeout;
     for endpoints in revisions(&router.snapshot()) {
-        let mut is_reached = false;
-        for address in endpoints {
-            is_reached = matches!(timeout(within, TcpStream::connect(address)).await, Ok(Ok(_)));
-            if is_reached {
-                break;
-            }
-        }
-        if !is_reached {
+        if !any_accepts(&endpoints, within).await {
             return false;
         }
     }
     true
+}
+
+async fn any_accepts(addresses: &[SocketAddr], within: Duration) -> bool {
+    for address in addresses {
+        if matches!(timeout(within, TcpStream::connect(address)).await, Ok(Ok(_))) {
+            return true;
+        }
+    }
+    false
 }
 
 fn revisions(snapshot: &Snapshot) -> Vec<Vec<SocketAddr>> {
