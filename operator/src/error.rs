@@ -78,6 +78,18 @@ impl Error {
         Self::Api { doing: doing.into(), source }
     }
 
+    /// What is wrong with this one object, where it keeps nothing else from being done and another try would not help: it is somebody else's,
+    /// or the API server refuses it with one of these codes, in `said` by its message.
+    pub fn refusal(&self, codes: &[u16], said: impl FnOnce(&str) -> String) -> Option<String> {
+        match self {
+            Self::Api { source: kube::Error::Api(status), .. } if codes.contains(&status.code) => {
+                Some(said(&status.message))
+            }
+            Self::NotOurs { .. } => Some(self.to_string()),
+            Self::Api { .. } | Self::Invalid(_) | Self::Blocked(_) | Self::Deadline { .. } | Self::Internal(_) => None,
+        }
+    }
+
     /// What it means for the next reconcile.
     pub fn class(&self) -> Class {
         match self {

@@ -11,7 +11,7 @@ use millrace_crds::{
     inference_service::{ApiKeys, Auth, Jwt},
 };
 
-use super::status::Said;
+use super::status::{Said, said_of};
 use crate::conditions::{Is, find};
 
 /// No object of ours changes when a Secret appears or an issuer answers again, so routers are asked.
@@ -38,31 +38,28 @@ pub fn said(auth: Option<&Auth>, known: Option<&[CredentialStats]>, former: Opti
     let lacks = |count: fn(&CredentialStats) -> Option<usize>| known.iter().any(|router| count(router) == Some(0));
     let keys = auth.api_keys.as_ref().filter(|_| lacks(|router| router.api_keys)).map(no_api_keys);
     let tokens = auth.jwt.as_ref().filter(|_| lacks(|router| router.token_keys)).map(no_token_keys);
-    let problems: Vec<(&str, String)> = keys.into_iter().chain(tokens).collect();
-    let Some((reason, _)) = problems.first() else {
-        return Some((Is::True, "KeysKnown".to_owned(), "routers know keys to verify callers by".to_owned()));
-    };
-    let sentences: Vec<&str> = problems.iter().map(|(_, sentence)| &**sentence).collect();
-    Some((Is::False, (*reason).to_owned(), sentences.join("; ")))
+    let problems: Vec<(String, String)> = keys.into_iter().chain(tokens).collect();
+    let known = (Is::True, "KeysKnown".to_owned(), "routers know keys to verify callers by".to_owned());
+    said_of(&problems).or(Some(known))
 }
 
-fn no_api_keys(keys: &ApiKeys) -> (&'static str, String) {
+fn no_api_keys(keys: &ApiKeys) -> (String, String) {
     let secret = &keys.secret_name;
     let sentence = format!(
         "auth.apiKeys: routers find no key in the Secret {secret}, so every API key gets 401: create it with an entry for \
          each caller, as kubectl create secret generic {secret} --from-literal=CALLER=KEY, or correct the name; it is seen \
          within two minutes"
     );
-    ("ApiKeysMissing", sentence)
+    ("ApiKeysMissing".to_owned(), sentence)
 }
 
-fn no_token_keys(jwt: &Jwt) -> (&'static str, String) {
+fn no_token_keys(jwt: &Jwt) -> (String, String) {
     let sentence = format!(
         "auth.jwt: routers could not read a key from {}, so tokens can't be verified and get 503: see that it can be \
          reached from this namespace and is a JSON Web Key Set with public keys, or correct the address",
         jwt.jwks_uri
     );
-    ("KeySetMissing", sentence)
+    ("KeySetMissing".to_owned(), sentence)
 }
 
 /// What was said of this generation of the spec.

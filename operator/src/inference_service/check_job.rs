@@ -224,13 +224,7 @@ fn environment(service: &InferenceService, run: &Run) -> Vec<EnvVar> {
 
 /// Why the API server refuses a Job, if it does; other errors pass by themselves.
 pub fn refusal(error: &Error) -> Option<String> {
-    match error {
-        Error::Api { source: kube::Error::Api(status), .. } if matches!(status.code, 400 | 403 | 422) => {
-            Some(status.message.clone())
-        }
-        Error::NotOurs { .. } => Some(error.to_string()),
-        Error::Api { .. } | Error::Invalid(_) | Error::Blocked(_) | Error::Deadline { .. } | Error::Internal(_) => None,
-    }
+    error.refusal(&[400, 403, 422], str::to_owned)
 }
 
 #[cfg(test)]

@@ -254,13 +254,8 @@ fn rule(name: &str) -> Value {
 /// What the API server says against the route, where only this route is concerned and another try would not help. Everything else of
 /// the service goes on.
 pub fn refusal(error: &Error) -> Option<String> {
-    match error {
-        Error::Api { source: kube::Error::Api(status), .. } if matches!(status.code, 400 | 403 | 404 | 422) => {
-            Some(format!("spec.gateway: the API server refuses the HTTPRoute: {}", status.message))
-        }
-        Error::NotOurs { .. } => Some(error.to_string()),
-        Error::Api { .. } | Error::Invalid(_) | Error::Blocked(_) | Error::Deadline { .. } | Error::Internal(_) => None,
-    }
+    let said = |message: &str| format!("spec.gateway: the API server refuses the HTTPRoute: {message}");
+    error.refusal(&[400, 403, 404, 422], said)
 }
 
 /// Puts a refusal into a status that was filled already. The condition of before decides since when it holds.

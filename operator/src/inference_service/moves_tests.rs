@@ -10,6 +10,12 @@ fn moved(status: &InferenceServiceStatus, chosen: &Move) -> Moved {
     make(status, Setting { generation: 3, now: at(7), bake_seconds: 0 }, chosen)
 }
 
+/// The revision of `fraud-2`.
+fn second() -> Revision {
+    let two = serving(&approved("fraud", 2)).stable.unwrap();
+    Revision { model_version: "fraud-2".to_owned(), hash: two.revision, image: two.image, digest: two.digest.unwrap() }
+}
+
 fn rolling(weight: i32) -> InferenceServiceStatus {
     rolling_out(&approved("fraud", 1), &approved("fraud", 2), weight)
 }
@@ -21,13 +27,7 @@ fn succeeded(status: &InferenceServiceStatus) -> (String, String) {
 
 #[test]
 fn a_rollout_begins_without_any_request_for_the_new_revision() {
-    let two = serving(&approved("fraud", 2)).stable.unwrap();
-    let revision = Revision {
-        model_version: "fraud-2".to_owned(),
-        hash: two.revision,
-        image: two.image,
-        digest: two.digest.unwrap(),
-    };
+    let revision = second();
     let Moved { status, made, told } = moved(&serving(&approved("fraud", 1)), &Move::Begin(revision.clone()));
     let canary = status.canary.as_ref().unwrap();
     assert_eq!((canary.revision.as_str(), canary.weight.intended, canary.replicas), (revision.hash.as_str(), 0, 1));
@@ -130,13 +130,7 @@ fn a_forgotten_rejection_is_gone() {
 
 #[test]
 fn a_rehearsal_is_a_decision_of_who_asks_for_it() {
-    let two = serving(&approved("fraud", 2)).stable.unwrap();
-    let revision = Revision {
-        model_version: "fraud-2".to_owned(),
-        hash: two.revision,
-        image: two.image,
-        digest: two.digest.unwrap(),
-    };
+    let revision = second();
     let mut started = moved(&serving(&approved("fraud", 1)), &Move::Rehearse(revision, 100));
     started.sign("ada");
     let Moved { status, made, told } = started;

@@ -16,7 +16,7 @@ use super::{
     pods::{Pods, ServerPod},
     policy::{Servable, conditions, route},
     revision::Revision,
-    status::Said,
+    status::{Said, said_of},
     target::is_approved,
 };
 use crate::conditions::Is;
@@ -148,16 +148,14 @@ pub fn said(
     problems.extend(spec.routes.iter().filter(|one| route(one, servable).is_none()).map(left_out));
     problems.extend(shadowed(&spec.routes));
     problems.extend(own_backup(spec, servable));
-    let Some((reason, _)) = problems.first() else {
+    said_of(&problems).or_else(|| {
         let all = match (spec.routes.is_empty(), &spec.fallback) {
             (true, _) => "the fallback is",
             (false, None) => "every route is",
             (false, Some(_)) => "every route and the fallback are",
         };
-        return Some((Is::True, "Routed".to_owned(), format!("{all} in the routing plan")));
-    };
-    let sentences: Vec<&str> = problems.iter().map(|(_, sentence)| &**sentence).collect();
-    Some((Is::False, reason.clone(), sentences.join("; ")))
+        Some((Is::True, "Routed".to_owned(), format!("{all} in the routing plan")))
+    })
 }
 
 /// Why nobody answers for a version: reason and a sentence.

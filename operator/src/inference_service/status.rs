@@ -124,6 +124,13 @@ fn fill_revisions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
 /// A condition's status, reason and message.
 pub type Said = (Is, String, String);
 
+/// What a condition says of problems, each a reason and a sentence: the first one's reason, and all sentences. Nothing where there is none.
+pub fn said_of(problems: &[(String, String)]) -> Option<Said> {
+    let (reason, _) = problems.first()?;
+    let sentences: Vec<&str> = problems.iter().map(|(_, sentence)| &**sentence).collect();
+    Some((Is::False, reason.clone(), sentences.join("; ")))
+}
+
 fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     let ready = ready(status, seen);
     let stalled = stalled(status, seen);
