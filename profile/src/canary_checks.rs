@@ -11,8 +11,9 @@ use millrace_contract::{
 use crate::{
     bins,
     canary_evidence::{Arm, CanaryEvidence, EvidenceSettings, Goal, Phase},
-    distribution, drift,
+    distribution,
     power::{self, Harm, PhaseSize},
+    psi::{self, Estimate},
     sequential,
 };
 
@@ -163,14 +164,14 @@ pub(crate) fn prediction_drift(
     let (canary, stable) = evidence.totals();
     let outputs: Vec<&String> =
         canary.predictions.keys().filter(|output| stable.predictions.contains_key(*output)).collect();
-    let compared: Vec<(f64, f64, &String)> = outputs
+    let compared: Vec<(f64, Estimate, &String)> = outputs
         .iter()
         .filter_map(|output| {
-            let psi = drift::psi(&stable.predictions[*output], &canary.predictions[*output]).ok()?;
-            Some((output_evidence(&evidence.phases, output)?, psi, *output))
+            let estimate = psi::estimate(&stable.predictions[*output], &canary.predictions[*output]).ok()?;
+            Some((output_evidence(&evidence.phases, output)?, estimate, *output))
         })
         .collect();
-    let Some(worst) = compared.iter().max_by(|left, right| left.1.total_cmp(&right.1)) else {
+    let Some((_, worst, output)) = compared.iter().max_by(|left, right| left.1.psi.total_cmp(&right.1.psi)) else {
         let message = "canary and stable have no predictions to compare yet".to_owned();
         return Check { message, threshold: Some(settings.psi_threshold), ..blank("predictionDrift") };
     };
@@ -179,16 +180,17 @@ pub(crate) fn prediction_drift(
     let seen = canary.predictions.values().map(bins::total).max().unwrap_or(0);
     let differs = log_evidence >= -alpha.ln();
     let needed = || predictions_needed(evidence, settings, alpha / compared.len() as f64);
-    let (verdict, reason) = judge(differs && worst.1 >= settings.psi_threshold, evidence, goal, settings, seen, needed);
-    let summary = format!("PSI {:.3} between {} predictions of output {} and stable's", worst.1, seen, worst.2);
-    let small = if differs && worst.1 < settings.psi_threshold {
-        ", a difference that is real but smaller than the threshold"
-    } else {
-        ""
+    let is_enough = worst.is_at_least(settings.psi_threshold);
+    let (verdict, reason) = judge(differs && is_enough, evidence, goal, settings, seen, needed);
+    let summary = format!("PSI {:.3} between {seen} predictions of output {output} and stable's", worst.psi);
+    let small = match differs {
+        true if worst.psi < settings.psi_threshold => ", a difference that is real but smaller than the threshold",
+        true if !is_enough => ", a difference that is real but not yet surely as great as the threshold",
+        _ => "",
     };
     Check {
         verdict,
-        value: Some(worst.1),
+        value: Some(worst.psi),
         threshold: Some(settings.psi_threshold),
         log_evidence: Some(finite(log_evidence)),
         samples: samples(seen),

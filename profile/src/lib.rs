@@ -29,6 +29,7 @@ pub mod field_profile;
 pub mod metrics;
 pub mod power;
 pub mod predictions;
+pub mod psi;
 mod regression;
 pub mod sequential;
 pub mod windows;

@@ -139,6 +139,18 @@ fn a_revision_like_stable_is_seldom_rolled_back_under_bursty_traffic() {
 }
 
 #[test]
+fn scores_shifted_by_less_than_what_matters_are_seldom_a_reason() {
+    const RUNS: usize = 200;
+    for (name, tilt, most) in [("PSI 0.07", 0.9, 0.02), ("PSI 0.13", 1.2, 0.05)] {
+        let mut random = ChaCha8Rng::seed_from_u64(35);
+        let harm = Harm { tilt, ..ALIKE };
+        let found = (0..RUNS).filter(|_| rolled_back(&mut random, KINDS[0], harm, &STEPS).is_some()).count();
+        println!("scores shifted, {name}: {found} of {RUNS} rollouts rolled back");
+        assert!(found as f64 <= most * RUNS as f64, "{name}: {found} of {RUNS}");
+    }
+}
+
+#[test]
 fn worse_revisions_are_found_the_sooner_the_worse_they_are() {
     const RUNS: usize = 100;
     let cases = [

@@ -9,9 +9,9 @@ use millrace_contract::{
 };
 use millrace_profile::{
     canary_evidence::{Arm, CanaryCheck, CanaryEvidence, EvidenceSettings, Goal},
-    distribution, drift,
+    distribution,
     power::{self, Harm},
-    sequential,
+    psi, sequential,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -148,10 +148,10 @@ fn alike_distributions_are_seldom_found_different_and_different_ones_are() {
             let bins = tilted(bins, tilt).iter().map(|weight| (weight * 1e6) as u64).collect();
             Counts { bins, missing: 0 }
         };
-        let psi = drift::psi(&as_counts(0.0), &as_counts(tilt)).unwrap();
+        let shift = psi::psi(&as_counts(0.0), &as_counts(tilt)).unwrap();
         let found = alarms(100, 15, |random| first_difference(random, share, bins, tilt, 30_000));
         let median = found[found.len() / 2];
-        println!("PSI {psi:.2}, {bins} bins, share {share}: {} of 100 found, median {median} answers", found.len());
+        println!("PSI {shift:.2}, {bins} bins, share {share}: {} of 100 found, median {median} answers", found.len());
         assert!(found.len() >= 99 && median < 800, "{} found, median {median}", found.len());
     }
 }
