@@ -118,6 +118,7 @@ fn main() {
         }
         Ok(())
     });
+    drop(folder);
     let all_kept = table::summary();
     if !all_kept && std::env::var("STRICT").is_ok_and(|strict| strict == "1") {
         std::process::exit(1);

@@ -108,8 +108,8 @@ pub async fn cycles(folder: &Path) {
     let config = written(folder, "repository.json", &json!({"repository": repository}));
     let server = Process::server(&SERVER_CORE.to_string(), &config);
     let mut connection = http1::Connection::open(server.address).await.expect("a connection");
-    let (change, ask) = (|verb| http1::request(&format!("/v2/repository/models/m/{verb}"), "", b""), request());
-    let (load, unload) = (change("load"), change("unload"));
+    let change = |verb: &str| http1::request(&format!("/v2/repository/models/m/{verb}"), "", b"");
+    let (load, ask, unload) = (change("load"), request(), change("unload"));
     let mut before = 0.0;
     for cycle in 1..=FIRST_CYCLES + CYCLES {
         connection.text(&load).await.expect("a load");
