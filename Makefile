@@ -63,9 +63,9 @@ crds-released: packages ## record what the CustomResourceDefinitions have now: f
 	@$(CARGO_TARGET_DIR)/debug/crdgen --released
 
 .PHONY: bench
-bench: packages ## served rate beside in-process ONNX Runtime and a bare HTTP echo, in one run
+bench: packages ## the server beside in-process ONNX Runtime and a bare echo, in one run of some 6 minutes; ONLY="tiny idle", STRICT=1
 	@deploy/images/fetch-onnxruntime >/dev/null
-	@cargo bench --workspace --bench served_rate --profile dev
+	@STRICT=$(STRICT) cargo bench --workspace --bench served_rate --profile dev -- $(ONLY)
 
 .PHONY: conformance
 conformance: packages ## the protocol's clauses over REST, binary and gRPC, on our server or on any: URL=http://host:port [GRPC=host:port]

@@ -92,7 +92,7 @@ impl Door {
         let deadline = now + options.timeout.map_or(self.timeout, |asked| asked.min(self.timeout));
         let rows = inputs.first().map_or(1, |input| input.tensor.rows());
         let priority = if options.priority == 0 { self.priority } else { options.priority };
-        let shares = self.shares && has_equal_rows(&inputs);
+        let shares = self.shares && may_share(&self.tensors, &inputs);
         let work = Work { inputs, rows, shares, priority, sketched: options.sketched, enqueued: now, deadline, reply };
         let mut waiting = Waiting { answer: Some(answer), schedule: Arc::clone(&self.schedule), deadline };
         let entry = Entry { permit, work };
@@ -130,11 +130,13 @@ fn bytes_of(tensor: &Tensor) -> usize {
     }
 }
 
-/// There is a row, and as many in each input.
-fn has_equal_rows(inputs: &[NamedTensor]) -> bool {
+/// There is a row, and as many in each input; and there is no input that may be left out: whether rows depend on each other was tried
+/// without those, and what such a one holds may be meant for all rows.
+fn may_share(tensors: &Tensors, inputs: &[NamedTensor]) -> bool {
     let rows = |input: &NamedTensor| input.tensor.shape.first().copied();
     let first = inputs.first().and_then(rows);
-    first.is_some_and(|first| first > 0) && inputs.iter().all(|input| rows(input) == first)
+    let has_equal_rows = first.is_some_and(|first| first > 0) && inputs.iter().all(|input| rows(input) == first);
+    has_equal_rows && inputs.len() == tensors.inputs.len()
 }
 
 /// Asked for again and again, a large output would make an answer many times as large as any the model gives. Ends at the first name that is
@@ -268,5 +270,24 @@ impl Drop for Waiting {
             drop(answer);
             self.schedule.sweep(Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_share_runs_where_rows_are_equal_and_nothing_is_given_that_may_be_left_out() {
+        let spec = |name: &str| TensorSpec { name: name.into(), datatype: "FP32".into(), shape: vec![-1, 1] };
+        let tensors = Tensors { inputs: vec![spec("x"), spec("y")], outputs: vec![spec("z")] };
+        let of = |name: &str, rows: i64| {
+            let tensor = Tensor { shape: vec![rows, 1], data: Data::Fp32(vec![0.5; rows as usize]) };
+            NamedTensor { name: name.into(), tensor }
+        };
+        let shares = |inputs: &[NamedTensor]| may_share(&tensors, inputs);
+        assert!(shares(&[of("x", 2), of("y", 2)]));
+        assert!(!shares(&[of("x", 2), of("y", 1)]) && !shares(&[of("x", 0), of("y", 0)]));
+        assert!(!shares(&[of("x", 2), of("y", 2), of("offset", 2)]), "the offset of one would be another's too");
     }
 }

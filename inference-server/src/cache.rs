@@ -1,7 +1,7 @@
 //! Answers kept for requests with the same inputs to the same model. Off unless configured; bounded by entries and bytes, over all models.
 //!
-//! A key is the model (name, version, digest of its bytes, fingerprint of the files beside it) and its inputs in the model's own order. Inputs are found by a 64-bit hash and
-//! then compared in full, bit by bit: with a hash alone, of whatever length that is quick enough, one client could look for inputs that
+//! A key is the model (name, version, digest of its bytes, fingerprint of the files beside it) and its inputs in the model's own order, with
+//! their names, as some may be left out. Inputs are found by a 64-bit hash and then compared in full, bit by bit: with a hash alone, of whatever length that is quick enough, one client could look for inputs that
 //! collide and be answered, or have others answered, with what belongs to different ones. The comparison costs less than the hash.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 };
 
 use millrace_contract::server_options as contract;
-use millrace_engine::{Data, NamedTensor, Tensor};
+use millrace_engine::{Data, NamedTensor};
 use quick_cache::{Equivalent, Weighter, sync::Cache};
 use xxhash_rust::xxh3::Xxh3;
 use zerocopy::IntoBytes;
@@ -102,7 +102,7 @@ impl Equivalent<Key> for Query<'_> {
         self.hash == key.hash
             && (Arc::ptr_eq(self.model, &key.model) || self.model == &key.model)
             && self.inputs.len() == key.inputs.len()
-            && self.inputs.iter().zip(key.inputs.iter()).all(|(mine, kept)| is_same(&mine.tensor, &kept.tensor))
+            && self.inputs.iter().zip(key.inputs.iter()).all(|(mine, kept)| is_same(mine, kept))
     }
 }
 
@@ -191,7 +191,8 @@ fn hash_of(seed: u64, model: &Model, inputs: &[NamedTensor]) -> u64 {
         hasher.update(part.as_bytes());
         hasher.update(&[0]);
     }
-    for NamedTensor { tensor, .. } in inputs {
+    for NamedTensor { name, tensor } in inputs {
+        hasher.update(name.as_bytes());
         hasher.update(tensor.data.datatype().as_str().as_bytes());
         hasher.update(tensor.shape.as_bytes());
         on_numbers!(&tensor.data, values => hasher.update(values.as_bytes()), texts => for text in texts {
@@ -202,16 +203,19 @@ fn hash_of(seed: u64, model: &Model, inputs: &[NamedTensor]) -> u64 {
     hasher.digest()
 }
 
-/// The same type, shape and bits: a NaN is itself, and 0 is not -0.
-fn is_same(left: &Tensor, right: &Tensor) -> bool {
+/// The same name, type, shape and bits: a NaN is itself, and 0 is not -0.
+fn is_same(left: &NamedTensor, right: &NamedTensor) -> bool {
     fn bits(data: &Data) -> &[u8] {
         on_numbers!(data, values => values.as_slice().as_bytes(), _texts => &[])
     }
+    let same_name = left.name == right.name;
+    let (left, right) = (&left.tensor, &right.tensor);
     let same_texts = match (&left.data, &right.data) {
         (Data::Bytes(left), Data::Bytes(right)) => left == right,
         _ => true,
     };
-    left.data.datatype() == right.data.datatype()
+    same_name
+        && left.data.datatype() == right.data.datatype()
         && left.shape == right.shape
         && same_texts
         && bits(&left.data) == bits(&right.data)
@@ -219,6 +223,8 @@ fn is_same(left: &Tensor, right: &Tensor) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use millrace_engine::Tensor;
+
     use super::*;
 
     fn inputs(shape: &[i64], data: Data) -> Vec<NamedTensor> {
@@ -267,6 +273,15 @@ mod tests {
             assert_eq!(ask(&model, &other, index as f32), None, "{other:?}");
             assert_eq!(ask(&model, &other, 99.0), Some(index as f64), "{other:?}");
         }
+    }
+
+    #[test]
+    fn two_inputs_that_may_be_left_out_are_not_taken_for_each_other() {
+        let model = cache(100, 1 << 20).of("m", None, "d", "");
+        let given = |name: &str| vec![NamedTensor { name: name.into(), ..number(1.0).remove(0) }];
+        assert_eq!(ask(&model, &given("a"), 10.0), None);
+        assert_eq!(ask(&model, &given("b"), 20.0), None);
+        assert_eq!((ask(&model, &given("a"), 99.0), ask(&model, &given("b"), 99.0)), (Some(10.0), Some(20.0)));
     }
 
     #[test]

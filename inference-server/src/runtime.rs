@@ -239,10 +239,8 @@ pub fn start(
     let schedule = Arc::new(Schedule::new(config.policy(), config.tuner(lanes.len()), Arc::clone(&metrics)));
     let place = Arc::new(Place::new(!inline.is_empty()));
     let observers: Arc<[Arc<dyn Observer>]> = observers.into();
-    let mut workers = lanes.into_iter().chain(inline).enumerate().map(|(index, model)| {
-        let (metrics, observers) = (Arc::clone(&metrics), Arc::clone(&observers));
-        Worker { index, model, metrics, observers, latencies: Vec::new() }
-    });
+    let worker = |(index, model)| Worker::new(index, model, Arc::clone(&metrics), Arc::clone(&observers));
+    let mut workers = lanes.into_iter().chain(inline).enumerate().map(worker);
     let mut threads = Vec::new();
     for worker in workers.by_ref().take(config.concurrency.max(1)) {
         let (schedule, place) = (Arc::clone(&schedule), Arc::clone(&place));

@@ -141,7 +141,10 @@ impl Sketches {
         outputs: &[O],
     ) {
         let Some(counted) = self.lanes.get(lane).or(self.lanes.last()) else { return };
-        let spans = spans(rows, sketched);
+        // Copies are rare, and nothing is put together for a run without one.
+        let (whole, apart) = (0..rows.iter().sum::<usize>(), sketched.contains(&Sketched::Nothing));
+        let apart = apart.then(|| spans(rows, sketched));
+        let spans = apart.as_deref().unwrap_or(std::slice::from_ref(&whole));
         // Only a reader ever competes for it.
         let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
         counted.rows += spans.iter().map(|span| span.len() as u64).sum::<u64>();
@@ -151,7 +154,7 @@ impl Sketches {
             if input.tensor.row_len() != Some(feature.width) {
                 continue;
             }
-            for span in &spans {
+            for span in spans {
                 if feature.count_numbers(counts, &input.tensor.data, span) {
                     continue;
                 }

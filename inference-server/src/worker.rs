@@ -32,6 +32,29 @@ pub struct Worker {
     pub observers: Arc<[Arc<dyn Observer>]>,
     /// Of the last batch, from admission to the answer; kept for its room.
     pub latencies: Vec<Duration>,
+    notes: Notes,
+}
+
+/// What must be known of the requests of a batch when they are not there any more; kept from run to run for its room.
+#[derive(Debug, Default)]
+struct Notes {
+    rows: Vec<usize>,
+    sketched: Vec<Sketched>,
+    admitted: Vec<Instant>,
+}
+
+impl Notes {
+    fn take(&mut self, batch: &[Work]) {
+        let Self { rows, sketched, admitted } = self;
+        rows.clear();
+        sketched.clear();
+        admitted.clear();
+        for work in batch {
+            rows.push(work.rows);
+            sketched.push(work.sketched);
+            admitted.push(work.enqueued);
+        }
+    }
 }
 
 impl fmt::Debug for Worker {
@@ -54,35 +77,41 @@ pub struct Done {
 }
 
 impl Worker {
+    /// The worker of that number, which owns the session.
+    pub fn new(index: usize, model: Model, metrics: Arc<ModelMetrics>, observers: Arc<[Arc<dyn Observer>]>) -> Self {
+        Self { index, model, metrics, observers, latencies: Vec::new(), notes: Notes::default() }
+    }
+
     /// Runs a batch and answers its requests; [`Worker::latencies`] are then theirs.
     pub fn run(&mut self, mut batch: Vec<Work>) -> Done {
         let (started, busy) = (Instant::now(), ThreadTime::now());
         for work in &batch {
             self.metrics.queued(started.duration_since(work.enqueued));
         }
-        let rows: Vec<usize> = batch.iter().map(|work| work.rows).collect();
-        let sketched: Vec<Sketched> = batch.iter().map(|work| work.sketched).collect();
-        let admitted: Vec<Instant> = batch.iter().map(|work| work.enqueued).collect();
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.take(&batch);
         let inputs = scatter::gather(&mut batch);
         let input = started.elapsed();
         self.metrics.batched(input);
-        match self.compute(&inputs, &rows, input) {
+        match self.compute(&inputs, &notes.rows, input) {
             Ok(parts) => {
                 for (work, part) in batch.into_iter().zip(&parts) {
                     // The client may have gone while the model ran.
                     _ = work.reply.send(Ok(Arc::clone(part)));
                 }
-                self.observed(&inputs, &rows, &sketched, &parts);
+                self.observed(&inputs, &notes.rows, &notes.sketched, &parts);
             }
-            Err(refusal) => self.one_by_one(batch, &inputs, &rows, refusal),
+            Err(refusal) => self.one_by_one(batch, &inputs, &notes.rows, refusal),
         }
         let ended = Instant::now();
         self.latencies.clear();
-        self.latencies.extend(admitted.into_iter().map(|admitted| ended.duration_since(admitted)));
+        self.latencies.extend(notes.admitted.iter().map(|admitted| ended.duration_since(*admitted)));
         let took = ended.duration_since(started);
         // Short is short; only where it was not, somebody else may have had the processor.
         let busy = if took > SHORT { busy.elapsed() } else { took };
-        Done { ended, took, busy, rows: rows.iter().sum() }
+        let rows = notes.rows.iter().sum();
+        self.notes = notes;
+        Done { ended, took, busy, rows }
     }
 
     /// After a batch that failed: one request must not fail for what another one sent, so each is tried alone.

@@ -57,7 +57,7 @@ async fn a_few_cycles_of_load_and_unload_leave_no_model_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes; run by hand: cargo test -p millrace-inference-server --test model_memory -- --ignored --nocapture"]
+#[ignore = "takes minutes; run by hand: e2e/rust-tests --test model_memory -- --ignored --nocapture; or `make bench ONLY=cycles`, on a process of its own"]
 async fn a_thousand_cycles_of_load_and_unload_return_to_the_start() {
     let (before, after) = cycles(1000, 20).await;
     assert!(after < before * 1.05 + 4.0, "{before} MiB before, {after} MiB after");

@@ -299,6 +299,29 @@ async fn a_folder_that_is_followed_is_served_as_it_becomes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn settings_that_cannot_be_read_hold_up_no_other_model_and_are_forgotten_with_their_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["broken", "good", "huge"] {
+        put(folder.path(), name, 1, &multiplier(4, 1.0));
+    }
+    std::fs::write(folder.path().join("broken/config.json"), "{").unwrap();
+    std::fs::write(folder.path().join("huge/config.json"), " ".repeat((1 << 20) + 1)).unwrap();
+    let server = Server::start(support::settings(serving(folder.path(), Control::Poll))).await;
+    let known = until_known(&server, |known| known[1]["state"] == "READY" && known[2]["state"] == "UNAVAILABLE").await;
+    assert_eq!(first(&server, "good").await, json!(4.0));
+    for (index, reason) in [(0, "InvalidConfig"), (2, "TooLarge")] {
+        assert!(known[index]["reason"].as_str().unwrap().starts_with(reason), "{known}");
+    }
+    assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    for name in ["broken", "huge"] {
+        std::fs::remove_dir_all(folder.path().join(name)).unwrap();
+    }
+    until_known(&server, |known| known.as_array().unwrap().len() == 1).await;
+    assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::OK);
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn loads_and_unloads_that_come_at_the_same_time_end_in_a_whole_state() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "m", 1, &multiplier(4, 1.0));

@@ -162,6 +162,22 @@ HEAD = (f"{'server':<10} {'wire':<7} {'requests/s':>10} {'at':>4} {'p50 ms':>8} 
         f"{'CPU ms/1000':>12} {'MiB':>6} {'errors':>7} {'start s':>8}")
 
 
+# What of ours a peer's wire is held against: the plain ones are JSON without a protocol.
+BESIDE = {"plain": "JSON"}
+
+
+def ratios(rows):
+    """Ours in times of each peer's, wire by wire."""
+    ours = {r["wire"]: r for r in rows if r["server"] == OursAsPeer.name}
+    lines = []
+    for r in rows:
+        own = ours.get(BESIDE.get(r["wire"], r["wire"]))
+        if own and r is not own and r["rate"]:
+            lines.append(f"{OursAsPeer.name} {own['wire']:<6} beside {r['server']:<9} {r['wire']:<7} {own['rate'] / r['rate']:>7.2f} times the rate, "
+                         f"{own['p99'] / r['p99']:.2f} of the p99, {own['one_p50'] / r['one_p50']:.2f} of the p50 of one at a time")
+    return lines
+
+
 def line(r):
     return (f"{r['server']:<10} {r['wire']:<7} {r['rate']:>10,.0f} {r['connections']:>4} {r['p50']:>8.2f} {r['p99']:>8.2f} "
             f"{r['one_rate']:>8,.0f} {r['one_p50']:>9.3f} {r['cpu']:>12.1f} {r['memory']:>6.0f} {r['errors']:>7} {r['started']:>8.2f}")
@@ -225,6 +241,7 @@ def main():
             except Exception as error:
                 failed.append(name)
                 print(f"{name:<10} not measured: {type(error).__name__}: {str(error)[-600:]}", flush=True)
+    print("", *ratios(rows), sep="\n")
     print(f"\nload average after: {os.getloadavg()[0]:.1f}; not measured: {', '.join(failed) or 'none'}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

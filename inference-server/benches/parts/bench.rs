@@ -90,9 +90,7 @@ pub fn config(folder: &Path, models: &[(String, Subject)], more: Value) -> PathB
     for (key, value) in more.as_object().into_iter().flatten() {
         config[key] = value.clone();
     }
-    let path = folder.join(format!("{}-{}.json", models[0].0, models.len()));
-    std::fs::write(&path, config.to_string()).expect("a temporary file");
-    path
+    written(folder, &format!("{}-{}.json", models[0].0, models.len()), &config)
 }
 
 pub fn serve(folder: &Path, subject: Subject) -> Process {
@@ -100,6 +98,19 @@ pub fn serve(folder: &Path, subject: Subject) -> Process {
     Process::server(&SERVER_CORE.to_string(), &config(folder, &models, json!({})))
 }
 
+/// Rows a second of the model in a process of its own, in one round.
 pub fn alone(subject: Subject, rows: usize) -> f64 {
     Process::result(SERVER_CORE, &["alone", subject.name, &rows.to_string()])
+}
+
+/// The same in the best of all rounds, as for everything else.
+pub fn alone_at_best(subject: Subject, rows: usize) -> f64 {
+    (0..rounds()).map(|_| alone(subject, rows)).fold(0.0, f64::max)
+}
+
+/// A configuration as a file.
+pub fn written(folder: &Path, name: &str, config: &Value) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, config.to_string()).expect("a temporary file");
+    path
 }

@@ -1,14 +1,14 @@
-//! Many models in one server, and its own choice of batch size and delay.
+//! Many models in one server, asked as unevenly as models are.
 
 use std::path::Path;
 
 use serde_json::json;
 
 use super::{
-    bench::{SERVER_CORE, Wire, better, config, once, round, rounds, serve},
+    bench::{SERVER_CORE, better, config, once, round, rounds, serve},
     child::Process,
     http1,
-    models::{MLP, Subject, WIDE},
+    models::{MLP, Subject},
     table::{Measured, row, title, verdict},
 };
 
@@ -56,42 +56,4 @@ fn order() -> Vec<usize> {
 
 fn greatest_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_divisor(b, a % b) }
-}
-
-/// The server's own choice of batch size and delay beside every setting of a grid.
-pub async fn tuning(folder: &Path) {
-    let (headers, body) = WIDE.binary();
-    let wire = Wire::Http(http1::request(&WIDE.path(), &headers, &body));
-    title("batch size and delay, a model whose weights no cache holds, binary");
-    for under_way in [4, 24] {
-        let mut grid: Vec<(String, Measured)> = Vec::new();
-        for rows in [1, 2, 4, 8, 16, 32] {
-            for delay in [0, 100, 250, 500, 1000, 2000] {
-                let batching = json!({"maxSize": rows, "maxDelayMicroseconds": delay, "tuning": false});
-                if rows == 1 && delay > 0 {
-                    continue;
-                }
-                let path = config(folder, &[("wide".to_owned(), WIDE)], json!({"batching": batching}));
-                let fixed = Process::server(&SERVER_CORE.to_string(), &path);
-                grid.push((
-                    format!("{under_way} under way: size {rows}, delay {delay} µs"),
-                    wire.load(&fixed, under_way).await,
-                ));
-            }
-        }
-        let unbatched = grid[0].1.p99;
-        let under = |(_, measured): &&(String, Measured)| measured.p99 <= 2 * unbatched;
-        let best = grid.iter().filter(under).max_by(|a, b| a.1.per_second.total_cmp(&b.1.per_second)).expect("one");
-        for (what, measured) in &grid {
-            row(what, measured);
-        }
-        let ours = serve(folder, WIDE);
-        let mut tuned = Measured::default();
-        for _ in 0..10 {
-            tuned = wire.load(&ours, under_way).await;
-        }
-        row(&format!("{under_way} under way: best"), &best.1);
-        row(&format!("{under_way} under way: left alone, after 9 rounds"), &tuned);
-        verdict("of the best of the grid", tuned.per_second / best.1.per_second, "", 0.95, true);
-    }
 }

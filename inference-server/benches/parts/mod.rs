@@ -12,6 +12,10 @@ pub mod rates;
 pub mod sketches;
 pub mod table;
 pub mod tails;
+pub mod tuning;
+
+#[path = "../../tests/support/repository.rs"]
+mod repository;
 
 use std::{io, time::Duration};
 

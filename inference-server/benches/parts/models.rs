@@ -1,7 +1,7 @@
 //! The models of the benchmark: what is asked of them in every form of the protocol, and their rate alone.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -75,33 +75,14 @@ impl Subject {
         [field(1, self.name.as_bytes()), field(5, &tensor), field(7, &bytes)].concat()
     }
 
-    fn load(self) -> Model {
-        let bytes = std::fs::read(self.file()).expect("a committed model");
-        Model::load(&bytes, None, LoadOptions::default()).expect("ONNX Runtime: `make onnxruntime`")
-    }
-
     fn input(self, rows: usize) -> [NamedTensor; 1] {
         let tensor = Tensor { shape: self.shape(rows), data: Data::Fp32(self.values(rows)) };
         [NamedTensor { name: "X".into(), tensor }]
     }
 
-    /// What an answer in JSON holds, where the model gives back what it is given.
-    pub fn answer(self) -> String {
-        let numbers: Vec<String> = self.values(1).iter().map(f32::to_string).collect();
-        format!("\"data\":[{}]", numbers.join(","))
-    }
-
-    /// Loads the model and runs it once, says so, and keeps it until nobody listens any more.
-    pub fn hold(self) -> std::io::Result<()> {
-        let mut model = self.load();
-        model.run(&self.input(1)).expect("a run");
-        println!("127.0.0.1:0");
-        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).map(|_| drop(model))
-    }
-
     /// Rows a second of runs of so many rows, one after the other on this thread.
     pub fn alone(self, rows: usize, length: Duration) -> f64 {
-        let (mut model, input) = (self.load(), self.input(rows));
+        let (mut model, input) = (load(&self.file()), self.input(rows));
         model.run(&input).expect("a run");
         let (start, mut runs) = (Instant::now(), 0_u32);
         while start.elapsed() < length {
@@ -110,6 +91,19 @@ impl Subject {
         }
         f64::from(runs) * rows as f64 / start.elapsed().as_secs_f64()
     }
+}
+
+fn load(file: &Path) -> Model {
+    let bytes = std::fs::read(file).expect("a model");
+    Model::load(&bytes, None, LoadOptions::default()).expect("ONNX Runtime: `make onnxruntime`")
+}
+
+/// Loads a model and runs it once, says so, and keeps it until nobody listens any more.
+pub fn hold(file: &Path) -> std::io::Result<()> {
+    let mut model = load(file);
+    model.warm_up().expect("a run");
+    println!("127.0.0.1:0");
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).map(|_| drop(model))
 }
 
 fn varint(mut value: u64) -> Vec<u8> {

@@ -1,15 +1,19 @@
-//! Rates and latencies, and how they are printed.
+//! Rates and latencies, how they are printed, and which targets were missed.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::{LazyLock, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
-static MISSED: AtomicBool = AtomicBool::new(false);
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+static VERDICTS: Mutex<Verdicts> = Mutex::new(Verdicts { title: String::new(), kept: 0, missed: Vec::new() });
 
-/// A target has been missed so far.
-pub fn any_missed() -> bool {
-    MISSED.load(Ordering::Relaxed)
+/// What came of the targets so far.
+struct Verdicts {
+    /// What is being measured.
+    title: String,
+    kept: usize,
+    missed: Vec<String>,
 }
 
 /// One measurement.
@@ -29,8 +33,11 @@ pub fn measured(mut latencies: Vec<Duration>, elapsed: Duration, cpu: Duration) 
     Measured { per_second, p50: at(0.5), p99: at(0.99), cpu: cpu / (latencies.len() as u32).max(1) }
 }
 
+/// What is measured from now on, and after how many seconds.
 pub fn title(text: &str) {
-    println!("\n{text:<44}{:>11}{:>10}{:>10}{:>10}", "per second", "p50", "p99", "CPU each");
+    let seconds = START.elapsed().as_secs();
+    println!("\n[{seconds:>3} s] {text}\n  {:<42}{:>11}{:>10}{:>10}{:>10}", "", "per second", "p50", "p99", "CPU each");
+    text.clone_into(&mut VERDICTS.lock().unwrap_or_else(PoisonError::into_inner).title);
 }
 
 pub fn row(what: &str, measured: &Measured) {
@@ -38,12 +45,33 @@ pub fn row(what: &str, measured: &Measured) {
     println!("  {what:<42}{per_second:>11.0}{:>10}{:>10}{:>10}", micros(*p50), micros(*p99), micros(*cpu));
 }
 
+/// A figure without a target: a limit, or what others are held against.
+pub fn figure(what: &str, value: f64, unit: &str) {
+    println!("  {what:<42}{value:>11.2} {unit}");
+}
+
 /// A figure beside its target.
 pub fn verdict(what: &str, value: f64, unit: &str, target: f64, at_least: bool) {
     let kept = if at_least { value >= target } else { value <= target };
-    MISSED.fetch_or(!kept, Ordering::Relaxed);
     let (relation, word) = (if at_least { ">=" } else { "<=" }, if kept { "kept" } else { "MISSED" });
-    println!("  {what:<42}{value:>11.2} {unit:<6} target {relation} {target} {unit:<6} {word}");
+    println!("  {what:<42}{value:>11.3} {unit:<6} target {relation} {target:.3} {unit:<6} {word}");
+    let mut verdicts = VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept {
+        verdicts.kept += 1;
+    } else {
+        let missed =
+            format!("{}: {what}: {value:.3} {unit} where the target is {relation} {target:.3}", verdicts.title);
+        verdicts.missed.push(missed);
+    }
+}
+
+/// Prints how many targets were kept and which were not; whether all were.
+pub fn summary() -> bool {
+    let Verdicts { kept, missed, .. } = &*VERDICTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let seconds = START.elapsed().as_secs();
+    println!("\n[{seconds:>3} s] {kept} targets kept, {} missed", missed.len());
+    missed.iter().for_each(|missed| println!("  {missed}"));
+    missed.is_empty()
 }
 
 fn micros(duration: Duration) -> String {

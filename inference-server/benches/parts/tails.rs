@@ -9,7 +9,7 @@ use super::{
     child::Process,
     http1,
     models::{ENCODER, MLP},
-    table::{Measured, row, title, verdict},
+    table::{Measured, figure, row, title, verdict},
 };
 
 pub async fn tails(folder: &Path) {
@@ -49,7 +49,7 @@ pub async fn heavy(folder: &Path) {
         }
         better(&mut served, wire.load(&ours, 4).await);
     }
-    println!("  {:<42}{:>11.0}", format!("alone, rows a second in runs of {}", limit.0), limit.1);
+    figure(&format!("alone, in runs of {}", limit.0), limit.1, "rows a second");
     row("server, 4 under way", &served);
     verdict("of the best runs alone", served.per_second / limit.1, "", 0.99, true);
     drop(ours);

@@ -1,6 +1,6 @@
 //! Tensors as gRPC's messages write them, typed or raw, into and out of ours. Pure.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use bytes::Bytes;
 use millrace_engine::{Data, Datatype, NamedTensor, Tensor};
@@ -57,9 +57,8 @@ pub fn read(message: ModelInferRequest, limits: &Limits) -> Result<Infer, Refusa
     }
     let mut wanted = Vec::with_capacity(outputs.len());
     for output in outputs {
-        let whose = format!("output {:?}", output.name);
-        check(&whose, &output.parameters)?;
-        let classes = number(&whose, &output.parameters, "classification")?;
+        check(format_args!("output {:?}", output.name), &output.parameters)?;
+        let classes = number(format_args!("output {:?}", output.name), &output.parameters, "classification")?;
         let classification = classes.map(|classes| u32::try_from(classes).unwrap_or(u32::MAX));
         wanted.push(Wanted { name: output.name, binary: None, classification });
     }
@@ -69,9 +68,7 @@ pub fn read(message: ModelInferRequest, limits: &Limits) -> Result<Infer, Refusa
 fn input(input: InferInputTensor, raw: Option<Bytes>, limits: &Limits) -> Result<NamedTensor, Refusal> {
     let InferInputTensor { name, datatype, shape, parameters, contents } = input;
     let invalid = |why: String| refuse(Reason::InvalidTensor, format!("input {name:?}: {why}"));
-    if !parameters.is_empty() {
-        check(&format!("input {name:?}"), &parameters)?;
-    }
+    check(format_args!("input {name:?}"), &parameters)?;
     let datatype: Datatype = datatype.parse().map_err(|e| invalid(format!("{e}")))?;
     let data = match (raw, contents) {
         (Some(_), Some(contents)) if contents != InferTensorContents::default() => {
@@ -121,7 +118,7 @@ fn typed(contents: InferTensorContents, datatype: Datatype, shape: &[i64], limit
     }
 }
 
-fn fit<T: Copy + std::fmt::Display, U: TryFrom<T>>(value: T, datatype: Datatype) -> Result<U, String> {
+fn fit<T: Copy + fmt::Display, U: TryFrom<T>>(value: T, datatype: Datatype) -> Result<U, String> {
     U::try_from(value).map_err(|_| format!("value {value} is out of range for {datatype}"))
 }
 
@@ -154,7 +151,7 @@ fn given(contents: &InferTensorContents) -> [(&'static str, usize); 8] {
 }
 
 /// Refuses what would change how tensors are found: to ignore that would be to answer wrongly.
-fn check(whose: &str, parameters: &Parameters) -> Result<(), Refusal> {
+fn check(whose: impl fmt::Display, parameters: &Parameters) -> Result<(), Refusal> {
     if parameters.contains_key("shared_memory_region") {
         let message = format!(
             "{whose} has parameter \"shared_memory_region\": this server has no such extension, send tensors in the message"
@@ -170,7 +167,7 @@ fn flag(parameters: &Parameters, name: &str) -> bool {
 }
 
 /// A parameter that is a whole number.
-fn number(whose: &str, parameters: &Parameters, name: &str) -> Result<Option<u64>, Refusal> {
+fn number(whose: impl fmt::Display, parameters: &Parameters, name: &str) -> Result<Option<u64>, Refusal> {
     let Some(choice) = parameters.get(name).and_then(|parameter| parameter.parameter_choice.as_ref()) else {
         return Ok(None);
     };

@@ -145,24 +145,14 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let without_model = |refusal: Refusal| {
-            self.metrics.refused(&refusal);
-            refusal
-        };
-        let _counted = self.beside.request().map_err(without_model)?;
-        let body = self.body(headers, body, &seen.flow).await.map_err(without_model)?;
+        let without_model = |refusal: &Refusal| self.metrics.refused(refusal);
+        let _counted = self.beside.request().inspect_err(without_model)?;
+        let body = self.body(headers, body, &seen.flow).await.inspect_err(without_model)?;
         seen.request_bytes = body.span().len();
-        let serving = self.status.models().find(model, version).map_err(without_model)?;
-        match run(&serving, headers, body, &self.codec, seen).await {
-            Ok(response) => {
-                serving.metrics.answered(started.elapsed());
-                Ok(response)
-            }
-            Err(refusal) => {
-                serving.metrics.refused(&refusal);
-                Err(refusal)
-            }
-        }
+        let serving = self.status.models().find(model, version).inspect_err(without_model)?;
+        let answered = run(&serving, headers, body, &self.codec, seen).await;
+        serving.metrics.ended(&answered, started.elapsed());
+        answered
     }
 
     fn tell(

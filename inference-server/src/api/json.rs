@@ -1,7 +1,7 @@
 //! Inference requests and answers of REST: JSON, and behind it the tensors of the binary tensor data extension. Read in one pass, without
 //! a tree in between; numbers go straight into vectors of their type. Pure.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use millrace_engine::{Data, Datatype, NamedTensor, Tensor};
 
@@ -38,11 +38,11 @@ impl From<Refusal> for Wrong {
     }
 }
 
-fn invalid(whose: &str, why: impl std::fmt::Display) -> Wrong {
+fn invalid(whose: impl fmt::Display, why: impl fmt::Display) -> Wrong {
     Refusal::new(Reason::InvalidTensor, format!("{whose}: {why}")).into()
 }
 
-fn malformed(why: impl std::fmt::Display) -> Refusal {
+fn malformed(why: impl fmt::Display) -> Refusal {
     Refusal::new(Reason::InvalidRequest, format!("the body is no inference request: {why}"))
 }
 
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
                 Ok::<(), Wrong>(())
             })?;
             let name = name.ok_or_else(|| malformed(format!("output {} has no field \"name\"", outputs.len())))?;
-            parameters.check(&format!("output {name:?}"))?;
+            parameters.check(format_args!("output {name:?}"))?;
             let Parameters { binary, classification, .. } = parameters;
             outputs.push(Wanted { name, binary, classification });
             Ok::<(), Wrong>(())
@@ -217,8 +217,8 @@ impl<'a> Draft<'a> {
             "data" => {
                 let given = match (&self.datatype, &self.shape) {
                     (Some(datatype), Some(shape)) => {
-                        let whose = whose(self.name.as_deref(), index);
-                        Given::Read(data(cursor, datatype, shape, limits, &whose)?)
+                        let whose = Whose { name: self.name.as_deref(), index };
+                        Given::Read(data(cursor, datatype, shape, limits, whose)?)
                     }
                     _ => {
                         cursor.peek();
@@ -236,39 +236,54 @@ impl<'a> Draft<'a> {
 
     fn finish(self, cursor: &Cursor<'a>, index: usize, reader: &mut Reader<'a>) -> Result<NamedTensor, Wrong> {
         let Self { name, datatype, shape, data: given, parameters } = self;
-        let whose = whose(name.as_deref(), index);
+        let whose = Whose { name: name.as_deref(), index };
         let missing = |field: &str| malformed(format!("{whose} has no field {field:?}"));
         let name = name.as_deref().ok_or_else(|| missing("name"))?.to_owned();
         let datatype = datatype.ok_or_else(|| missing("datatype"))?;
         let shape = shape.ok_or_else(|| missing("shape"))?;
-        parameters.check(&whose)?;
+        parameters.check(whose)?;
         let data = match (given, parameters.binary_size) {
             (Some(Given::Read(data)), None) => data,
             (Some(Given::Later(at)), None) => {
                 let mut there = cursor.clone();
                 there.seek(at);
-                self::data(&mut there, &datatype, &shape, reader.limits, &whose)?
+                self::data(&mut there, &datatype, &shape, reader.limits, whose)?
             }
             (None, Some(size)) => {
-                let datatype: Datatype = datatype.parse().map_err(|e| invalid(&whose, e))?;
-                let bytes = reader.take(size).map_err(|why| invalid(&whose, why))?;
-                binary::read(bytes, datatype, &shape, reader.limits).map_err(|why| invalid(&whose, why))?
+                let datatype: Datatype = datatype.parse().map_err(|e| invalid(whose, e))?;
+                let bytes = reader.take(size).map_err(|why| invalid(whose, why))?;
+                binary::read(bytes, datatype, &shape, reader.limits).map_err(|why| invalid(whose, why))?
             }
-            (Some(_), Some(_)) => return Err(invalid(&whose, "it has both data and parameter binary_data_size")),
-            (None, None) => return Err(invalid(&whose, "it has no data")),
+            (Some(_), Some(_)) => return Err(invalid(whose, "it has both data and parameter binary_data_size")),
+            (None, None) => return Err(invalid(whose, "it has no data")),
         };
         Ok(NamedTensor { name, tensor: Tensor { shape, data } })
     }
 }
 
-fn whose(name: Option<&str>, index: usize) -> String {
-    match name {
-        Some(name) => format!("input {name:?}"),
-        None => format!("input {index}"),
+/// The input that a message is about; written only where there is something to say.
+#[derive(Clone, Copy)]
+struct Whose<'a> {
+    name: Option<&'a str>,
+    index: usize,
+}
+
+impl fmt::Display for Whose<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name {
+            Some(name) => write!(f, "input {name:?}"),
+            None => write!(f, "input {}", self.index),
+        }
     }
 }
 
-fn data(cursor: &mut Cursor<'_>, datatype: &str, shape: &[i64], limits: &Limits, whose: &str) -> Result<Data, Wrong> {
+fn data(
+    cursor: &mut Cursor<'_>,
+    datatype: &str,
+    shape: &[i64],
+    limits: &Limits,
+    whose: Whose<'_>,
+) -> Result<Data, Wrong> {
     let datatype: Datatype = datatype.parse().map_err(|e| invalid(whose, e))?;
     elements::read(cursor, datatype, shape, limits).map_err(|trouble| match trouble {
         Trouble::Text(fault) => fault.into(),
@@ -334,7 +349,7 @@ impl Parameters {
     }
 
     /// Refuses what would change how tensors are found: to ignore that would be to answer wrongly.
-    fn check(&self, whose: &str) -> Result<(), Refusal> {
+    fn check(&self, whose: impl fmt::Display) -> Result<(), Refusal> {
         match self.foreign {
             None => Ok(()),
             Some(parameter) => {

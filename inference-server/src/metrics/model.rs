@@ -114,6 +114,14 @@ impl ModelMetrics {
         }
     }
 
+    /// A request came to its end after so long, one way or the other.
+    pub fn ended<T>(&self, answered: &Result<T, Refusal>, duration: Duration) {
+        match answered {
+            Ok(_) => self.answered(duration),
+            Err(refusal) => self.refused(refusal),
+        }
+    }
+
     /// A request was answered after so long.
     pub fn answered(&self, duration: Duration) {
         let cells = self.cells.mine();
@@ -216,6 +224,16 @@ impl ModelMetrics {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+
+    #[test]
+    fn a_request_that_ends_is_an_answer_with_its_time_or_a_failure() {
+        let (metrics, _) = Metrics::new();
+        let model = metrics.model("a", None);
+        model.ended(&Ok(7), Duration::from_nanos(30));
+        model.ended::<u8>(&Err(Refusal::new(Reason::QueueTimeout, "late")), Duration::from_nanos(500));
+        let Totals { success, failure, request_nanoseconds, .. } = model.totals();
+        assert_eq!((success, failure, request_nanoseconds), (1, 1, 30));
+    }
 
     #[test]
     fn runs_are_told_apart_by_their_rows() {

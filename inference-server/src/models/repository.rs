@@ -7,6 +7,7 @@ use std::{
 };
 
 use millrace_contract::repository::{Control, ModelConfig, Repository};
+use millrace_store::Error as StoreError;
 
 use super::{
     Entry, Key, Models, Spec, Standing,
@@ -77,7 +78,15 @@ impl Models {
         let mut own = ModelConfig::default();
         if found.has_config {
             let location = self.keeper.loader.open_location(&repository.uri)?.join(&format!("{name}/{CONFIG_FILE}"))?;
-            let bytes = location.get(MAX_CONFIG_BYTES).await?;
+            let bytes = match location.get(MAX_CONFIG_BYTES).await {
+                Ok(bytes) => bytes,
+                // What was there a moment ago and is not now is worth another look at all of it.
+                Err(error) if error.is_transient() || matches!(error, StoreError::NotFound { .. }) => {
+                    return Err(error.into());
+                }
+                // Only this model has settings that cannot be read.
+                Err(error) => return Ok(Err(Failure::from(error).trouble())),
+            };
             own = match own_config(&bytes) {
                 Ok(own) => own,
                 Err(error) => return Ok(Err(Trouble::new("InvalidConfig", format!("{}: {error}", location.uri())))),
@@ -195,8 +204,10 @@ impl Models {
         self.table.load().versions(&name).into_iter().map(|version| (Arc::clone(&name), version)).collect()
     }
 
-    /// A trouble of a model as a whole: what answers goes on, and tells it.
+    /// A trouble of a model of the repository as a whole: what answers goes on, and tells it.
     pub(super) fn told(&self, name: &Arc<str>, trouble: Trouble) {
+        // Also a model of which nothing was ever loaded is to be forgotten when its folder goes away.
+        self.keeper.of_repository(name);
         tracing::error!(model = %name, reason = trouble.reason, "{}", trouble.message);
         // Looked at and written in one go: a version that is taken down in between would be put back, and never be freed.
         self.change(|table| table.trouble(name, &trouble));
@@ -260,9 +271,10 @@ impl Models {
             self.told(&name.into(), trouble.clone());
             failed(&trouble)
         })?;
-        if let Some((spec, failure)) = self.bring_all_up(&specs).await.into_iter().next() {
-            // Nobody tries again by itself: it is not on its way.
-            self.change(|table| table.give_up(&spec.key));
+        let troubles = self.bring_all_up(&specs).await;
+        if let Some((_, failure)) = troubles.first() {
+            // Nobody tries again by itself: they are not on their way.
+            self.change(|table| troubles.iter().for_each(|(spec, _)| table.give_up(&spec.key)));
             return Err(failed(&failure.trouble()));
         }
         self.retire_others(name, &specs).await;

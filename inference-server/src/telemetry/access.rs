@@ -105,15 +105,20 @@ impl AccessLog {
 
 fn write(messages: &Receiver<Message>, output: Box<dyn Write + Send>, metrics: &Metrics) {
     let mut output = BufWriter::with_capacity(1 << 16, output);
-    let mut unwritten = false;
+    // When the oldest line in the buffer has waited long enough, however many come behind it.
+    let mut due: Option<Instant> = None;
     loop {
-        // Without anything in the buffer there is nothing to wake up for.
-        let next = if unwritten { messages.recv_timeout(FLUSH) } else { messages.recv().map_err(Into::into) };
+        let next = match due.map(|due| due.saturating_duration_since(Instant::now())) {
+            // Without anything in the buffer there is nothing to wake up for.
+            None => messages.recv().map_err(Into::into),
+            Some(patience) if patience.is_zero() => Err(RecvTimeoutError::Timeout),
+            Some(patience) => messages.recv_timeout(patience),
+        };
         let written = match next {
             Ok(Message::Line(line)) => {
                 let line = serde_json::to_writer(&mut output, &line).map_err(io::Error::from);
                 let line = line.and_then(|()| output.write_all(b"\n"));
-                unwritten = true;
+                due = due.or_else(|| Some(Instant::now() + FLUSH));
                 metrics.access_log(if line.is_ok() { Written::Written } else { Written::DroppedSink });
                 continue;
             }
@@ -125,7 +130,7 @@ fn write(messages: &Receiver<Message>, output: Box<dyn Write + Send>, metrics: &
             Err(RecvTimeoutError::Timeout) => output.flush(),
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        unwritten = false;
+        due = None;
         if let Err(error) = written {
             tracing::debug!(%error, "the access log cannot be written");
         }

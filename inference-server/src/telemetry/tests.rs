@@ -76,6 +76,21 @@ fn requests_turned_down_are_always_written_and_the_others_by_their_share() {
     assert!(text.matches('\n').count() == 1 && text.contains("queue_full"), "{text}");
 }
 
+#[test]
+fn a_line_does_not_wait_for_those_behind_it_to_cease() {
+    let page = Page::default();
+    let (telemetry, _) = access(1.0, Box::new(page.clone()));
+    // So few that they do not fill a buffer, and so close that none is the last for long.
+    for _ in 0..150 {
+        telemetry.end(telemetry.begin(&HeaderMap::new()).unwrap(), &ended("ok"));
+        if !page.0.lock().unwrap().is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("nothing was written while lines came");
+}
+
 /// An output that takes nothing until it is told to.
 struct Stuck(Arc<(Mutex<bool>, Condvar)>);
 

@@ -84,12 +84,9 @@ impl Service {
         started: Instant,
         flow: Option<&Flow>,
     ) -> Result<pb::ModelInferResponse, Refusal> {
-        let without_model = |refusal: Refusal| {
-            self.api.metrics.refused(&refusal);
-            refusal
-        };
-        let _counted = self.api.beside.request().map_err(without_model)?;
-        let serving = self.find(&message.model_name, &message.model_version).map_err(without_model)?;
+        let without_model = |refusal: &Refusal| self.api.metrics.refused(refusal);
+        let _counted = self.api.beside.request().inspect_err(without_model)?;
+        let serving = self.find(&message.model_name, &message.model_version).inspect_err(without_model)?;
         let answered = match said.timeout {
             None => self.run(&serving, message, said, started, flow).await,
             Some(limit) => {
@@ -103,16 +100,8 @@ impl Service {
                     .unwrap_or_else(|_| Err(late()))
             }
         };
-        match answered {
-            Ok(response) => {
-                serving.metrics.answered(started.elapsed());
-                Ok(response)
-            }
-            Err(refusal) => {
-                serving.metrics.refused(&refusal);
-                Err(refusal)
-            }
-        }
+        serving.metrics.ended(&answered, started.elapsed());
+        answered
     }
 
     async fn run(
