@@ -22,7 +22,7 @@ use k8s_openapi::{
             Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
             PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
         },
-        core::v1::{Container, EnvVar, Pod, PodSpec, PodTemplateSpec, SecurityContext},
+        core::v1::{Container, EnvVar, Pod, PodSpec, PodTemplateSpec, SecurityContext, Service},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     Error,
-    owner::controller_of,
+    owner::{self, controller_of},
     pod_parts::{empty_dir, env, fixed_resources, mount, resource_requirements, restricted_container, restricted_pod},
     run_state::{self, Problem, RunState},
     settings::Settings,
@@ -222,9 +222,20 @@ fn environment(service: &InferenceService, run: &Run) -> Vec<EnvVar> {
     told.into_iter().map(|(name, value)| env(name, value)).collect()
 }
 
-/// Why the API server refuses a Job, if it does; other errors pass by themselves.
-pub fn refusal(error: &Error) -> Option<String> {
-    error.refusal(&[400, 403, 422], str::to_owned)
+/// Why a Job can't be made and what helps, where only that helps; other errors pass by themselves. The remedy comes first: of the API server's
+/// words there may be too many.
+pub fn refusal(error: &Error, run: &Run) -> Option<String> {
+    let (name, field) = (&run.name, format!("spec.rollout.analysis.metrics[{}].job", run.check));
+    let forbidden =
+        |said: &str| format!("the Job {name} is forbidden; lift what forbids it, or change {field}: {said}");
+    let invalid = |said: &str| format!("the Job {name} is invalid; correct {field}: {said}");
+    error.refusal(&[403], forbidden).or_else(|| error.refusal(&[400, 422], invalid))
+}
+
+/// Why no Job is made where a Service of somebody else has the new revision's name: it would be asked instead.
+pub fn without_address(foreign: &Service, run: &Run) -> String {
+    let (name, owner) = (foreign.name_any(), owner::described(&foreign.metadata));
+    format!("the Job {} has nobody to ask, as Service {name} belongs to {owner}: delete that Service", run.name)
 }
 
 #[cfg(test)]

@@ -29,10 +29,11 @@ use self::{
 };
 use super::{
     commands::{self, Met, Request},
+    evidence::Evidence,
     gateway::{self, Closing, Following},
     gateway_api::HTTPRoute,
     gateway_native::{self, Split},
-    metric::Run,
+    metric::{self, Run},
     moves::{self, Moved, Setting},
     observe::Observed,
     overridden,
@@ -100,8 +101,25 @@ pub struct Decided {
     pub job: Option<TrainingJob>,
     /// Measurements of checks whose Jobs are to be made.
     pub check_runs: Vec<Run>,
+    /// The evidence that they count in, where there are some.
+    pub counted: Option<Evidence>,
     /// When a cool-down ends.
     pub wake: Option<Timestamp>,
+}
+
+impl Decided {
+    /// The evidence with Jobs of checks that can't be made, each with the reason; nothing where all could be.
+    pub fn with_refused(&self, refused: &[(&Run, String)], now: Timestamp) -> Option<String> {
+        let mut evidence = self.counted.clone().filter(|_| !refused.is_empty())?;
+        for (run, why) in refused {
+            metric::refused(&mut evidence.metrics, run, why, now);
+        }
+        written(&evidence)
+    }
+}
+
+fn written(evidence: &Evidence) -> Option<String> {
+    serde_json::to_string(evidence).ok()
 }
 
 /// Decides.
@@ -220,7 +238,8 @@ impl<'a> Deciding<'a> {
             has_preview: plan.as_ref().is_some_and(|plan| plan.policy.names.contains_key(&preview_name(&self.name))),
             plan: plan.filter(|_| is_new_plan),
             routers_follow,
-            evidence: judged.evidence.and_then(|evidence| serde_json::to_string(&evidence).ok()),
+            evidence: judged.evidence.as_ref().filter(|_| judged.is_news).and_then(written),
+            counted: judged.evidence.filter(|_| !check_runs.is_empty()),
             records,
             monitoring: monitoring
                 .filter(|_| must_write)

@@ -118,8 +118,8 @@ fn nothing_is_measured_on_a_plan_that_is_not_the_one_of_the_status() {
     assert_eq!(weights(&decided), Some(vec![95, 5]), "the plan is put right first");
 }
 
-#[test]
-fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
+/// A service whose canary, `fraud-2`, has had 5 % since second 10 and is checked by Jobs, and what there is of it.
+fn checked_by_jobs() -> (InferenceService, Observed) {
     let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5);
     if let Some(rollout) = &mut status.rollout {
         rollout.step_start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(10)));
@@ -127,8 +127,14 @@ fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
     let mut service = service("svc", spec("fraud"));
     let metrics = json!([{"name": "smoke", "job": {"image": "smoke:1"}}]);
     service.spec.rollout.analysis.metrics = serde_json::from_value(metrics).unwrap();
-    let mut observed = observed(&status);
+    let observed = observed(&status);
     service.status = Some(status);
+    (service, observed)
+}
+
+#[test]
+fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
+    let (service, mut observed) = checked_by_jobs();
     let first = decide(&service, &observed, &settings(), at(100));
     let name = first.check_runs[0].name.clone();
     let mut with = |conditions: serde_json::Value| {
@@ -145,6 +151,39 @@ fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
     assert_eq!(rejected.reason, "MetricFailed");
     assert!(rejected.message.starts_with(&format!("fraud-2: smoke: the Job {name} says no")), "{}", rejected.message);
     assert!(no.check_runs.is_empty());
+}
+
+#[test]
+fn a_check_whose_job_is_refused_lacks_data_and_the_policy_decides() {
+    let (mut service, mut observed) = checked_by_jobs();
+    service.spec.rollout.analysis.min_requests = 0;
+    service.spec.rollout.analysis.no_data_seconds = 600;
+    let first = decide(&service, &observed, &settings(), at(100));
+    assert_eq!(first.with_refused(&[], at(100)), None, "nothing is written for nothing");
+    let refused = [(&first.check_runs[0], "the Job j is invalid".to_owned())];
+    observed.evidence = Some(stored_evidence(first.with_refused(&refused, at(100)).unwrap()));
+    let mut at_second = |on_no_data: &str, second: i64| {
+        service.spec.rollout.analysis.on_no_data = serde_json::from_value(json!(on_no_data)).unwrap();
+        let decided = decide(&service, &observed, &settings(), at(second));
+        let rejected = decided.status.rejected.first().map(|rejected| rejected.reason.clone());
+        (decided.check_runs.len(), rejected, decided.status.next_step.unwrap_or_default())
+    };
+    for (on_no_data, second, runs, rejected) in [
+        ("Fail", 101, 0, None),
+        ("Fail", 130, 1, None),
+        ("Hold", 1_000, 1, None),
+        ("Fail", 609, 1, None),
+        ("Fail", 1_000, 0, Some("NoData".to_owned())),
+    ] {
+        let (due, reason, next) = at_second(on_no_data, second);
+        assert_eq!((due, reason), (runs, rejected), "{on_no_data} at {second}");
+        assert!(next.contains("smoke is still open: no data: the Job j is invalid"), "{next}");
+    }
+}
+
+fn stored_evidence(text: String) -> ConfigMap {
+    let data = BTreeMap::from([(crate::inference_service::evidence::EVIDENCE_KEY.to_owned(), text)]);
+    ConfigMap { data: Some(data), ..ConfigMap::default() }
 }
 
 #[test]
@@ -368,11 +407,7 @@ fn measured_weights_are_those_of_the_evidence_where_a_gateway_draws() {
             (drawn.requests, drawn.latency) = (requests, vec![requests]);
         }
         let decided = decide(&service, &observed, &settings(), at(100));
-        let text = decided.evidence.unwrap();
-        observed.evidence = Some(ConfigMap {
-            data: Some(BTreeMap::from([(crate::inference_service::evidence::EVIDENCE_KEY.to_owned(), text)])),
-            ..ConfigMap::default()
-        });
+        observed.evidence = Some(stored_evidence(decided.evidence.unwrap()));
         service.status = Some(decided.status);
     }
     let status = service.status.unwrap();

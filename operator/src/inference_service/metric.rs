@@ -11,6 +11,8 @@
 //! | the Job              | it, under the name that it would make      | makes none, waits for its end                                |
 //! | its end              | that it has ended, and was not counted     | counts it                                                    |
 //! | the evidence         | that the number has grown                  | makes another Job, once the pause is over                    |
+//! | a refusal of the Job | neither a Job nor the refusal              | asks for it again, and takes the refusal down                |
+//! | the refusal          | it in the evidence                         | asks for the Job again, once its own pause is over           |
 //!
 //! One that vanished before it was counted is made again. At another share it is another Job: what still runs counts for nothing, and
 //! is left to its deadline.
@@ -19,10 +21,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use millrace_contract::decision::{Check, Verdict};
-use millrace_crds::{
-    conditions::RECONCILING,
-    inference_service::{CheckJob, InferenceServiceStatus, Metric},
-};
+use millrace_crds::inference_service::{CheckJob, Metric};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -31,6 +30,8 @@ use crate::names::{child, short_hash};
 
 /// Longest a query may take, in seconds.
 const QUERY_SECONDS: i64 = 2;
+/// Longest pause before a Job that was refused is asked for again, in seconds: a quota may be raised at any time.
+const REFUSED_SECONDS: i64 = 60;
 /// Most characters kept of why there is no number.
 const MAX_TROUBLE: usize = 300;
 /// Most checks that something is known of, with those that are no longer asked for.
@@ -107,6 +108,18 @@ struct Running {
     problem: Option<String>,
 }
 
+/// A Job that the cluster did not let be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Refused {
+    /// Its name: another share or a corrected check is another Job.
+    job: String,
+    /// Why, a sentence.
+    why: String,
+    /// When it was asked for last.
+    time: Timestamp,
+}
+
 /// What was measured of one check in this rollout.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -131,6 +144,8 @@ pub struct Measured {
     program: Option<String>,
     /// The one that has not ended.
     running: Option<Running>,
+    /// The one that could not be made.
+    refused: Option<Refused>,
 }
 
 /// By name of the check.
@@ -171,7 +186,17 @@ pub fn runs(metrics: &[Metric], measured: &Measurements, subject: Subject<'_>) -
 /// Those of them whose Jobs are to be there now.
 pub fn due_runs(metrics: &[Metric], measured: &Measurements, subject: Subject<'_>, now: Timestamp) -> Vec<Run> {
     let due = metrics.iter().filter(|metric| is_due(metric, measured, subject, now));
-    due.filter_map(|metric| run(metric, measured, subject)).collect()
+    let runs = due.filter_map(|metric| Some((metric, run(metric, measured, subject)?)));
+    runs.filter(|(metric, run)| may_be_asked_for(metric, run, measured, now)).map(|(_, run)| run).collect()
+}
+
+/// What refuses a Job mostly does so again: it is asked for now and then.
+fn may_be_asked_for(metric: &Metric, run: &Run, measured: &Measurements, now: Timestamp) -> bool {
+    let refused = measured.get(&metric.name).and_then(|known| known.refused.as_ref());
+    let pause = metric.interval_seconds.min(REFUSED_SECONDS);
+    refused
+        .filter(|refused| refused.job == run.name)
+        .is_none_or(|refused| now.as_second() - refused.time.as_second() >= pause)
 }
 
 /// None where it is no Job, or admission was gone around. The name also tells rollouts apart, as a revision may be tried again, and what
@@ -283,10 +308,12 @@ pub fn count_runs(
                 let problem = problem.as_deref().map(shortened);
                 let known = measured.entry(run.check.clone()).or_default();
                 known.running = Some(Running { job: run.name.clone(), problem });
+                known.refused = None;
             }
             Found::Ends => {}
             Found::Ended(answer) => {
                 let known = measured.entry(run.check.clone()).or_default();
+                known.refused = None;
                 known.jobs = known.jobs.saturating_add(1);
                 known.job = Some(run.name.clone());
                 known.program = Some(short_hash(&run.job));
@@ -303,21 +330,10 @@ pub fn count_runs(
     count(metrics, measured, weight, &answers, now);
 }
 
-/// Tells of a Job that the cluster refuses, in a status that was filled already: it is no data.
-pub fn refused(status: &mut InferenceServiceStatus, run: &Run, why: &str) {
-    let mut checks = status.rollout.iter_mut().flat_map(|rollout| &mut rollout.checks);
-    let Some(check) = checks.find(|check| check.name == run.check) else { return };
-    let dry_run = if check.message.starts_with(DRY_RUN) { DRY_RUN } else { "" };
-    let said = format!("{dry_run}no data: the Job {} is refused: {why}", run.name);
-    let said: String = said.chars().take(MAX_MESSAGE).collect();
-    let former = std::mem::replace(&mut check.message, said.clone());
-    // The check may be what is waited for.
-    if let Some(next) = &mut status.next_step {
-        *next = next.replace(&former, &said);
-    }
-    for condition in status.conditions.iter_mut().filter(|condition| condition.type_ == RECONCILING) {
-        condition.message = condition.message.replace(&former, &said);
-    }
+/// Takes down that a Job can't be made. There is no data then, until one is.
+pub fn refused(measured: &mut Measurements, run: &Run, why: &str, now: Timestamp) {
+    let known = measured.entry(run.check.clone()).or_default();
+    known.refused = Some(Refused { job: run.name.clone(), why: shortened(why), time: now });
 }
 
 fn shortened(why: &str) -> String {
@@ -340,7 +356,8 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
     let nothing = Measured::default();
     let known = measured.unwrap_or(&nothing);
     let good = if known.weight == weight { known.good } else { 0 };
-    let is_stuck = running(metric, known).is_some_and(|running| running.problem.is_some());
+    let is_stuck =
+        refusal(metric, known).is_some() || running(metric, known).is_some_and(|running| running.problem.is_some());
     let is_last_good = !is_stuck && known.trouble.is_none() && known.value.is_some_and(|value| is_good(metric, value));
     let verdict = if known.bad > metric.failure_limit {
         Verdict::Fail
@@ -370,7 +387,15 @@ fn running<'a>(metric: &Metric, known: &'a Measured) -> Option<&'a Running> {
     known.running.as_ref().filter(|_| metric.job.is_some())
 }
 
+/// The Job that could not be made; as for `running`.
+fn refusal<'a>(metric: &Metric, known: &'a Measured) -> Option<&'a Refused> {
+    known.refused.as_ref().filter(|_| metric.job.is_some())
+}
+
 fn said(metric: &Metric, known: &Measured) -> String {
+    if let Some(Refused { why, .. }) = refusal(metric, known) {
+        return format!("no data: {why}");
+    }
     match running(metric, known) {
         None => last_said(metric, known),
         Some(Running { job, problem: Some(problem) }) => format!("no data: the Job {job} can't start: {problem}"),

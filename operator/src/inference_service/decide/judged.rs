@@ -21,8 +21,10 @@ use crate::inference_service::{
 #[derive(Default)]
 pub(super) struct Judged {
     pub(super) judgement: Judgement,
-    /// Where it is to be written.
+    /// All of it, with what this look found.
     pub(super) evidence: Option<Evidence>,
+    /// Whether it is to be written.
+    pub(super) is_news: bool,
     pub(super) inputs: Option<Inputs>,
     /// Copies of a rehearsal: how many were compared, and their checks.
     pub(super) copies: (i64, Vec<Check>),
@@ -62,7 +64,7 @@ impl Deciding<'_> {
                 metric::count_runs(metrics, &mut evidence.metrics, weight, &found, self.now);
             }
         }
-        let must_write = is_measured && evidence.differs(&before);
+        let is_news = is_measured && evidence.differs(&before);
         let inputs = Inputs {
             rollout: rollout.clone(),
             kind: pair.kind,
@@ -80,7 +82,8 @@ impl Deciding<'_> {
         });
         Judged {
             judgement,
-            evidence: must_write.then_some(evidence),
+            evidence: Some(evidence),
+            is_news,
             inputs: Some(inputs),
             copies: copies.unwrap_or_default(),
         }
