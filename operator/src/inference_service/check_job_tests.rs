@@ -155,6 +155,30 @@ fn a_measurement_without_a_job_is_absent() {
 }
 
 #[test]
+fn a_job_that_runs_for_nobody_is_left_over_and_one_that_has_ended_is_kept_for_its_log() {
+    let job = |name: &str, condition: &str| -> Job {
+        let conditions = json!([{"type": condition, "status": "True"}]);
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": {"conditions": conditions}})).unwrap()
+    };
+    let wanted = run();
+    let deleted = json!({"metadata": {"name": "deleted", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    let there = CheckJobs {
+        jobs: vec![
+            job(&wanted.name, "Suspended"),
+            job("runs", "Suspended"),
+            job("ends", "FailureTarget"),
+            job("failed", "Failed"),
+            job("met", "SuccessCriteriaMet"),
+            job("complete", "Complete"),
+            serde_json::from_value(deleted).unwrap(),
+        ],
+        pods: Vec::new(),
+    };
+    assert_eq!(there.left(std::slice::from_ref(&wanted)), ["runs"]);
+    assert_eq!(there.left(&[]), [wanted.name.as_str(), "runs"]);
+}
+
+#[test]
 fn what_refuses_a_job_is_told_with_what_helps_and_what_passes_by_itself_is_an_error() {
     let answered = |code: u16| {
         let status = kube::core::Status::failure("exceeded quota: small", "Because").with_code(code);

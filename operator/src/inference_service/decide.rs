@@ -103,6 +103,8 @@ pub struct Decided {
     pub check_runs: Vec<Run>,
     /// The evidence that they count in, where there are some.
     pub counted: Option<Evidence>,
+    /// Jobs of checks that nobody counts any more.
+    pub left_checks: Vec<String>,
     /// When a cool-down ends.
     pub wake: Option<Timestamp>,
 }
@@ -223,6 +225,7 @@ impl<'a> Deciding<'a> {
         let decisions = record(&mut moved, self.now);
         let records = self.records(&decisions, judged.inputs.as_ref());
         let check_runs = self.check_runs(&moved.status, &judged);
+        let left_checks = self.left_checks(&moved.status);
         let is_new_plan = plan != self.stored_plan;
         Decided {
             wanted: self.wanted(&moved.status),
@@ -246,6 +249,7 @@ impl<'a> Deciding<'a> {
                 .and_then(|monitoring| serde_json::to_string(&monitoring).ok()),
             job,
             check_runs,
+            left_checks,
             wake,
         }
     }

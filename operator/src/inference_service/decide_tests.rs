@@ -154,6 +154,50 @@ fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
 }
 
 #[test]
+fn a_job_of_a_check_is_ended_with_its_share_its_rollout_or_its_check() {
+    let (service, mut observed) = checked_by_jobs();
+    let name = decide(&service, &observed, &settings(), at(100)).check_runs[0].name.clone();
+    observed.check_jobs.jobs = vec![serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()];
+    let left = |change: &dyn Fn(&mut InferenceService)| {
+        let mut service = service.clone();
+        change(&mut service);
+        decide(&service, &observed, &settings(), at(101)).left_checks
+    };
+    let rollout = |service: &mut InferenceService| service.status.as_mut().unwrap().rollout.take().unwrap();
+    let cases: [(&str, &dyn Fn(&mut InferenceService), bool); 7] = [
+        ("it goes on", &|_| {}, false),
+        ("it is paused", &|service| paused(service), false),
+        ("its plan is not settled yet", &|service| settles_at(service, 100), false),
+        ("its share is another", &|service| service.spec.rollout.steps.clear(), true),
+        ("its check is another", &|service| service.spec.rollout.analysis.metrics.clear(), true),
+        (
+            "its rollout is another",
+            &|service| {
+                let mut later = rollout(service);
+                later.start_time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(5));
+                service.status.as_mut().unwrap().rollout = Some(later);
+            },
+            true,
+        ),
+        ("nothing is rolled out", &|service| service.status = Some(serving(&approved("fraud", 1))), true),
+    ];
+    for (case, change, is_left) in cases {
+        let expected = if is_left { vec![name.clone()] } else { Vec::new() };
+        assert_eq!(left(change), expected, "{case}");
+    }
+}
+
+fn paused(service: &mut InferenceService) {
+    let since = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(50));
+    service.status.as_mut().unwrap().rollout.as_mut().unwrap().paused_since = Some(since);
+}
+
+fn settles_at(service: &mut InferenceService, second: i64) {
+    let start = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(second));
+    service.status.as_mut().unwrap().rollout.as_mut().unwrap().step_start_time = Some(start);
+}
+
+#[test]
 fn a_check_whose_job_is_refused_lacks_data_and_the_policy_decides() {
     let (mut service, mut observed) = checked_by_jobs();
     service.spec.rollout.analysis.min_requests = 0;

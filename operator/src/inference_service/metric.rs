@@ -13,9 +13,10 @@
 //! | the evidence         | that the number has grown                  | makes another Job, once the pause is over                    |
 //! | a refusal of the Job | neither a Job nor the refusal              | asks for it again, and takes the refusal down                |
 //! | the refusal          | it in the evidence                         | asks for the Job again, once its own pause is over           |
+//! | its share's end      | a Job that runs under no name it would use | ends it                                                      |
 //!
-//! One that vanished before it was counted is made again. At another share it is another Job: what still runs counts for nothing, and
-//! is left to its deadline.
+//! One that vanished before it was counted is made again. At another share it is another Job: what still runs counts for nothing, and is
+//! ended, as at the end of the rollout.
 
 use std::collections::BTreeMap;
 

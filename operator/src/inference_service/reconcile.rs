@@ -56,6 +56,7 @@ pub async fn reconcile(
     let checks = apply_checks(&ctx, &owner, &service, &observed, &decided, now).await;
     let wrote = report(&ctx, &service, &decided).await?;
     checks?;
+    end_checks(&ctx, &owner, &service, &observed, &decided, wrote).await?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
     let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
     let closes = decided.closing == Some(Closing::Now);
@@ -183,6 +184,26 @@ async fn make_check(
         Ok(_) => Ok(None),
         Err(error) => check_job::refusal(&error, run).map(Some).ok_or(error),
     }
+}
+
+/// Ends Jobs of checks whose share or rollout has ended, with their pods. Before the canary's address goes: as long as that is there, the next
+/// look finds what is left.
+async fn end_checks(
+    ctx: &Context,
+    owner: &Owner,
+    service: &InferenceService,
+    observed: &Observed,
+    decided: &Decided,
+    wrote: bool,
+) -> Result<(), Error> {
+    // A status is only written over the newest: then what was decided was decided on that. Under traffic hardly a look writes none.
+    if !decided.left_checks.is_empty() && !wrote {
+        ctx.cluster.confirm_newest(service).await?;
+    }
+    for job in observed.check_jobs.jobs.iter().filter(|job| decided.left_checks.contains(&job.name_any())) {
+        ctx.cluster.delete(owner, job).await?;
+    }
+    Ok(())
 }
 
 /// The HTTPRoute comes last: when it is refused, the condition says so and everything else was done.

@@ -101,6 +101,18 @@ impl Deciding<'_> {
         due
     }
 
+    /// Jobs of checks that nobody counts any more: of another share, of a rollout that has ended, of a check that is another now.
+    pub(super) fn left_checks(&self, status: &InferenceServiceStatus) -> Vec<String> {
+        let namespace = self.service.namespace().unwrap_or_default();
+        let pair = Pair::of(status).filter(|pair| pair.is_tried());
+        let wanted = pair.map(|pair| {
+            let measured = Evidence::stored(self.observed.evidence.as_ref(), &pair).metrics;
+            let subject = Subject { service: (&namespace, &self.name), pair: &pair };
+            metric::runs(&self.service.spec.rollout.analysis.metrics, &measured, subject)
+        });
+        self.observed.check_jobs.left(&wanted.unwrap_or_default())
+    }
+
     /// Requests counted under this generation of the plan: to the canary, to all. What Gateways drew is known since the share is measured.
     pub(super) fn counted(&self, status: &InferenceServiceStatus, generation: i64, judged: &Judged) -> (u64, u64) {
         let canary = status.canary.as_ref().map_or("", |canary| &canary.revision);
