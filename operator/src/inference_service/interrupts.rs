@@ -6,7 +6,7 @@ use millrace_crds::inference_service::RevisionStatus;
 use super::{
     canary::Judgement,
     commands::Verb,
-    forward::{self, waits_for_pods},
+    forward,
     phase::{Facts, Move},
     pods::Trouble,
     routing::ALL,
@@ -81,7 +81,8 @@ fn promoted_by_user(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> 
         return Some(Move::Scale(wanted));
     }
     if facts.canary_ready < wanted {
-        return Some(Move::Stay(waits_for_pods(facts, canary, weight)));
+        // A request waits no longer than the deadline: then is done what would be done without it.
+        return (!forward::is_late(facts)).then(|| forward::for_want_of_pods(facts, canary, weight));
     }
     let message = match step {
         Some(_) => format!("{} goes on to {weight} % by a request", canary.model_version),
@@ -93,10 +94,12 @@ fn promoted_by_user(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> 
 
 #[cfg(test)]
 mod tests {
+    use millrace_crds::inference_service::Capacity;
+
     use super::*;
     use crate::inference_service::{
         fixtures::{approved, serving},
-        given::{bad, check, command, given, good, idle, revision},
+        given::{bad, check, command, given, good, idle, revision, trouble},
     };
 
     #[test]
@@ -145,6 +148,33 @@ mod tests {
                     g.ready = 0;
                 }),
                 "stay",
+            ),
+            (
+                "promote waits no longer than the deadline",
+                given(0).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    (g.ready, g.now) = (0, 600);
+                }),
+                "reject ProgressDeadlineExceeded",
+            ),
+            (
+                "nor for all pods where the first step needs fewer",
+                given(0).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    (g.replicas, g.ready, g.now) = (4, 1, 600);
+                    g.status.canary.as_mut().unwrap().replicas = 4;
+                }),
+                "weigh 5 step Some(0) StepStarted",
+            ),
+            (
+                "promote takes the room that the policy gives",
+                given(0).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    g.rollout.capacity = Capacity::Recreate;
+                    g.ready = 0;
+                    g.trouble = trouble(false).map(|trouble| Trouble { reason: "Unschedulable".to_owned(), ..trouble });
+                }),
+                "recreate",
             ),
             (
                 "a bad canary is not promoted",

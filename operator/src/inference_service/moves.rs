@@ -69,7 +69,7 @@ pub fn make(status: &InferenceServiceStatus, setting: Setting, chosen: &Move) ->
         Move::Prepare => moved.prepare(now),
         Move::Recreate { message } => moved.recreate(message, now),
         Move::Pause => moved.pause(generation, now),
-        Move::Resume => moved.resume(),
+        Move::Resume => moved.resume(&now),
         Move::Return { reason, message, decided_by, checks } => {
             moved.give_back(reason, message, *decided_by, checks, generation, now);
         }
