@@ -261,6 +261,8 @@ impl<'a> Deciding<'a> {
             rollout: &self.service.spec.rollout,
             replicas: self.service.spec.scaling.replicas,
             target: &self.target,
+            is_pinned: self.service.spec.model.model_version.is_some(),
+            canary_gone: self.canary_gone(),
             command: accepted(request),
             canary_ready: self.canary_pods.loaded,
             canary_trouble: self.canary_pods.trouble.as_ref(),
@@ -272,6 +274,16 @@ impl<'a> Deciding<'a> {
             rehearsed: &self.rehearsed_pods,
             to_rehearse,
             copies: (judged.copies.0, &judged.copies.1),
+        }
+    }
+
+    /// What became of the canary's ModelVersion, where it may not be served any more.
+    fn canary_gone(&self) -> Option<&'static str> {
+        let canary = self.former.canary.as_ref()?;
+        let version = self.versions().into_iter().find(|version| version.name_any() == canary.model_version);
+        match version.filter(|version| version.metadata.deletion_timestamp.is_none()) {
+            None => Some("was deleted"),
+            Some(version) => (!target::is_approved(version)).then_some("is not approved any more"),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use millrace_contract::{
+    decision::DecidedBy,
     routing::{PLAN_KEY, RouterStats, ServiceStats},
     sketch::ServerSketches,
 };
@@ -13,7 +14,7 @@ use serde_json::json;
 use super::*;
 use crate::inference_service::{
     check_job::CheckJobs,
-    fixtures::{approved, at, rolling_out, service, serving, settings, spec},
+    fixtures::{approved, at, model_version, rolling_out, service, serving, settings, spec},
     pods::ServerPod,
     retraining::Sources,
     routing::RouterAnswers,
@@ -325,8 +326,30 @@ fn what_comes_in_the_way_of_a_request_is_not_the_decision_of_who_made_it() {
     let mut there = observed(service.status.as_ref().unwrap());
     there.versions.push(approved("fraud", 3));
     let decided = decide(&service, &there, &settings(), at(100));
-    assert_eq!((decided.decisions[0].reason.as_str(), decided.decisions[0].user.as_deref()), ("Superseded", None));
+    let decision = &decided.decisions[0];
+    assert_eq!((decision.reason.as_str(), decision.user.as_deref()), ("Superseded", None));
+    assert_eq!(decision.decided_by, DecidedBy::Operator, "the model is followed");
     assert!(!decided.told.iter().any(|told| told.note.contains("asked by")), "{:?}", decided.told);
+}
+
+#[test]
+fn a_version_that_goes_in_the_middle_of_its_rollout_gives_its_requests_back_and_the_history_says_why() {
+    let status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5);
+    let mut deleted = approved("fraud", 2);
+    deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(90)));
+    for (left, expected) in [
+        (None, "fraud-2 was deleted: fraud-1 stays"),
+        (Some(deleted), "fraud-2 was deleted: fraud-1 stays"),
+        (Some(model_version("fraud", 2)), "fraud-2 is not approved any more: fraud-1 stays"),
+    ] {
+        let versions: Vec<ModelVersion> = std::iter::once(approved("fraud", 1)).chain(left).collect();
+        let there = Observed { recorded: versions.clone(), versions, ..observed(&status) };
+        let decided = decided(status.clone(), &there);
+        let decision = &decided.decisions[0];
+        assert_eq!((decision.reason.as_str(), decision.message.as_str()), ("Withdrawn", expected));
+        assert_eq!(weights(&decided), Some(vec![100]), "{expected}");
+        assert!(decided.status.rejected.is_empty(), "{expected}");
+    }
 }
 
 #[test]

@@ -100,8 +100,8 @@ fn only_so_many_rejections_are_remembered() {
 
 #[test]
 fn a_withdrawn_canary_is_not_remembered_as_bad() {
-    let Moved { status, made, .. } =
-        moved(&rolling(50), &Move::Withdraw { reason: "Superseded", message: "newer".to_owned() });
+    let (reason, message, decided_by) = ("Superseded", "newer".to_owned(), DecidedBy::Operator);
+    let Moved { status, made, .. } = moved(&rolling(50), &Move::Withdraw { reason, message, decided_by });
     assert_eq!((status.canary, status.rejected.len()), (None, 0));
     assert_eq!((made[0].verdict, made[0].reason.as_str()), (Verdict::Unknown, "Superseded"));
     assert_eq!(find(&status.conditions, ROLLOUT_SUCCEEDED), None);
