@@ -179,7 +179,17 @@ fn late(facts: &Facts<'_>) -> (String, String) {
     }
 }
 
+/// Since the share was given, the spec may have come to ask for more pods. With too few for its share the revision would be slow or fail, and
+/// the evidence would hold that against its model.
+fn grown(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
+    let wanted = pods_for(canary.weight.intended, facts.replicas);
+    (canary.replicas < wanted).then_some(Move::Scale(wanted))
+}
+
 pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    if let Some(more) = grown(facts, canary) {
+        return more;
+    }
     if facts.is_accepted {
         return Move::Measure;
     }
@@ -188,6 +198,9 @@ pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
 }
 
 pub fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    if let Some(more) = grown(facts, canary) {
+        return more;
+    }
     let steps = ascending(&facts.rollout.steps);
     let weight = canary.weight.intended;
     let at = steps.iter().position(|step| step.weight >= weight).or_else(|| steps.len().checked_sub(1));
