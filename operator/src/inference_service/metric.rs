@@ -276,14 +276,19 @@ pub fn count(
             (known.weight, known.good) = (weight, 0);
         }
         known.time = Some(now);
-        // A number that is none says as little as no answer.
         match answer {
-            Ok(value) if !value.is_nan() => {
+            Ok(value) if value.is_finite() => {
                 (known.value, known.trouble) = (Some(*value), None);
                 let counter = if is_good(metric, *value) { &mut known.good } else { &mut known.bad };
                 *counter = counter.saturating_add(1);
             }
-            Ok(_) => known.trouble = Some("the answer is NaN".to_owned()),
+            // A number that is none says as little as no answer. One that is infinite, as after a division by zero, can't be stored either; it may be
+            // out of bounds, but is never good.
+            Ok(value) => {
+                known.trouble = Some(format!("the answer is {value}"));
+                let is_bad = value.is_infinite() && !is_good(metric, *value);
+                known.bad = known.bad.saturating_add(i32::from(is_bad));
+            }
             Err(why) => known.trouble = Some(shortened(why)),
         }
     }
@@ -373,7 +378,7 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
     Check {
         name: metric.name.clone(),
         verdict,
-        value: known.value.filter(|value| value.is_finite()),
+        value: known.value,
         baseline: None,
         threshold: metric.max.or(metric.min),
         interval: None,

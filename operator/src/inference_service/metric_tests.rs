@@ -100,6 +100,8 @@ fn good_and_bad_measurements_decide_and_no_data_does_not() {
         (query(good_twice.clone()), vec![Ok(0.5), Ok(1.5)], Verdict::Fail),
         (query(good_twice), vec![Ok(f64::NAN), nothing, Ok(f64::NAN)], Verdict::Unknown),
         (query(json!({"max": 1.0})), vec![Ok(f64::INFINITY)], Verdict::Fail),
+        (query(json!({"min": 1.0})), vec![Ok(f64::INFINITY)], Verdict::Unknown),
+        (query(json!({"min": 1.0})), vec![Ok(2.0), Ok(f64::INFINITY)], Verdict::Unknown),
         (metric(json!({"webhook": {"url": "http://w"}})), vec![Ok(1.0)], Verdict::Pass),
         (metric(json!({"webhook": {"url": "http://w"}})), vec![Ok(0.0)], Verdict::Fail),
         (by_job(json!({})), vec![Ok(1.0)], Verdict::Pass),
@@ -107,8 +109,11 @@ fn good_and_bad_measurements_decide_and_no_data_does_not() {
     ];
     for (metric, answers, expected) in cases {
         let metrics = [metric];
-        let check = checks(&metrics, &counted(&metrics, &answers), 5).remove(0);
+        let measured = counted(&metrics, &answers);
+        let check = checks(&metrics, &measured, 5).remove(0);
         assert_eq!(check.verdict, expected, "{answers:?}: {}", check.message);
+        let stored: Measurements = serde_json::from_str(&serde_json::to_string(&measured).unwrap()).unwrap();
+        assert_eq!(checks(&metrics, &stored, 5), [check], "what is stored says the same");
     }
 }
 
