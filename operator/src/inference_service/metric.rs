@@ -147,6 +147,8 @@ pub struct Measured {
     running: Option<Running>,
     /// The one that could not be made.
     refused: Option<Refused>,
+    /// Since when there has been no answer, after some at this share.
+    lacking_since: Option<Timestamp>,
 }
 
 /// By name of the check.
@@ -336,6 +338,23 @@ pub fn count_runs(
     count(metrics, measured, weight, &answers, now);
 }
 
+/// Takes down since when checks have had no data: the policy waits from then on, and not from the beginning of a step that may be hours ago.
+pub fn note_lack(metrics: &[Metric], measured: &mut Measurements, weight: i32, now: Timestamp) {
+    for metric in metrics {
+        let Some(known) = measured.get_mut(&metric.name) else { continue };
+        let had_some = known.weight == weight && known.value.is_some();
+        let since = known.lacking_since.or(had_some.then_some(now));
+        known.lacking_since = since.filter(|_| lacks(metric, known, weight));
+    }
+}
+
+/// Since when a check has had no data at this share, which began at `start`; nothing where it has some, if not enough yet.
+pub fn lacking_since(metric: &Metric, measured: &Measurements, weight: i32, start: Timestamp) -> Option<Timestamp> {
+    let Some(known) = measured.get(&metric.name) else { return Some(start) };
+    let since = known.lacking_since.map_or(start, |since| since.max(start));
+    lacks(metric, known, weight).then_some(since)
+}
+
 /// Takes down that a Job can't be made. There is no data then, until one is.
 pub fn refused(measured: &mut Measurements, run: &Run, why: &str, now: Timestamp) {
     let known = measured.entry(run.check.clone()).or_default();
@@ -362,9 +381,8 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
     let nothing = Measured::default();
     let known = measured.unwrap_or(&nothing);
     let good = if known.weight == weight { known.good } else { 0 };
-    let is_stuck =
-        refusal(metric, known).is_some() || running(metric, known).is_some_and(|running| running.problem.is_some());
-    let is_last_good = !is_stuck && known.trouble.is_none() && known.value.is_some_and(|value| is_good(metric, value));
+    let is_last_good =
+        !is_stuck(metric, known) && known.trouble.is_none() && known.value.is_some_and(|value| is_good(metric, value));
     let verdict = if known.bad > metric.failure_limit {
         Verdict::Fail
     } else if good >= metric.success_count && is_last_good {
@@ -386,6 +404,16 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
         samples: i64::from(known.good) + i64::from(known.bad),
         message: format!("{dry_run}{said}; {counted}").chars().take(MAX_MESSAGE).collect(),
     }
+}
+
+/// Whether the newest look gave no answer, or there was none yet at this share.
+fn lacks(metric: &Metric, known: &Measured, weight: i32) -> bool {
+    is_stuck(metric, known) || known.weight != weight || known.trouble.is_some() || known.value.is_none()
+}
+
+/// Whether its Job can't be made, or can't start.
+fn is_stuck(metric: &Metric, known: &Measured) -> bool {
+    refusal(metric, known).is_some() || running(metric, known).is_some_and(|running| running.problem.is_some())
 }
 
 /// The Job that has not ended. A check that was one may be none any more.

@@ -62,6 +62,7 @@ impl Deciding<'_> {
                 let runs = metric::runs(metrics, &evidence.metrics, subject);
                 let found = self.observed.check_jobs.found(runs, self.now);
                 metric::count_runs(metrics, &mut evidence.metrics, weight, &found, self.now);
+                metric::note_lack(metrics, &mut evidence.metrics, weight, self.now);
             }
         }
         let is_news = is_measured && evidence.differs(&before);
