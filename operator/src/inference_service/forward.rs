@@ -36,7 +36,7 @@ pub fn start(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
         return Move::Scale(wanted);
     }
     if facts.canary_ready >= needed {
-        let message = format!("{} is ready and has loaded its model", canary.model_version);
+        let message = is_ready(canary);
         return match way {
             Way::Steps if weight < ALL => weigh(weight, Some(0), "StepStarted", message, Vec::new()),
             Way::Steps | Way::Straight => weigh(ALL, None, "Ready", message, Vec::new()),
@@ -137,10 +137,18 @@ pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     if facts.canary_ready < wanted {
         return for_want_of_pods(facts, canary, ALL);
     }
-    if Way::of(facts) == Way::Steps {
-        let first = ascending(&facts.rollout.steps).first().map_or(ALL, |step| step.weight);
-        return weigh(first, (first < ALL).then_some(0), "StrategyEdited", go_on(canary, first), Vec::new());
+    match Way::of(facts) {
+        Way::Steps => {
+            let first = ascending(&facts.rollout.steps).first().map_or(ALL, |step| step.weight);
+            weigh(first, (first < ALL).then_some(0), "StrategyEdited", go_on(canary, first), Vec::new())
+        }
+        // Nobody serves any more, or nothing is to be compared any more.
+        Way::Straight => weigh(ALL, None, "Ready", is_ready(canary), Vec::new()),
+        Way::Switch => switch(facts, canary),
     }
+}
+
+fn switch(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     match facts.judgement {
         // Handled before; kept here so that no bad revision can ever go forward.
         Judgement::Bad { message, .. } | Judgement::Open { message, .. } => Move::Stay(message.clone()),
@@ -152,6 +160,10 @@ pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
             weigh(ALL, None, "Switched", message, checks.clone())
         }
     }
+}
+
+fn is_ready(canary: &RevisionStatus) -> String {
+    format!("{} is ready and has loaded its model", canary.model_version)
 }
 
 fn waits_for_a_person(canary: &RevisionStatus) -> String {

@@ -294,6 +294,17 @@ fn a_rollout_with_one_switch_starts_in_full_is_prepared_and_switches_when_its_ch
             "stay",
         ),
         ("the strategy was edited", preparing(Strategy::Canary), "weigh 5 step Some(0) StrategyEdited"),
+        ("it was edited to one that compares nothing", preparing(Strategy::Replace), "weigh 100 step None Ready"),
+        ("the stable pods are away for a moment", preparing(BlueGreen).but(|g| g.stable_down = 59), "stay"),
+        ("they stay away", preparing(BlueGreen).but(|g| g.stable_down = 60), "weigh 100 step None Ready"),
+        (
+            "a person who holds it up is heard",
+            preparing(BlueGreen).but(|g| {
+                g.stable_down = 60;
+                g.status.rollout.as_mut().unwrap().paused_since = Some(Time(at(60)));
+            }),
+            "stay",
+        ),
     ]);
 }
 
