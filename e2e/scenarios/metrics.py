@@ -1,6 +1,7 @@
 """Checks of the users' own: a real Prometheus that reads the routers, a webhook and Jobs decide over new versions. One is promoted by them, one is
 rejected, and one waits while a query returns nothing or the address is wrong, and goes on when that is mended. A Job asks the new revision by the
-address it is told; one that says no rolls back, one whose image is nowhere waits and says so, and one that says yes lets it pass."""
+address it is told; one that says no rolls back, one whose image is nowhere waits and says so, and one that says yes lets it pass. None is left
+running."""
 
 import http.client
 import json
@@ -183,6 +184,9 @@ def waits_for_a_job_and_passes():
     checks = {check["name"]: check["verdict"] for decision in status_of(NAME)["history"][:1] for check in decision.get("checks", [])}
     if checks.get("smoke") != "Pass":
         raise Failed(f"the history does not hold the check: {status_of(NAME)['history'][:1]}")
+    selector = f"millrace.dev/component=check,millrace.dev/inference-service={NAME}"
+    runs = lambda: [job["metadata"]["name"] for job in NS.list("jobs", selector) if not (job.get("status") or {}).get("conditions")]
+    wait("no Job of a check runs after the rollout", lambda: not runs(), 60, lambda: ", ".join(runs()))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
-use millrace_crds::inference_service::ModelReference;
+use millrace_crds::{ModelVersion, inference_service::ModelReference};
 use millrace_operator::inference_service::commands::asked_by;
 
 use super::*;
-use crate::fixtures::service;
+use crate::fixtures::{condition, model_version, service};
 
 fn now() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
@@ -34,7 +36,11 @@ fn rolled_back() -> InferenceServiceStatus {
 
 fn met(status: &InferenceServiceStatus) -> Met<'_> {
     static MODEL: ModelReference = ModelReference { name: None, model_version: None };
-    Met { status, model: &MODEL, versions: &[] }
+    static VERSIONS: LazyLock<Vec<ModelVersion>> = LazyLock::new(|| {
+        let approved = json!({"conditions": [condition("Approved", "True", "GatesPassed", "")]});
+        (1..=3).map(|number| model_version("flights", number, approved.clone())).collect()
+    });
+    Met { status, model: &MODEL, versions: &VERSIONS }
 }
 
 #[test]

@@ -241,20 +241,18 @@ fn judge_preview(rollout: &Rollout, evidence: &Evidence, start: Option<Timestamp
     let Some(start) = start else {
         return Judgement::Open { message: "the switch is not prepared yet".to_owned(), checks };
     };
-    let passed = now.as_second() - start.as_second();
-    let open = checks.iter().filter(decides).find(|check| check.verdict == Verdict::Unknown);
-    let open = open.map(|check| format!("{} is still open: {}", check.name, check.message));
-    match open {
-        Some(missing) if passed >= rollout.analysis.no_data_seconds => {
-            no_data(&rollout.analysis, &missing, passed, checks)
-        }
-        Some(message) => Judgement::Open { message, checks },
-        None if passed < rollout.switch.hold_seconds => {
-            let left = rollout.switch.hold_seconds - passed;
-            Judgement::Open { message: format!("is previewed for {left} s more; no check fails"), checks }
-        }
-        None => Judgement::Good { checks },
+    let open = checks.iter().filter(decides).filter(|check| check.verdict == Verdict::Unknown);
+    let missing: Vec<Missing> =
+        open.map(|check| Missing::of(check, &rollout.analysis, evidence, 0, (start, now))).collect();
+    if let Some(waits) = waits(&rollout.analysis, &missing, &checks) {
+        return waits;
     }
+    let passed = now.as_second() - start.as_second();
+    if passed < rollout.switch.hold_seconds {
+        let left = rollout.switch.hold_seconds - passed;
+        return Judgement::Open { message: format!("is previewed for {left} s more; no check fails"), checks };
+    }
+    Judgement::Good { checks }
 }
 
 /// Judges a revision after its promotion. There is nobody to compare it with at the same time, so only plain facts count, and a rate of
@@ -310,16 +308,16 @@ pub fn judge(rollout: &Rollout, evidence: &Evidence, stage: Stage<'_>, is_sticky
     let (Some(step), Some(start)) = (stage.step, stage.start) else {
         return Judgement::Open { message: "the next step has not begun".to_owned(), checks };
     };
-    let passed = stage.now.as_second() - start.as_second();
-    match missing(analysis, evidence, (goal, step.weight), &checks) {
-        Some(missing) if passed >= analysis.no_data_seconds => no_data(analysis, &missing, passed, checks),
-        Some(message) => Judgement::Open { message, checks },
-        None if passed < step.hold_seconds => {
-            let message = format!("holds {} % for {} s more; no check fails", step.weight, step.hold_seconds - passed);
-            Judgement::Open { message, checks }
-        }
-        None => Judgement::Good { checks },
+    let missing = missing(analysis, evidence, (goal, step.weight), &checks, (start, stage.now));
+    if let Some(waits) = waits(analysis, &missing, &checks) {
+        return waits;
     }
+    let passed = stage.now.as_second() - start.as_second();
+    if passed < step.hold_seconds {
+        let message = format!("holds {} % for {} s more; no check fails", step.weight, step.hold_seconds - passed);
+        return Judgement::Open { message, checks };
+    }
+    Judgement::Good { checks }
 }
 
 fn plainly_bad(evidence: &Evidence, now: Timestamp) -> Option<(String, String)> {
@@ -349,33 +347,74 @@ fn failed(checks: &[Check], analysis: &Analysis) -> Option<(String, String)> {
     Some((reason, failed.message.clone()))
 }
 
-/// What is missing before the step can pass, whatever the time.
-fn missing(analysis: &Analysis, evidence: &Evidence, (goal, weight): (Goal, i32), checks: &[Check]) -> Option<String> {
-    let requests = evidence.counts.canary_requests_at(f64::from(weight) / 100.0);
-    let requests = i64::try_from(requests).unwrap_or(i64::MAX);
-    if requests < analysis.min_requests {
-        return Some(format!(
-            "the canary has had {requests} of the {} requests this step needs",
-            analysis.min_requests
-        ));
-    }
-    // A step may pass before the sequential tests are done; without an own measurement nothing goes forward.
-    let holds = |check: &&Check| goal == Goal::Promote || is_own(analysis, check);
-    let mut open = checks.iter().filter(decides).filter(|check| check.verdict == Verdict::Unknown);
-    open.find(holds).map(|open| format!("{} is still open: {}", open.name, open.message))
+/// Something without which a revision does not go forward.
+struct Missing {
+    /// A sentence.
+    what: String,
+    /// Of what there is too little.
+    of: &'static str,
+    /// For how long, in seconds.
+    seconds: i64,
 }
 
-fn no_data(analysis: &Analysis, missing: &str, passed: i64, checks: Vec<Check>) -> Judgement {
-    match analysis.on_no_data {
-        OnNoData::Hold => {
-            Judgement::Open { message: format!("waits for requests, since {passed} s: {missing}"), checks }
-        }
-        OnNoData::Fail => Judgement::Bad {
-            reason: NO_DATA.to_owned(),
-            message: format!("after {passed} s {missing}, and onNoData is Fail"),
-            checks,
-        },
+impl Missing {
+    /// A check that is open, at a share which began at `start`.
+    fn of(
+        check: &Check,
+        analysis: &Analysis,
+        evidence: &Evidence,
+        weight: i32,
+        (start, now): (Timestamp, Timestamp),
+    ) -> Self {
+        let until_now = |since: Timestamp| now.as_second() - since.as_second();
+        let (of, seconds) = match analysis.metrics.iter().find(|metric| metric.name == check.name) {
+            Some(metric) => {
+                let since = metric::lacking_since(metric, &evidence.metrics, weight, start);
+                ("data", since.map_or(0, until_now))
+            }
+            None => ("requests", until_now(start)),
+        };
+        Self { what: format!("{} is still open: {}", check.name, check.message), of, seconds }
     }
+}
+
+/// What is missing before the step can pass, whatever the time.
+fn missing(
+    analysis: &Analysis,
+    evidence: &Evidence,
+    (goal, weight): (Goal, i32),
+    checks: &[Check],
+    (start, now): (Timestamp, Timestamp),
+) -> Vec<Missing> {
+    let requests = evidence.counts.canary_requests_at(f64::from(weight) / 100.0);
+    let requests = i64::try_from(requests).unwrap_or(i64::MAX);
+    let too_few = (requests < analysis.min_requests).then(|| Missing {
+        what: format!("the canary has had {requests} of the {} requests this step needs", analysis.min_requests),
+        of: "requests",
+        seconds: now.as_second() - start.as_second(),
+    });
+    // A step may pass before the sequential tests are done; without an own measurement nothing goes forward.
+    let holds = |check: &&Check| goal == Goal::Promote || is_own(analysis, check);
+    let open = checks.iter().filter(decides).filter(|check| check.verdict == Verdict::Unknown).filter(holds);
+    let open = open.map(|check| Missing::of(check, analysis, evidence, weight, (start, now)));
+    too_few.into_iter().chain(open).collect()
+}
+
+/// What is waited for, where something is missing; once it was for too long, the policy decides.
+fn waits(analysis: &Analysis, missing: &[Missing], checks: &[Check]) -> Option<Judgement> {
+    let checks = checks.to_vec();
+    let is_late = |missing: &&Missing| missing.seconds >= analysis.no_data_seconds;
+    if let Some(Missing { what, of, seconds }) = missing.iter().find(is_late) {
+        return Some(match analysis.on_no_data {
+            OnNoData::Hold => Judgement::Open { message: format!("waits for {of}, since {seconds} s: {what}"), checks },
+            OnNoData::Fail => Judgement::Bad {
+                reason: NO_DATA.to_owned(),
+                message: format!("after {seconds} s {what}, and onNoData is Fail"),
+                checks,
+            },
+        });
+    }
+    missing.first().map(|first| Judgement::Open { message: first.what.clone(), checks })
 }
 
 #[cfg(test)]

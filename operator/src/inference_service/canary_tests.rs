@@ -164,6 +164,41 @@ fn nothing_goes_forward_without_the_users_own_checks() {
 }
 
 #[test]
+fn the_policy_waits_from_the_moment_a_check_lost_its_data() {
+    let nothing = || Err("the query returns nothing".to_owned());
+    let rollout = |successes: i32| {
+        let metric = serde_json::json!({
+            "name": "recall", "prometheus": {"address": "http://p", "query": "r"}, "min": 0.9, "successCount": successes,
+        });
+        let metrics = vec![serde_json::from_value(metric).unwrap()];
+        rollout(Analysis { metrics, on_no_data: OnNoData::Fail, ..analysis() })
+    };
+    // What was answered at which second, and what is judged at another; the policy waits 600 s.
+    let cases = [
+        (1, vec![], 599, "open"),
+        (1, vec![], 600, "NoData"),
+        (1, vec![(30, nothing())], 600, "NoData"),
+        (1, vec![(5_000, Ok(0.95))], 9_000, "good"),
+        (1, vec![(5_000, Ok(0.95)), (7_000, nothing())], 7_599, "open"),
+        (1, vec![(5_000, Ok(0.95)), (7_000, nothing()), (7_300, nothing())], 7_600, "NoData"),
+        (1, vec![(5_000, Ok(0.95)), (7_000, nothing()), (7_300, Ok(0.95)), (8_000, nothing())], 8_599, "open"),
+        (3, vec![(5_000, Ok(0.95)), (7_000, Ok(0.95))], 9_000, "open"),
+    ];
+    for (successes, answers, second, expected) in cases {
+        let rollout = rollout(successes);
+        let metrics = &rollout.analysis.metrics;
+        let mut evidence = counted(requests(100, 0), requests(100, 0));
+        for (second, answer) in &answers {
+            let answer = ("recall".to_owned(), answer.clone());
+            metric::count(metrics, &mut evidence.metrics, 50, &[answer], at(*second));
+            metric::note_lack(metrics, &mut evidence.metrics, 50, at(*second));
+        }
+        let stepped = judge(&rollout, &evidence, at_second(second, false), false);
+        assert!(word(&stepped).starts_with(expected), "{answers:?} at {second}: {stepped:?}");
+    }
+}
+
+#[test]
 fn a_promoted_revision_goes_back_for_errors_that_are_not_usual() {
     let previewed = |usual: Arm| {
         let mut evidence = Evidence::of(None, ("canary", "stable"), None);

@@ -11,7 +11,7 @@
 //! | `Failed DeadlineExceeded`                          | no data: it took too long, or its pod never started                    |
 //! | `Failed` otherwise                                 | no data: its container was killed, by want of memory or by somebody    |
 //!
-//! A pod that is evicted, preempted or drained is replaced, as long as there is time.
+//! A pod that is evicted, preempted or drained is replaced, as long as there is time. What still runs when nobody counts it any more is ended.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use k8s_openapi::{
             Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
             PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
         },
-        core::v1::{Container, EnvVar, Pod, PodSpec, PodTemplateSpec, SecurityContext},
+        core::v1::{Container, EnvVar, Pod, PodSpec, PodTemplateSpec, SecurityContext, Service},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     Error,
-    owner::controller_of,
+    owner::{self, controller_of},
     pod_parts::{empty_dir, env, fixed_resources, mount, resource_requirements, restricted_container, restricted_pod},
     run_state::{self, Problem, RunState},
     settings::Settings,
@@ -57,6 +57,8 @@ const KILLED: [i32; 2] = [137, 143];
 const BY_RULE: &str = "PodFailurePolicy";
 /// Reason of a Job that took too long.
 const TOO_LATE: &str = "DeadlineExceeded";
+/// Conditions of a Job that has ended, or is being ended.
+const ENDS: [&str; 4] = ["Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"];
 /// Why a container ended that never began, by container runtime.
 const NEVER_BEGAN: [&str; 2] = ["StartError", "ContainerCannotRun"];
 
@@ -73,6 +75,13 @@ impl CheckJobs {
     /// The Job of a measurement.
     pub fn of(&self, run: &Run) -> Option<&Job> {
         self.jobs.iter().find(|job| job.name_any() == run.name)
+    }
+
+    /// Names of those that still run and are none of these measurements: nobody counts them any more. One that has ended is left for its log.
+    pub fn left(&self, wanted: &[Run]) -> Vec<String> {
+        let is_wanted = |job: &Job| wanted.iter().any(|run| run.name == job.name_any());
+        let left = self.jobs.iter().filter(|job| runs(job) && !is_wanted(job));
+        left.map(ResourceExt::name_any).collect()
     }
 
     /// What there is of each measurement.
@@ -98,6 +107,11 @@ impl CheckJobs {
             RunState::Failed(problem) => Found::Ended(failed(run, job, &pods, &problem)),
         }
     }
+}
+
+fn runs(job: &Job) -> bool {
+    let has_not = |end: &str| run_state::has_condition(job, end).is_none();
+    job.metadata.deletion_timestamp.is_none() && ENDS.into_iter().all(has_not)
 }
 
 fn failed(run: &Run, job: &Job, pods: &[Pod], problem: &Problem) -> Answer {
@@ -222,9 +236,20 @@ fn environment(service: &InferenceService, run: &Run) -> Vec<EnvVar> {
     told.into_iter().map(|(name, value)| env(name, value)).collect()
 }
 
-/// Why the API server refuses a Job, if it does; other errors pass by themselves.
-pub fn refusal(error: &Error) -> Option<String> {
-    error.refusal(&[400, 403, 422], str::to_owned)
+/// Why a Job can't be made and what helps, where only that helps; other errors pass by themselves. The remedy comes first: of the API server's
+/// words there may be too many.
+pub fn refusal(error: &Error, run: &Run) -> Option<String> {
+    let (name, field) = (&run.name, format!("spec.rollout.analysis.metrics[{}].job", run.check));
+    let forbidden =
+        |said: &str| format!("the Job {name} is forbidden; lift what forbids it, or change {field}: {said}");
+    let invalid = |said: &str| format!("the Job {name} is invalid; correct {field}: {said}");
+    error.refusal(&[403], forbidden).or_else(|| error.refusal(&[400, 422], invalid))
+}
+
+/// Why no Job is made where a Service of somebody else has the new revision's name: it would be asked instead.
+pub fn without_address(foreign: &Service, run: &Run) -> String {
+    let (name, owner) = (foreign.name_any(), owner::described(&foreign.metadata));
+    format!("the Job {} has nobody to ask, as Service {name} belongs to {owner}: delete that Service", run.name)
 }
 
 #[cfg(test)]

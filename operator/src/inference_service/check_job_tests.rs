@@ -155,14 +155,54 @@ fn a_measurement_without_a_job_is_absent() {
 }
 
 #[test]
-fn what_refuses_a_job_is_told_and_what_passes_by_itself_is_an_error() {
+fn a_job_that_runs_for_nobody_is_left_over_and_one_that_has_ended_is_kept_for_its_log() {
+    let job = |name: &str, condition: &str| -> Job {
+        let conditions = json!([{"type": condition, "status": "True"}]);
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": {"conditions": conditions}})).unwrap()
+    };
+    let wanted = run();
+    let deleted = json!({"metadata": {"name": "deleted", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    let there = CheckJobs {
+        jobs: vec![
+            job(&wanted.name, "Suspended"),
+            job("runs", "Suspended"),
+            job("ends", "FailureTarget"),
+            job("failed", "Failed"),
+            job("met", "SuccessCriteriaMet"),
+            job("complete", "Complete"),
+            serde_json::from_value(deleted).unwrap(),
+        ],
+        pods: Vec::new(),
+    };
+    assert_eq!(there.left(std::slice::from_ref(&wanted)), ["runs"]);
+    assert_eq!(there.left(&[]), [wanted.name.as_str(), "runs"]);
+}
+
+#[test]
+fn what_refuses_a_job_is_told_with_what_helps_and_what_passes_by_itself_is_an_error() {
     let answered = |code: u16| {
         let status = kube::core::Status::failure("exceeded quota: small", "Because").with_code(code);
-        refusal(&Error::api("apply Job a/b", kube::Error::Api(status.boxed())))
+        refusal(&Error::api("apply Job a/b", kube::Error::Api(status.boxed())), &run())
     };
-    let told = Some("exceeded quota: small".to_owned());
-    for (code, expected) in [(403, told.clone()), (422, told.clone()), (400, told), (409, None), (500, None)] {
+    let field = "spec.rollout.analysis.metrics[smoke].job: exceeded quota: small";
+    let forbidden = format!("the Job fraud-check-0a1b2c3d is forbidden; lift what forbids it, or change {field}");
+    let invalid = format!("the Job fraud-check-0a1b2c3d is invalid; correct {field}");
+    for (code, expected) in
+        [(403, Some(forbidden)), (422, Some(invalid.clone())), (400, Some(invalid)), (409, None), (500, None)]
+    {
         assert_eq!(answered(code), expected, "{code}");
     }
-    assert_eq!(refusal(&Error::Deadline { doing: "apply".to_owned(), seconds: 15 }), None);
+    assert_eq!(refusal(&Error::Deadline { doing: "apply".to_owned(), seconds: 15 }, &run()), None);
+    let [kind, namespace, name, owner] = ["Job", "a", "b", "nobody"].map(str::to_owned);
+    let foreign = refusal(&Error::NotOurs { kind, namespace, name, owner }, &run());
+    assert_eq!(foreign.as_deref(), Some("Job a/b exists and belongs to nobody: rename or delete it"));
+}
+
+#[test]
+fn no_job_asks_somebody_else_by_the_name_of_the_new_revision() {
+    let foreign: Service = serde_json::from_value(json!({"metadata": {"name": "fraud-preview"}})).unwrap();
+    assert_eq!(
+        without_address(&foreign, &run()),
+        "the Job fraud-check-0a1b2c3d has nobody to ask, as Service fraud-preview belongs to nobody: delete that Service"
+    );
 }

@@ -29,10 +29,11 @@ use self::{
 };
 use super::{
     commands::{self, Met, Request},
+    evidence::Evidence,
     gateway::{self, Closing, Following},
     gateway_api::HTTPRoute,
     gateway_native::{self, Split},
-    metric::Run,
+    metric::{self, Run},
     moves::{self, Moved, Setting},
     observe::Observed,
     overridden,
@@ -100,8 +101,27 @@ pub struct Decided {
     pub job: Option<TrainingJob>,
     /// Measurements of checks whose Jobs are to be made.
     pub check_runs: Vec<Run>,
+    /// The evidence that they count in, where there are some.
+    pub counted: Option<Evidence>,
+    /// Jobs of checks that nobody counts any more.
+    pub left_checks: Vec<String>,
     /// When a cool-down ends.
     pub wake: Option<Timestamp>,
+}
+
+impl Decided {
+    /// The evidence with Jobs of checks that can't be made, each with the reason; nothing where all could be.
+    pub fn with_refused(&self, refused: &[(&Run, String)], now: Timestamp) -> Option<String> {
+        let mut evidence = self.counted.clone().filter(|_| !refused.is_empty())?;
+        for (run, why) in refused {
+            metric::refused(&mut evidence.metrics, run, why, now);
+        }
+        written(&evidence)
+    }
+}
+
+fn written(evidence: &Evidence) -> Option<String> {
+    serde_json::to_string(evidence).ok()
 }
 
 /// Decides.
@@ -205,6 +225,7 @@ impl<'a> Deciding<'a> {
         let decisions = record(&mut moved, self.now);
         let records = self.records(&decisions, judged.inputs.as_ref());
         let check_runs = self.check_runs(&moved.status, &judged);
+        let left_checks = self.left_checks(&moved.status);
         let is_new_plan = plan != self.stored_plan;
         Decided {
             wanted: self.wanted(&moved.status),
@@ -220,13 +241,15 @@ impl<'a> Deciding<'a> {
             has_preview: plan.as_ref().is_some_and(|plan| plan.policy.names.contains_key(&preview_name(&self.name))),
             plan: plan.filter(|_| is_new_plan),
             routers_follow,
-            evidence: judged.evidence.and_then(|evidence| serde_json::to_string(&evidence).ok()),
+            evidence: judged.evidence.as_ref().filter(|_| judged.is_news).and_then(written),
+            counted: judged.evidence.filter(|_| !check_runs.is_empty()),
             records,
             monitoring: monitoring
                 .filter(|_| must_write)
                 .and_then(|monitoring| serde_json::to_string(&monitoring).ok()),
             job,
             check_runs,
+            left_checks,
             wake,
         }
     }
@@ -238,6 +261,8 @@ impl<'a> Deciding<'a> {
             rollout: &self.service.spec.rollout,
             replicas: self.service.spec.scaling.replicas,
             target: &self.target,
+            is_pinned: self.service.spec.model.model_version.is_some(),
+            canary_gone: self.canary_gone(),
             command: accepted(request),
             canary_ready: self.canary_pods.loaded,
             canary_trouble: self.canary_pods.trouble.as_ref(),
@@ -249,6 +274,16 @@ impl<'a> Deciding<'a> {
             rehearsed: &self.rehearsed_pods,
             to_rehearse,
             copies: (judged.copies.0, &judged.copies.1),
+        }
+    }
+
+    /// What became of the canary's ModelVersion, where it may not be served any more.
+    fn canary_gone(&self) -> Option<&'static str> {
+        let canary = self.former.canary.as_ref()?;
+        let version = self.versions().into_iter().find(|version| version.name_any() == canary.model_version);
+        match version.filter(|version| version.metadata.deletion_timestamp.is_none()) {
+            None => Some("was deleted"),
+            Some(version) => (!target::is_approved(version)).then_some("is not approved any more"),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use millrace_contract::{
+    decision::DecidedBy,
     routing::{PLAN_KEY, RouterStats, ServiceStats},
     sketch::ServerSketches,
 };
@@ -13,7 +14,7 @@ use serde_json::json;
 use super::*;
 use crate::inference_service::{
     check_job::CheckJobs,
-    fixtures::{approved, at, rolling_out, service, serving, settings, spec},
+    fixtures::{approved, at, model_version, rolling_out, service, serving, settings, spec},
     pods::ServerPod,
     retraining::Sources,
     routing::RouterAnswers,
@@ -118,8 +119,8 @@ fn nothing_is_measured_on_a_plan_that_is_not_the_one_of_the_status() {
     assert_eq!(weights(&decided), Some(vec![95, 5]), "the plan is put right first");
 }
 
-#[test]
-fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
+/// A service whose canary, `fraud-2`, has had 5 % since second 10 and is checked by Jobs, and what there is of it.
+fn checked_by_jobs() -> (InferenceService, Observed) {
     let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5);
     if let Some(rollout) = &mut status.rollout {
         rollout.step_start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(10)));
@@ -127,8 +128,14 @@ fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
     let mut service = service("svc", spec("fraud"));
     let metrics = json!([{"name": "smoke", "job": {"image": "smoke:1"}}]);
     service.spec.rollout.analysis.metrics = serde_json::from_value(metrics).unwrap();
-    let mut observed = observed(&status);
+    let observed = observed(&status);
     service.status = Some(status);
+    (service, observed)
+}
+
+#[test]
+fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
+    let (service, mut observed) = checked_by_jobs();
     let first = decide(&service, &observed, &settings(), at(100));
     let name = first.check_runs[0].name.clone();
     let mut with = |conditions: serde_json::Value| {
@@ -145,6 +152,83 @@ fn a_check_by_a_job_is_made_once_and_not_for_a_share_that_ends() {
     assert_eq!(rejected.reason, "MetricFailed");
     assert!(rejected.message.starts_with(&format!("fraud-2: smoke: the Job {name} says no")), "{}", rejected.message);
     assert!(no.check_runs.is_empty());
+}
+
+#[test]
+fn a_job_of_a_check_is_ended_with_its_share_its_rollout_or_its_check() {
+    let (service, mut observed) = checked_by_jobs();
+    let name = decide(&service, &observed, &settings(), at(100)).check_runs[0].name.clone();
+    observed.check_jobs.jobs = vec![serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()];
+    let left = |change: &dyn Fn(&mut InferenceService)| {
+        let mut service = service.clone();
+        change(&mut service);
+        decide(&service, &observed, &settings(), at(101)).left_checks
+    };
+    let rollout = |service: &mut InferenceService| service.status.as_mut().unwrap().rollout.take().unwrap();
+    let cases: [(&str, &dyn Fn(&mut InferenceService), bool); 7] = [
+        ("it goes on", &|_| {}, false),
+        ("it is paused", &|service| paused(service), false),
+        ("its plan is not settled yet", &|service| settles_at(service, 100), false),
+        ("its share is another", &|service| service.spec.rollout.steps.clear(), true),
+        ("its check is another", &|service| service.spec.rollout.analysis.metrics.clear(), true),
+        (
+            "its rollout is another",
+            &|service| {
+                let mut later = rollout(service);
+                later.start_time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(5));
+                service.status.as_mut().unwrap().rollout = Some(later);
+            },
+            true,
+        ),
+        ("nothing is rolled out", &|service| service.status = Some(serving(&approved("fraud", 1))), true),
+    ];
+    for (case, change, is_left) in cases {
+        let expected = if is_left { vec![name.clone()] } else { Vec::new() };
+        assert_eq!(left(change), expected, "{case}");
+    }
+}
+
+fn paused(service: &mut InferenceService) {
+    let since = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(50));
+    service.status.as_mut().unwrap().rollout.as_mut().unwrap().paused_since = Some(since);
+}
+
+fn settles_at(service: &mut InferenceService, second: i64) {
+    let start = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(second));
+    service.status.as_mut().unwrap().rollout.as_mut().unwrap().step_start_time = Some(start);
+}
+
+#[test]
+fn a_check_whose_job_is_refused_lacks_data_and_the_policy_decides() {
+    let (mut service, mut observed) = checked_by_jobs();
+    service.spec.rollout.analysis.min_requests = 0;
+    service.spec.rollout.analysis.no_data_seconds = 600;
+    let first = decide(&service, &observed, &settings(), at(100));
+    assert_eq!(first.with_refused(&[], at(100)), None, "nothing is written for nothing");
+    let refused = [(&first.check_runs[0], "the Job j is invalid".to_owned())];
+    observed.evidence = Some(stored_evidence(first.with_refused(&refused, at(100)).unwrap()));
+    let mut at_second = |on_no_data: &str, second: i64| {
+        service.spec.rollout.analysis.on_no_data = serde_json::from_value(json!(on_no_data)).unwrap();
+        let decided = decide(&service, &observed, &settings(), at(second));
+        let rejected = decided.status.rejected.first().map(|rejected| rejected.reason.clone());
+        (decided.check_runs.len(), rejected, decided.status.next_step.unwrap_or_default())
+    };
+    for (on_no_data, second, runs, rejected) in [
+        ("Fail", 101, 0, None),
+        ("Fail", 130, 1, None),
+        ("Hold", 1_000, 1, None),
+        ("Fail", 609, 1, None),
+        ("Fail", 1_000, 0, Some("NoData".to_owned())),
+    ] {
+        let (due, reason, next) = at_second(on_no_data, second);
+        assert_eq!((due, reason), (runs, rejected), "{on_no_data} at {second}");
+        assert!(next.contains("smoke is still open: no data: the Job j is invalid"), "{next}");
+    }
+}
+
+fn stored_evidence(text: String) -> ConfigMap {
+    let data = BTreeMap::from([(crate::inference_service::evidence::EVIDENCE_KEY.to_owned(), text)]);
+    ConfigMap { data: Some(data), ..ConfigMap::default() }
 }
 
 #[test]
@@ -242,8 +326,30 @@ fn what_comes_in_the_way_of_a_request_is_not_the_decision_of_who_made_it() {
     let mut there = observed(service.status.as_ref().unwrap());
     there.versions.push(approved("fraud", 3));
     let decided = decide(&service, &there, &settings(), at(100));
-    assert_eq!((decided.decisions[0].reason.as_str(), decided.decisions[0].user.as_deref()), ("Superseded", None));
+    let decision = &decided.decisions[0];
+    assert_eq!((decision.reason.as_str(), decision.user.as_deref()), ("Superseded", None));
+    assert_eq!(decision.decided_by, DecidedBy::Operator, "the model is followed");
     assert!(!decided.told.iter().any(|told| told.note.contains("asked by")), "{:?}", decided.told);
+}
+
+#[test]
+fn a_version_that_goes_in_the_middle_of_its_rollout_gives_its_requests_back_and_the_history_says_why() {
+    let status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 5);
+    let mut deleted = approved("fraud", 2);
+    deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(90)));
+    for (left, expected) in [
+        (None, "fraud-2 was deleted: fraud-1 stays"),
+        (Some(deleted), "fraud-2 was deleted: fraud-1 stays"),
+        (Some(model_version("fraud", 2)), "fraud-2 is not approved any more: fraud-1 stays"),
+    ] {
+        let versions: Vec<ModelVersion> = std::iter::once(approved("fraud", 1)).chain(left).collect();
+        let there = Observed { recorded: versions.clone(), versions, ..observed(&status) };
+        let decided = decided(status.clone(), &there);
+        let decision = &decided.decisions[0];
+        assert_eq!((decision.reason.as_str(), decision.message.as_str()), ("Withdrawn", expected));
+        assert_eq!(weights(&decided), Some(vec![100]), "{expected}");
+        assert!(decided.status.rejected.is_empty(), "{expected}");
+    }
 }
 
 #[test]
@@ -368,11 +474,7 @@ fn measured_weights_are_those_of_the_evidence_where_a_gateway_draws() {
             (drawn.requests, drawn.latency) = (requests, vec![requests]);
         }
         let decided = decide(&service, &observed, &settings(), at(100));
-        let text = decided.evidence.unwrap();
-        observed.evidence = Some(ConfigMap {
-            data: Some(BTreeMap::from([(crate::inference_service::evidence::EVIDENCE_KEY.to_owned(), text)])),
-            ..ConfigMap::default()
-        });
+        observed.evidence = Some(stored_evidence(decided.evidence.unwrap()));
         service.status = Some(decided.status);
     }
     let status = service.status.unwrap();

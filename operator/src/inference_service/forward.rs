@@ -9,7 +9,7 @@ use super::{
     canary::Judgement,
     interrupts::{aborted, by_operator, withdrawn},
     pair::has_given_room,
-    phase::{Facts, Move, ascending},
+    phase::{Facts, Move, Phase, ascending},
     pods::UNSCHEDULABLE,
     routing::ALL,
     scaling::pods_for,
@@ -36,30 +36,38 @@ pub fn start(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
         return Move::Scale(wanted);
     }
     if facts.canary_ready >= needed {
-        let message = format!("{} is ready and has loaded its model", canary.model_version);
+        let message = is_ready(canary);
         return match way {
             Way::Steps if weight < ALL => weigh(weight, Some(0), "StepStarted", message, Vec::new()),
             Way::Steps | Way::Straight => weigh(ALL, None, "Ready", message, Vec::new()),
             Way::Switch => Move::Prepare,
         };
     }
-    if let Some(message) = no_room(facts, canary) {
-        return Move::Recreate { message };
+    match for_want_of_pods(facts, canary, weight) {
+        Move::Stay(_) if is_late(facts) => given_up(facts, canary),
+        waits => waits,
     }
-    // Without anything that serves there is nothing to go back to: it goes on trying, and says why it does not get there.
-    let is_late = seconds_since_start(facts) >= facts.rollout.progress_deadline_seconds && !is_paused(facts);
-    if is_late && !is_first {
-        let (reason, message) = late(facts);
-        return by_operator(
-            &reason,
-            format!(
-                "{} was not ready within {} s: {message}",
-                canary.model_version, facts.rollout.progress_deadline_seconds
-            ),
-            Vec::new(),
-        );
+}
+
+/// What is done while pods are missing that a share needs.
+pub(super) fn for_want_of_pods(facts: &Facts<'_>, canary: &RevisionStatus, weight: i32) -> Move {
+    match no_room(facts, canary) {
+        Some(message) => Move::Recreate { message },
+        None => Move::Stay(waits_for_pods(facts, canary, weight)),
     }
-    Move::Stay(waits_for_pods(facts, canary, weight))
+}
+
+/// Whether its pods had all the time to start that they may have. Without anything that serves there is nothing to go back to: it goes on
+/// trying, and says why it does not get there.
+pub(super) fn is_late(facts: &Facts<'_>) -> bool {
+    let may_be_given_up = Phase::of(facts.status) == Phase::Starting && facts.status.stable.is_some();
+    may_be_given_up && !is_paused(facts) && seconds_since_start(facts) >= facts.rollout.progress_deadline_seconds
+}
+
+fn given_up(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    let (reason, message) = late(facts);
+    let (version, seconds) = (&canary.model_version, facts.rollout.progress_deadline_seconds);
+    by_operator(&reason, format!("{version} was not ready within {seconds} s: {message}"), Vec::new())
 }
 
 /// How requests come to a new revision.
@@ -127,13 +135,20 @@ pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
         return Move::Scale(wanted);
     }
     if facts.canary_ready < wanted {
-        let waits = Move::Stay(waits_for_pods(facts, canary, ALL));
-        return no_room(facts, canary).map_or(waits, |message| Move::Recreate { message });
+        return for_want_of_pods(facts, canary, ALL);
     }
-    if Way::of(facts) == Way::Steps {
-        let first = ascending(&facts.rollout.steps).first().map_or(ALL, |step| step.weight);
-        return weigh(first, (first < ALL).then_some(0), "StrategyEdited", go_on(canary, first), Vec::new());
+    match Way::of(facts) {
+        Way::Steps => {
+            let first = ascending(&facts.rollout.steps).first().map_or(ALL, |step| step.weight);
+            weigh(first, (first < ALL).then_some(0), "StrategyEdited", go_on(canary, first), Vec::new())
+        }
+        // Nobody serves any more, or nothing is to be compared any more.
+        Way::Straight => weigh(ALL, None, "Ready", is_ready(canary), Vec::new()),
+        Way::Switch => switch(facts, canary),
     }
+}
+
+fn switch(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     match facts.judgement {
         // Handled before; kept here so that no bad revision can ever go forward.
         Judgement::Bad { message, .. } | Judgement::Open { message, .. } => Move::Stay(message.clone()),
@@ -145,6 +160,10 @@ pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
             weigh(ALL, None, "Switched", message, checks.clone())
         }
     }
+}
+
+fn is_ready(canary: &RevisionStatus) -> String {
+    format!("{} is ready and has loaded its model", canary.model_version)
 }
 
 fn waits_for_a_person(canary: &RevisionStatus) -> String {
@@ -172,7 +191,17 @@ fn late(facts: &Facts<'_>) -> (String, String) {
     }
 }
 
+/// Since the share was given, the spec may have come to ask for more pods. With too few for its share the revision would be slow or fail, and
+/// the evidence would hold that against its model.
+fn grown(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
+    let wanted = pods_for(canary.weight.intended, facts.replicas);
+    (canary.replicas < wanted).then_some(Move::Scale(wanted))
+}
+
 pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    if let Some(more) = grown(facts, canary) {
+        return more;
+    }
     if facts.is_accepted {
         return Move::Measure;
     }
@@ -181,6 +210,9 @@ pub fn route(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
 }
 
 pub fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    if let Some(more) = grown(facts, canary) {
+        return more;
+    }
     let steps = ascending(&facts.rollout.steps);
     let weight = canary.weight.intended;
     let at = steps.iter().position(|step| step.weight >= weight).or_else(|| steps.len().checked_sub(1));
@@ -215,8 +247,7 @@ fn go_to(
         return Move::Scale(wanted);
     }
     if facts.canary_ready < wanted {
-        let waits = Move::Stay(waits_for_pods(facts, canary, weight));
-        return no_room(facts, canary).map_or(waits, |message| Move::Recreate { message });
+        return for_want_of_pods(facts, canary, weight);
     }
     let message = match step {
         Some(_) => go_on(canary, weight),
@@ -246,7 +277,7 @@ fn weigh(weight: i32, step: Option<usize>, reason: &'static str, message: String
     Move::Weigh { weight, step, decided_by: DecidedBy::Operator, reason, message, checks }
 }
 
-pub(super) fn waits_for_pods(facts: &Facts<'_>, canary: &RevisionStatus, weight: i32) -> String {
+fn waits_for_pods(facts: &Facts<'_>, canary: &RevisionStatus, weight: i32) -> String {
     let wanted = pods_for(weight, facts.replicas);
     let why =
         facts.canary_trouble.map(|trouble| format!(": {}, {}", trouble.reason, trouble.message)).unwrap_or_default();

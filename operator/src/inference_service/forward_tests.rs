@@ -158,6 +158,31 @@ fn a_step_that_is_passed_leads_to_the_next_with_pods_before_weight() {
 }
 
 #[test]
+fn a_canary_grows_with_the_stable_revision_also_within_a_step() {
+    let grown = |pods: i32| {
+        given(50).but(|g| {
+            g.replicas = 4;
+            g.status.canary.as_mut().unwrap().replicas = pods;
+        })
+    };
+    check(vec![
+        ("it has too few for its share", grown(2), "scale 4"),
+        ("whatever the evidence says by now", grown(2).but(|g| g.judgement = good()), "scale 4"),
+        (
+            "before the routers follow",
+            grown(2).but(|g| {
+                g.accepted = false;
+                g.status.rollout.as_mut().unwrap().step_start_time = None;
+            }),
+            "scale 4",
+        ),
+        ("it has them", grown(4), "stay"),
+        ("bad evidence comes first", grown(2).but(|g| g.judgement = bad()), "reject ErrorRate"),
+        ("a smaller one keeps its pods until the rollout ends", grown(4).but(|g| g.replicas = 1), "stay"),
+    ]);
+}
+
+#[test]
 fn edited_steps_take_effect_at_the_next_one_that_is_not_below() {
     let step = |weight| Step::new(weight, 0);
     let with =
@@ -269,6 +294,17 @@ fn a_rollout_with_one_switch_starts_in_full_is_prepared_and_switches_when_its_ch
             "stay",
         ),
         ("the strategy was edited", preparing(Strategy::Canary), "weigh 5 step Some(0) StrategyEdited"),
+        ("it was edited to one that compares nothing", preparing(Strategy::Replace), "weigh 100 step None Ready"),
+        ("the stable pods are away for a moment", preparing(BlueGreen).but(|g| g.stable_down = 59), "stay"),
+        ("they stay away", preparing(BlueGreen).but(|g| g.stable_down = 60), "weigh 100 step None Ready"),
+        (
+            "a person who holds it up is heard",
+            preparing(BlueGreen).but(|g| {
+                g.stable_down = 60;
+                g.status.rollout.as_mut().unwrap().paused_since = Some(Time(at(60)));
+            }),
+            "stay",
+        ),
     ]);
 }
 

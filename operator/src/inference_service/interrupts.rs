@@ -6,9 +6,10 @@ use millrace_crds::inference_service::RevisionStatus;
 use super::{
     canary::Judgement,
     commands::Verb,
-    forward::{self, waits_for_pods},
+    forward,
     phase::{Facts, Move},
     pods::Trouble,
+    revision::Revision,
     routing::ALL,
     scaling::pods_for,
     target::Target,
@@ -31,25 +32,30 @@ pub(super) fn aborted(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move
 }
 
 pub(super) fn withdrawn(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
+    let version = &canary.model_version;
     let stable = facts.status.stable.as_ref().map(|stable| stable.revision.as_str());
+    let why = facts.canary_gone.unwrap_or("is not asked for any more");
+    let by_user = |message: String| Some(Move::Withdraw { reason: "Withdrawn", message, decided_by: DecidedBy::User });
     match facts.target {
         Target::Revision(wanted) if wanted.hash == canary.revision => None,
-        Target::Revision(wanted) if Some(wanted.hash.as_str()) == stable => Some(Move::Withdraw {
-            reason: "Withdrawn",
-            message: format!("{} is not asked for any more: {} stays", canary.model_version, wanted.model_version),
-        }),
-        Target::Revision(wanted) => Some(Move::Withdraw {
-            reason: "Superseded",
-            message: format!(
-                "{} gives way to {}, revision {}",
-                canary.model_version, wanted.model_version, wanted.hash
-            ),
-        }),
-        Target::Stay => Some(Move::Withdraw {
-            reason: "Withdrawn",
-            message: format!("{} is not asked for any more", canary.model_version),
-        }),
-        Target::Nothing { message, .. } => Some(Move::Withdraw { reason: "Withdrawn", message: message.clone() }),
+        Target::Revision(wanted) if Some(wanted.hash.as_str()) == stable => {
+            by_user(format!("{version} {why}: {} stays", wanted.model_version))
+        }
+        Target::Revision(wanted) => Some(superseded(facts, canary, wanted)),
+        Target::Stay => by_user(format!("{version} {why}")),
+        Target::Nothing { message, .. } => by_user(message.clone()),
+    }
+}
+
+/// A newer version of the model that is followed comes by itself; another pin, another server block and the end of a version are a person's.
+fn superseded(facts: &Facts<'_>, canary: &RevisionStatus, wanted: &Revision) -> Move {
+    let version = &canary.model_version;
+    let is_followed = !facts.is_pinned && facts.canary_gone.is_none() && wanted.model_version != *version;
+    let why = facts.canary_gone.map(|gone| format!("{gone} and ")).unwrap_or_default();
+    Move::Withdraw {
+        reason: "Superseded",
+        message: format!("{version} {why}gives way to {}, revision {}", wanted.model_version, wanted.hash),
+        decided_by: if is_followed { DecidedBy::Operator } else { DecidedBy::User },
     }
 }
 
@@ -81,7 +87,8 @@ fn promoted_by_user(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> 
         return Some(Move::Scale(wanted));
     }
     if facts.canary_ready < wanted {
-        return Some(Move::Stay(waits_for_pods(facts, canary, weight)));
+        // A request waits no longer than the deadline: then is done what would be done without it.
+        return (!forward::is_late(facts)).then(|| forward::for_want_of_pods(facts, canary, weight));
     }
     let message = match step {
         Some(_) => format!("{} goes on to {weight} % by a request", canary.model_version),
@@ -93,10 +100,12 @@ fn promoted_by_user(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> 
 
 #[cfg(test)]
 mod tests {
+    use millrace_crds::{ModelVersion, inference_service::Capacity};
+
     use super::*;
     use crate::inference_service::{
         fixtures::{approved, serving},
-        given::{bad, check, command, given, good, idle, revision},
+        given::{bad, check, command, given, good, idle, revision, trouble},
     };
 
     #[test]
@@ -115,6 +124,43 @@ mod tests {
             assert_eq!(of(Target::Revision(revision(&approved("fraud", 1)))), "withdraw Withdrawn", "{weight}");
             assert_eq!(of(Target::Stay), "withdraw Withdrawn", "{weight}");
             assert_eq!(of(nothing()), "withdraw Withdrawn", "{weight}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_rollout_says_whose_wish_it_was_and_what_became_of_the_version() {
+        let (one, two, three) = (approved("fraud", 1), approved("fraud", 2), approved("fraud", 3));
+        let mut edited = revision(&two);
+        edited.hash = "0000aaaa".to_owned();
+        let newer = revision(&three).hash;
+        let of = |target: Target, is_pinned: bool, canary_gone: Option<&'static str>| {
+            let given = given(5).but(|g| (g.target, g.is_pinned, g.canary_gone) = (target, is_pinned, canary_gone));
+            let Move::Withdraw { message, decided_by, .. } = given.next() else { panic!("it is withdrawn") };
+            (message, decided_by)
+        };
+        let to = |version: &ModelVersion| Target::Revision(revision(version));
+        for (target, is_pinned, gone, message, by) in [
+            (to(&three), false, None, format!("fraud-2 gives way to fraud-3, revision {newer}"), DecidedBy::Operator),
+            (to(&three), true, None, format!("fraud-2 gives way to fraud-3, revision {newer}"), DecidedBy::User),
+            (
+                Target::Revision(edited),
+                false,
+                None,
+                "fraud-2 gives way to fraud-2, revision 0000aaaa".to_owned(),
+                DecidedBy::User,
+            ),
+            (
+                to(&three),
+                false,
+                Some("was deleted"),
+                format!("fraud-2 was deleted and gives way to fraud-3, revision {newer}"),
+                DecidedBy::User,
+            ),
+            (to(&one), false, Some("was deleted"), "fraud-2 was deleted: fraud-1 stays".to_owned(), DecidedBy::User),
+            (to(&one), true, None, "fraud-2 is not asked for any more: fraud-1 stays".to_owned(), DecidedBy::User),
+            (Target::Stay, false, None, "fraud-2 is not asked for any more".to_owned(), DecidedBy::User),
+        ] {
+            assert_eq!(of(target, is_pinned, gone), (message, by));
         }
     }
 
@@ -145,6 +191,33 @@ mod tests {
                     g.ready = 0;
                 }),
                 "stay",
+            ),
+            (
+                "promote waits no longer than the deadline",
+                given(0).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    (g.ready, g.now) = (0, 600);
+                }),
+                "reject ProgressDeadlineExceeded",
+            ),
+            (
+                "nor for all pods where the first step needs fewer",
+                given(0).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    (g.replicas, g.ready, g.now) = (4, 1, 600);
+                    g.status.canary.as_mut().unwrap().replicas = 4;
+                }),
+                "weigh 5 step Some(0) StepStarted",
+            ),
+            (
+                "promote takes the room that the policy gives",
+                given(0).but(|g| {
+                    g.command = command(Verb::PromoteFull);
+                    g.rollout.capacity = Capacity::Recreate;
+                    g.ready = 0;
+                    g.trouble = trouble(false).map(|trouble| Trouble { reason: "Unschedulable".to_owned(), ..trouble });
+                }),
+                "recreate",
             ),
             (
                 "a bad canary is not promoted",

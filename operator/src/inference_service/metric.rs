@@ -11,18 +11,18 @@
 //! | the Job              | it, under the name that it would make      | makes none, waits for its end                                |
 //! | its end              | that it has ended, and was not counted     | counts it                                                    |
 //! | the evidence         | that the number has grown                  | makes another Job, once the pause is over                    |
+//! | a refusal of the Job | neither a Job nor the refusal              | asks for it again, and takes the refusal down                |
+//! | the refusal          | it in the evidence                         | asks for the Job again, once its own pause is over           |
+//! | its share's end      | a Job that runs under no name it would use | ends it                                                      |
 //!
-//! One that vanished before it was counted is made again. At another share it is another Job: what still runs counts for nothing, and
-//! is left to its deadline.
+//! One that vanished before it was counted is made again. At another share it is another Job: what still runs counts for nothing, and is
+//! ended, as at the end of the rollout.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use millrace_contract::decision::{Check, Verdict};
-use millrace_crds::{
-    conditions::RECONCILING,
-    inference_service::{CheckJob, InferenceServiceStatus, Metric},
-};
+use millrace_crds::inference_service::{CheckJob, Metric};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -31,6 +31,8 @@ use crate::names::{child, short_hash};
 
 /// Longest a query may take, in seconds.
 const QUERY_SECONDS: i64 = 2;
+/// Longest pause before a Job that was refused is asked for again, in seconds: a quota may be raised at any time.
+const REFUSED_SECONDS: i64 = 60;
 /// Most characters kept of why there is no number.
 const MAX_TROUBLE: usize = 300;
 /// Most checks that something is known of, with those that are no longer asked for.
@@ -107,6 +109,18 @@ struct Running {
     problem: Option<String>,
 }
 
+/// A Job that the cluster did not let be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Refused {
+    /// Its name: another share or a corrected check is another Job.
+    job: String,
+    /// Why, a sentence.
+    why: String,
+    /// When it was asked for last.
+    time: Timestamp,
+}
+
 /// What was measured of one check in this rollout.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -131,6 +145,10 @@ pub struct Measured {
     program: Option<String>,
     /// The one that has not ended.
     running: Option<Running>,
+    /// The one that could not be made.
+    refused: Option<Refused>,
+    /// Since when there has been no answer, after some at this share.
+    lacking_since: Option<Timestamp>,
 }
 
 /// By name of the check.
@@ -171,7 +189,17 @@ pub fn runs(metrics: &[Metric], measured: &Measurements, subject: Subject<'_>) -
 /// Those of them whose Jobs are to be there now.
 pub fn due_runs(metrics: &[Metric], measured: &Measurements, subject: Subject<'_>, now: Timestamp) -> Vec<Run> {
     let due = metrics.iter().filter(|metric| is_due(metric, measured, subject, now));
-    due.filter_map(|metric| run(metric, measured, subject)).collect()
+    let runs = due.filter_map(|metric| Some((metric, run(metric, measured, subject)?)));
+    runs.filter(|(metric, run)| may_be_asked_for(metric, run, measured, now)).map(|(_, run)| run).collect()
+}
+
+/// What refuses a Job mostly does so again: it is asked for now and then.
+fn may_be_asked_for(metric: &Metric, run: &Run, measured: &Measurements, now: Timestamp) -> bool {
+    let refused = measured.get(&metric.name).and_then(|known| known.refused.as_ref());
+    let pause = metric.interval_seconds.min(REFUSED_SECONDS);
+    refused
+        .filter(|refused| refused.job == run.name)
+        .is_none_or(|refused| now.as_second() - refused.time.as_second() >= pause)
 }
 
 /// None where it is no Job, or admission was gone around. The name also tells rollouts apart, as a revision may be tried again, and what
@@ -250,14 +278,19 @@ pub fn count(
             (known.weight, known.good) = (weight, 0);
         }
         known.time = Some(now);
-        // A number that is none says as little as no answer.
         match answer {
-            Ok(value) if !value.is_nan() => {
+            Ok(value) if value.is_finite() => {
                 (known.value, known.trouble) = (Some(*value), None);
                 let counter = if is_good(metric, *value) { &mut known.good } else { &mut known.bad };
                 *counter = counter.saturating_add(1);
             }
-            Ok(_) => known.trouble = Some("the answer is NaN".to_owned()),
+            // A number that is none says as little as no answer. One that is infinite, as after a division by zero, can't be stored either; it may be
+            // out of bounds, but is never good.
+            Ok(value) => {
+                known.trouble = Some(format!("the answer is {value}"));
+                let is_bad = value.is_infinite() && !is_good(metric, *value);
+                known.bad = known.bad.saturating_add(i32::from(is_bad));
+            }
             Err(why) => known.trouble = Some(shortened(why)),
         }
     }
@@ -283,10 +316,12 @@ pub fn count_runs(
                 let problem = problem.as_deref().map(shortened);
                 let known = measured.entry(run.check.clone()).or_default();
                 known.running = Some(Running { job: run.name.clone(), problem });
+                known.refused = None;
             }
             Found::Ends => {}
             Found::Ended(answer) => {
                 let known = measured.entry(run.check.clone()).or_default();
+                known.refused = None;
                 known.jobs = known.jobs.saturating_add(1);
                 known.job = Some(run.name.clone());
                 known.program = Some(short_hash(&run.job));
@@ -303,21 +338,27 @@ pub fn count_runs(
     count(metrics, measured, weight, &answers, now);
 }
 
-/// Tells of a Job that the cluster refuses, in a status that was filled already: it is no data.
-pub fn refused(status: &mut InferenceServiceStatus, run: &Run, why: &str) {
-    let mut checks = status.rollout.iter_mut().flat_map(|rollout| &mut rollout.checks);
-    let Some(check) = checks.find(|check| check.name == run.check) else { return };
-    let dry_run = if check.message.starts_with(DRY_RUN) { DRY_RUN } else { "" };
-    let said = format!("{dry_run}no data: the Job {} is refused: {why}", run.name);
-    let said: String = said.chars().take(MAX_MESSAGE).collect();
-    let former = std::mem::replace(&mut check.message, said.clone());
-    // The check may be what is waited for.
-    if let Some(next) = &mut status.next_step {
-        *next = next.replace(&former, &said);
+/// Takes down since when checks have had no data: the policy waits from then on, and not from the beginning of a step that may be hours ago.
+pub fn note_lack(metrics: &[Metric], measured: &mut Measurements, weight: i32, now: Timestamp) {
+    for metric in metrics {
+        let Some(known) = measured.get_mut(&metric.name) else { continue };
+        let had_some = known.weight == weight && known.value.is_some();
+        let since = known.lacking_since.or(had_some.then_some(now));
+        known.lacking_since = since.filter(|_| lacks(metric, known, weight));
     }
-    for condition in status.conditions.iter_mut().filter(|condition| condition.type_ == RECONCILING) {
-        condition.message = condition.message.replace(&former, &said);
-    }
+}
+
+/// Since when a check has had no data at this share, which began at `start`; nothing where it has some, if not enough yet.
+pub fn lacking_since(metric: &Metric, measured: &Measurements, weight: i32, start: Timestamp) -> Option<Timestamp> {
+    let Some(known) = measured.get(&metric.name) else { return Some(start) };
+    let since = known.lacking_since.map_or(start, |since| since.max(start));
+    lacks(metric, known, weight).then_some(since)
+}
+
+/// Takes down that a Job can't be made. There is no data then, until one is.
+pub fn refused(measured: &mut Measurements, run: &Run, why: &str, now: Timestamp) {
+    let known = measured.entry(run.check.clone()).or_default();
+    known.refused = Some(Refused { job: run.name.clone(), why: shortened(why), time: now });
 }
 
 fn shortened(why: &str) -> String {
@@ -340,8 +381,8 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
     let nothing = Measured::default();
     let known = measured.unwrap_or(&nothing);
     let good = if known.weight == weight { known.good } else { 0 };
-    let is_stuck = running(metric, known).is_some_and(|running| running.problem.is_some());
-    let is_last_good = !is_stuck && known.trouble.is_none() && known.value.is_some_and(|value| is_good(metric, value));
+    let is_last_good =
+        !is_stuck(metric, known) && known.trouble.is_none() && known.value.is_some_and(|value| is_good(metric, value));
     let verdict = if known.bad > metric.failure_limit {
         Verdict::Fail
     } else if good >= metric.success_count && is_last_good {
@@ -355,7 +396,7 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
     Check {
         name: metric.name.clone(),
         verdict,
-        value: known.value.filter(|value| value.is_finite()),
+        value: known.value,
         baseline: None,
         threshold: metric.max.or(metric.min),
         interval: None,
@@ -365,12 +406,30 @@ fn check(metric: &Metric, measured: Option<&Measured>, weight: i32) -> Check {
     }
 }
 
+/// Whether the newest look gave no answer, or there was none yet at this share.
+fn lacks(metric: &Metric, known: &Measured, weight: i32) -> bool {
+    is_stuck(metric, known) || known.weight != weight || known.trouble.is_some() || known.value.is_none()
+}
+
+/// Whether its Job can't be made, or can't start.
+fn is_stuck(metric: &Metric, known: &Measured) -> bool {
+    refusal(metric, known).is_some() || running(metric, known).is_some_and(|running| running.problem.is_some())
+}
+
 /// The Job that has not ended. A check that was one may be none any more.
 fn running<'a>(metric: &Metric, known: &'a Measured) -> Option<&'a Running> {
     known.running.as_ref().filter(|_| metric.job.is_some())
 }
 
+/// The Job that could not be made; as for `running`.
+fn refusal<'a>(metric: &Metric, known: &'a Measured) -> Option<&'a Refused> {
+    known.refused.as_ref().filter(|_| metric.job.is_some())
+}
+
 fn said(metric: &Metric, known: &Measured) -> String {
+    if let Some(Refused { why, .. }) = refusal(metric, known) {
+        return format!("no data: {why}");
+    }
     match running(metric, known) {
         None => last_said(metric, known),
         Some(Running { job, problem: Some(problem) }) => format!("no data: the Job {job} can't start: {problem}"),

@@ -1,5 +1,6 @@
 //! Tests of the users' own checks.
 
+use millrace_crds::inference_service::InferenceServiceStatus;
 use serde_json::Value;
 
 use super::*;
@@ -99,6 +100,8 @@ fn good_and_bad_measurements_decide_and_no_data_does_not() {
         (query(good_twice.clone()), vec![Ok(0.5), Ok(1.5)], Verdict::Fail),
         (query(good_twice), vec![Ok(f64::NAN), nothing, Ok(f64::NAN)], Verdict::Unknown),
         (query(json!({"max": 1.0})), vec![Ok(f64::INFINITY)], Verdict::Fail),
+        (query(json!({"min": 1.0})), vec![Ok(f64::INFINITY)], Verdict::Unknown),
+        (query(json!({"min": 1.0})), vec![Ok(2.0), Ok(f64::INFINITY)], Verdict::Unknown),
         (metric(json!({"webhook": {"url": "http://w"}})), vec![Ok(1.0)], Verdict::Pass),
         (metric(json!({"webhook": {"url": "http://w"}})), vec![Ok(0.0)], Verdict::Fail),
         (by_job(json!({})), vec![Ok(1.0)], Verdict::Pass),
@@ -106,8 +109,11 @@ fn good_and_bad_measurements_decide_and_no_data_does_not() {
     ];
     for (metric, answers, expected) in cases {
         let metrics = [metric];
-        let check = checks(&metrics, &counted(&metrics, &answers), 5).remove(0);
+        let measured = counted(&metrics, &answers);
+        let check = checks(&metrics, &measured, 5).remove(0);
         assert_eq!(check.verdict, expected, "{answers:?}: {}", check.message);
+        let stored: Measurements = serde_json::from_str(&serde_json::to_string(&measured).unwrap()).unwrap();
+        assert_eq!(checks(&metrics, &stored, 5), [check], "what is stored says the same");
     }
 }
 
@@ -212,15 +218,36 @@ fn evidence_of_an_earlier_release_knows_of_no_job() {
 }
 
 #[test]
-fn a_job_that_is_refused_is_told_wherever_its_check_is() {
-    let metrics = [by_job(json!({"dryRun": true}))];
-    let mut status = status(5);
-    let (run, _) = run_at(&metrics, &Measurements::new(), &status, 0);
-    let check = checks(&metrics, &Measurements::new(), 5).remove(0);
-    status.next_step = Some(format!("recall is still open: {}", check.message));
-    status.rollout.as_mut().unwrap().checks = vec![check];
-    refused(&mut status, &run, "exceeded quota: small");
-    let said = format!("dry run, decides nothing: no data: the Job {} is refused: exceeded quota: small", run.name);
-    assert_eq!(status.next_step, Some(format!("recall is still open: {said}")));
-    assert_eq!(status.rollout.unwrap().checks[0].message, said);
+fn a_job_that_is_refused_is_no_data_until_one_is_made_and_is_asked_for_now_and_then() {
+    let by = |image: &str, interval: i64| [by_job(json!({"job": {"image": image}, "intervalSeconds": interval}))];
+    let (often, seldom, corrected) = (by("smoke:1", 10), by("smoke:1", 3_600), by("smoke:2", 3_600));
+    let mut measured = Measurements::new();
+    let (passed, _) = run_at(&often, &measured, &status(5), 0);
+    count_runs(&often, &mut measured, 5, &[(passed, Found::Ended(Ok(1.0)))], at(0));
+    let (run, _) = run_at(&often, &measured, &status(5), 5_000);
+    refused(&mut measured, &run, "the Job j is forbidden: exceeded quota", at(5_000));
+    // As it is stored between two looks.
+    let stored = serde_json::to_string(&measured).unwrap();
+    measured = serde_json::from_str(&stored).unwrap();
+    let check_of = |measured: &Measurements| {
+        let check = checks(&often, measured, 5).remove(0);
+        (check.verdict, check.message.split("; ").next().unwrap_or_default().to_owned())
+    };
+    let told = (Verdict::Unknown, "no data: the Job j is forbidden: exceeded quota".to_owned());
+    assert_eq!(check_of(&measured), told, "what passed before does not pass a step now");
+    for (metrics, weight, second, is_due) in [
+        (&often, 5, 5_009, false),
+        (&often, 5, 5_010, true),
+        (&seldom, 5, 5_059, false),
+        (&seldom, 5, 5_060, true),
+        (&corrected, 5, 5_001, true),
+        (&often, 20, 5_001, true),
+    ] {
+        assert_eq!(run_at(metrics, &measured, &status(weight), second).1, is_due, "{weight} % at {second}");
+    }
+    count_runs(&often, &mut measured, 5, &[(run.clone(), Found::Absent)], at(5_010));
+    assert_eq!(check_of(&measured), told, "it was not made yet");
+    assert_eq!(run_at(&often, &measured, &status(5), 5_010).0, run, "it was never counted, and keeps its name");
+    count_runs(&often, &mut measured, 5, &[(run, Found::Runs(None))], at(5_012));
+    assert_eq!(check_of(&measured).0, Verdict::Pass);
 }

@@ -63,13 +63,13 @@ pub fn make(status: &InferenceServiceStatus, setting: Setting, chosen: &Move) ->
         Move::Reject { reason, message, decided_by, checks } => {
             moved.reject(reason, message, *decided_by, checks, generation, now);
         }
-        Move::Withdraw { reason, message } => moved.withdraw(reason, message),
+        Move::Withdraw { reason, message, decided_by } => moved.withdraw(reason, message, *decided_by),
         Move::Lose => moved.lose(now),
         Move::Forget(revision) => moved.forget(revision),
         Move::Prepare => moved.prepare(now),
         Move::Recreate { message } => moved.recreate(message, now),
         Move::Pause => moved.pause(generation, now),
-        Move::Resume => moved.resume(),
+        Move::Resume => moved.resume(&now),
         Move::Return { reason, message, decided_by, checks } => {
             moved.give_back(reason, message, *decided_by, checks, generation, now);
         }
@@ -193,12 +193,12 @@ impl Moved {
         self.status.rejected.truncate(MAX_REJECTED);
     }
 
-    fn withdraw(&mut self, reason: &str, message: &str) {
+    fn withdraw(&mut self, reason: &str, message: &str, decided_by: DecidedBy) {
         let Some(canary) = self.status.canary.take() else { return };
         self.status.rollout = None;
         self.end_pause();
         self.status.conditions.retain(|condition| condition.type_ != ROLLOUT_SUCCEEDED);
-        self.decide(Question::Rollback, canary.model_version, Verdict::Unknown, reason, message, DecidedBy::User, &[]);
+        self.decide(Question::Rollback, canary.model_version, Verdict::Unknown, reason, message, decided_by, &[]);
         self.status.next_step = Some(message.to_owned());
         self.told.push(normal(Happened::Withdrawn, message));
     }

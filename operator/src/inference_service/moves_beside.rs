@@ -10,6 +10,7 @@ use millrace_crds::{
 use super::{
     moves::{Moved, shortened},
     pair::running_rehearsal,
+    phase::Phase,
     revision::Revision,
     routing::ALL,
     told::{Happened, normal, warning},
@@ -49,16 +50,26 @@ impl Moved {
         self.told.push(normal(Happened::Paused, message));
     }
 
-    pub(super) fn resume(&mut self) {
-        if let Some(rollout) = &mut self.status.rollout {
-            rollout.paused_since = None;
-        }
+    pub(super) fn resume(&mut self, now: &Time) {
+        self.leave_out_pause(now);
         self.end_pause();
         let subject = self.canary_version();
         let message = format!("{subject} may go forward again, by a request");
         self.decide(Question::Step, subject, Verdict::Unknown, "Resumed", &message, DecidedBy::User, &[]);
         self.status.next_step = Some(message.clone());
         self.told.push(normal(Happened::Resumed, message));
+    }
+
+    /// Nobody could wait for anything meanwhile: no deadline counts the pause, or it would strike at once. When the rollout began stays as it
+    /// is once something may have been counted in it: by that its evidence is known.
+    fn leave_out_pause(&mut self, now: &Time) {
+        let is_starting = Phase::of(&self.status) == Phase::Starting;
+        let Some(rollout) = &mut self.status.rollout else { return };
+        let since = rollout.paused_since.take();
+        let clock = if is_starting { Some(&mut rollout.start_time) } else { rollout.step_start_time.as_mut() };
+        let (Some(since), Some(clock)) = (since, clock) else { return };
+        let paused = now.0.duration_since(since.0.max(clock.0));
+        clock.0 = clock.0.checked_add(paused).unwrap_or(clock.0);
     }
 
     pub(super) fn end_pause(&mut self) {

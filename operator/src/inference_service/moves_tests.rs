@@ -100,8 +100,8 @@ fn only_so_many_rejections_are_remembered() {
 
 #[test]
 fn a_withdrawn_canary_is_not_remembered_as_bad() {
-    let Moved { status, made, .. } =
-        moved(&rolling(50), &Move::Withdraw { reason: "Superseded", message: "newer".to_owned() });
+    let (reason, message, decided_by) = ("Superseded", "newer".to_owned(), DecidedBy::Operator);
+    let Moved { status, made, .. } = moved(&rolling(50), &Move::Withdraw { reason, message, decided_by });
     assert_eq!((status.canary, status.rejected.len()), (None, 0));
     assert_eq!((made[0].verdict, made[0].reason.as_str()), (Verdict::Unknown, "Superseded"));
     assert_eq!(find(&status.conditions, ROLLOUT_SUCCEEDED), None);
@@ -126,6 +126,29 @@ fn a_forgotten_rejection_is_gone() {
     assert_eq!(retried, ("fraud-2", "Retried", DecidedBy::User));
     let left: Vec<_> = status.rejected.iter().map(|r| r.model_version.as_str()).collect();
     assert_eq!(left, ["fraud-3"]);
+}
+
+#[test]
+fn the_time_of_a_pause_counts_for_no_deadline() {
+    // When the rollout and its step began, and since when it was paused; when both began as if there had been no pause. It is second 7.
+    let cases = [
+        ("its pods start", 0, (1, None), 3, (5, None)),
+        ("it is measured", 5, (1, Some(2)), 4, (1, Some(5))),
+        ("its switch is prepared", 0, (1, Some(2)), 4, (1, Some(5))),
+        ("the step began meanwhile", 5, (1, Some(6)), 4, (1, Some(7))),
+        ("the routers do not follow yet", 5, (1, None), 4, (1, None)),
+    ];
+    let time = |second: i64| Time(at(second));
+    for (case, weight, (start, step), paused, expected) in cases {
+        let mut before = rolling(weight);
+        let rollout = before.rollout.as_mut().unwrap();
+        (rollout.start_time, rollout.step_start_time) = (time(start), step.map(time));
+        rollout.paused_since = Some(time(paused));
+        let after = moved(&before, &Move::Resume).status.rollout.unwrap();
+        let (start, step) = expected;
+        assert_eq!((after.start_time, after.step_start_time), (time(start), step.map(time)), "{case}");
+        assert_eq!(after.paused_since, None, "{case}");
+    }
 }
 
 #[test]

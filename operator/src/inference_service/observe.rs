@@ -67,7 +67,7 @@ pub struct Observed {
     pub records: Option<ConfigMap>,
     /// What the checks that were due were answered, by name.
     pub measured: Vec<(String, Answer)>,
-    /// Jobs of checks; only read where one may run.
+    /// Jobs of checks, also of former rollouts; only read where one may run.
     pub check_jobs: CheckJobs,
     /// The drift windows; only read where inputs are monitored.
     pub monitoring: Option<ConfigMap>,
@@ -131,7 +131,7 @@ pub async fn observe(
         windows,
     )?;
     let measured = measured(scrape, service, evidence.as_ref(), now).await;
-    let check_jobs = check_jobs(cluster, service, owner, &namespace, now).await?;
+    let check_jobs = check_jobs(cluster, service, owner, &namespace, preview.as_ref()).await?;
     Ok(Observed {
         versions,
         recorded,
@@ -315,23 +315,28 @@ fn tried(service: &InferenceService, now: Timestamp) -> Option<Pair<'_>> {
     service.status.as_ref().and_then(Pair::of).filter(|pair| pair.has_settled(now) && pair.is_tried())
 }
 
-/// Jobs of checks of the users' own and their pods, where a revision is tried and some check is a Job.
+/// Jobs of checks of the users' own and their pods, as long as one may run: while there is a canary, and until its address is gone. That is
+/// removed only after the Jobs, so that a service at rest costs no look for them and none is forgotten.
 async fn check_jobs(
     cluster: &Cluster,
     service: &InferenceService,
     owner: &Owner,
     namespace: &str,
-    now: Timestamp,
+    preview: Option<&Service>,
 ) -> Result<CheckJobs, Error> {
-    let has_some = service.spec.rollout.analysis.metrics.iter().any(|metric| metric.job.is_some());
-    if !has_some || tried(service, now).is_none() {
+    let is_tried = service.status.as_ref().is_some_and(|status| status.canary.is_some());
+    let has_address = preview.is_some_and(|preview| owner.owns(preview.meta()));
+    if !is_tried && !has_address {
         return Ok(CheckJobs::default());
     }
     let selector = format!("{INFERENCE_SERVICE}={},{COMPONENT}={}", service.name_any(), component::CHECK);
+    let jobs = owned(owner, cluster.list::<Job>(namespace, &selector).await?);
+    if jobs.is_empty() {
+        return Ok(CheckJobs::default());
+    }
     // Pods are read after the Jobs that ended by them: why a container never began is known then.
-    let jobs = cluster.list::<Job>(namespace, &selector).await?;
     let pods = cluster.list::<Pod>(namespace, &selector).await?;
-    Ok(CheckJobs { jobs: owned(owner, jobs), pods })
+    Ok(CheckJobs { jobs, pods })
 }
 
 /// Whether somebody may be getting copies of its requests, or clusters of keys are compared.

@@ -67,16 +67,17 @@ pub fn after(
     }
 }
 
-/// What the condition says.
-pub fn said(overridden: &Override) -> (Is, String, String) {
+/// What the condition says, while this version serves.
+pub fn said(overridden: &Override, serving: Option<&str>) -> (Is, String, String) {
     let version = &overridden.model_version;
+    let serves = if serving == Some(version.as_str()) { "serves" } else { "is to serve" };
     let (reason, message) = match overridden.verb {
         OverrideVerb::Promote => {
             ("PromotedByUser", format!("{version} was promoted by a command, whatever the evidence said"))
         }
         OverrideVerb::Rollback => (
             "RolledBackByUser",
-            format!("{version} serves by a command, whatever is newer; kubectl millrace resume takes that back"),
+            format!("{version} {serves} by a command, whatever is newer; kubectl millrace resume takes that back"),
         ),
         OverrideVerb::Abort => {
             ("AbortedByUser", format!("{version} was rejected by a command; kubectl millrace retry takes that back"))
@@ -103,7 +104,14 @@ mod tests {
         let model = spec("fraud").model;
         let made = after(&rolling, &model, &abort(), at(9)).unwrap();
         assert_eq!((made.verb, made.model_version.as_str(), made.time.0), (OverrideVerb::Abort, "fraud-2", at(9)));
-        assert!(said(&made).2.contains("fraud-2 was rejected by a command"));
+        assert!(said(&made, None).2.contains("fraud-2 was rejected by a command"));
+        let held = Override { verb: OverrideVerb::Rollback, ..made.clone() };
+        for (serving, expected) in
+            [(None, "is to serve"), (Some("fraud-3"), "is to serve"), (Some("fraud-2"), "serves")]
+        {
+            let (_, _, message) = said(&held, serving);
+            assert!(message.starts_with(&format!("fraud-2 {expected} by a command")), "{message}");
+        }
 
         let mut later = serving(&approved("fraud", 1));
         later.overridden = Some(made.clone());

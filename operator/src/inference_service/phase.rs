@@ -86,6 +86,10 @@ pub struct Facts<'a> {
     pub replicas: i32,
     /// What the spec asks for.
     pub target: &'a Target,
+    /// Whether it names one version, whatever is newer.
+    pub is_pinned: bool,
+    /// What became of the canary's ModelVersion, where it may not be served any more.
+    pub canary_gone: Option<&'static str>,
     /// A request of a person.
     pub command: Option<&'a Command>,
     /// Pods of the canary that are ready and have loaded the right digest.
@@ -162,6 +166,8 @@ pub enum Move {
         reason: &'static str,
         /// A sentence.
         message: String,
+        /// A person who changed the spec or a version; the operator where it follows a model to a newer one.
+        decided_by: DecidedBy,
     },
     /// The stable revision can't come back; what is tried becomes the first.
     Lose,

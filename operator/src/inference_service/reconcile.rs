@@ -14,7 +14,8 @@ use super::{
     desired,
     gateway::{self, Closing},
     gateway_api::HTTPRoute,
-    gateway_native, metric,
+    gateway_native,
+    metric::Run,
     observe::{self, Observed},
     pair::running_rehearsal,
     scrape::Scrape,
@@ -25,7 +26,7 @@ use crate::{
     bug::{Bugs, SeededBug},
     cluster::Lookup,
     decision,
-    owner::{self, Owner},
+    owner::Owner,
 };
 
 /// Pause between two looks while something is rolled out.
@@ -52,9 +53,10 @@ pub async fn reconcile(
     apply_shared(&ctx, &service, &observed, now).await?;
     apply(&ctx, &owner, &service, &observed, &decided).await?;
     apply_route(&ctx, &owner, &service, &observed, &mut decided, now).await?;
-    let checks = apply_checks(&ctx, &owner, &service, &observed, &mut decided).await;
+    let checks = apply_checks(&ctx, &owner, &service, &observed, &decided, now).await;
     let wrote = report(&ctx, &service, &decided).await?;
     checks?;
+    end_checks(&ctx, &owner, &service, &observed, &decided, wrote).await?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
     let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
     let closes = decided.closing == Some(Closing::Now);
@@ -146,27 +148,60 @@ async fn apply(
     Ok(())
 }
 
-/// Jobs of checks come after what they count for. One that is refused is no data, and keeps nothing else from being done. None is made where
-/// the new revision has no address of its own: it would ask somebody else.
+/// Jobs of checks come after what they count for. One that can't be made is no data: that becomes part of the evidence, and keeps nothing
+/// else from being done. None is made where the new revision has no address of its own: it would ask somebody else.
 async fn apply_checks(
     ctx: &Context,
     owner: &Owner,
     service: &InferenceService,
     observed: &Observed,
-    decided: &mut Decided,
+    decided: &Decided,
+    now: Timestamp,
 ) -> Result<(), Error> {
     let foreign = observed.preview.as_ref().filter(|live| !owner.owns(live.meta()));
+    let mut refused = Vec::new();
     for run in &decided.check_runs {
-        if let Some(foreign) = foreign {
-            let (name, whose) = (foreign.name_any(), owner::described(foreign.meta()));
-            metric::refused(&mut decided.status, run, &format!("Service {name} belongs to {whose}: delete it"));
-            continue;
-        }
-        let job = check_job::job(service, run, &ctx.settings);
-        if let Err(error) = ctx.cluster.ensure(owner, job).await {
-            let why = check_job::refusal(&error).ok_or(error)?;
-            metric::refused(&mut decided.status, run, &why);
-        }
+        let why = match foreign {
+            Some(foreign) => Some(check_job::without_address(foreign, run)),
+            None => make_check(ctx, owner, service, run).await?,
+        };
+        refused.extend(why.map(|why| (run, why)));
+    }
+    if let Some(text) = decided.with_refused(&refused, now) {
+        ctx.cluster.apply_over(owner, observed.evidence.as_ref(), desired::evidence(service, text)).await?;
+    }
+    Ok(())
+}
+
+/// Makes a Job, or says why it can't be made.
+async fn make_check(
+    ctx: &Context,
+    owner: &Owner,
+    service: &InferenceService,
+    run: &Run,
+) -> Result<Option<String>, Error> {
+    match ctx.cluster.ensure(owner, check_job::job(service, run, &ctx.settings)).await {
+        Ok(_) => Ok(None),
+        Err(error) => check_job::refusal(&error, run).map(Some).ok_or(error),
+    }
+}
+
+/// Ends Jobs of checks whose share or rollout has ended, with their pods. Before the canary's address goes: as long as that is there, the next
+/// look finds what is left.
+async fn end_checks(
+    ctx: &Context,
+    owner: &Owner,
+    service: &InferenceService,
+    observed: &Observed,
+    decided: &Decided,
+    wrote: bool,
+) -> Result<(), Error> {
+    // A status is only written over the newest: then what was decided was decided on that. Under traffic hardly a look writes none.
+    if !decided.left_checks.is_empty() && !wrote {
+        ctx.cluster.confirm_newest(service).await?;
+    }
+    for job in observed.check_jobs.jobs.iter().filter(|job| decided.left_checks.contains(&job.name_any())) {
+        ctx.cluster.delete(owner, job).await?;
     }
     Ok(())
 }

@@ -136,7 +136,8 @@ fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     let stalled = stalled(status, seen);
     let working = working(status, seen).filter(|_| stalled.is_none());
     let drifted = seen.drift.map(|(drift, is_raised)| drifted(drift, is_raised));
-    let overridden = status.overridden.as_ref().map(overridden::said);
+    let serving = status.stable.as_ref().map(|stable| stable.model_version.as_str());
+    let overridden = status.overridden.as_ref().map(|known| overridden::said(known, serving));
     let retraining = retraining::said(status.retraining.as_ref());
     let mut conditions = Conditions::new(&mut status.conditions, seen.generation, seen.now);
     put(&mut conditions, READY, Some(ready));

@@ -7,7 +7,6 @@ use crate::inference_service_story::{
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    batch::v1::Job,
     core::v1::{Pod, Service},
 };
 use kube::{
@@ -39,7 +38,7 @@ pub async fn serving() -> (World, Arc<Context>) {
 }
 
 /// A second version with half of the requests.
-async fn rolling_out() -> (World, Arc<Context>) {
+pub async fn rolling_out() -> (World, Arc<Context>) {
     let (world, ctx) = serving().await;
     approved(&world, 2).await.unwrap();
     come_to_rest(&world, &ctx).await;
@@ -49,14 +48,14 @@ async fn rolling_out() -> (World, Arc<Context>) {
     (world, ctx)
 }
 
-async fn ask(world: &World, verb: &str, revision: &str) {
+pub async fn ask(world: &World, verb: &str, revision: &str) {
     let command =
         json!({"verb": verb, "revision": revision, "nonce": "n1", "expires": "2200-01-01T00:00:00Z"}).to_string();
     let change = json!({"metadata": {"annotations": {"millrace.dev/command": command}}});
     world.merge::<InferenceService>(NAME, change).await.unwrap();
 }
 
-async fn canary_revision(world: &World) -> String {
+pub async fn canary_revision(world: &World) -> String {
     status(world).await.unwrap().canary.unwrap().revision
 }
 
@@ -135,60 +134,6 @@ async fn a_person_promotes_aborts_and_retries() {
     world.merge::<InferenceService>(NAME, pin).await.unwrap();
     come_to_rest(&world, &ctx).await;
     assert!(!conditions::is_true(&status(&world).await.unwrap().conditions, OVERRIDDEN), "spec.model has changed");
-}
-
-async fn smoke_says(world: &World) -> String {
-    let checks = status(world).await.unwrap().rollout.unwrap().checks;
-    checks.into_iter().find(|check| check.name == "smoke").unwrap().message
-}
-
-#[tokio::test]
-async fn a_check_by_a_job_is_made_once_counted_once_and_rejects() {
-    let (world, ctx) = rolling_out().await;
-    let metrics = json!([{"name": "smoke", "job": {"image": "smoke:1"}, "intervalSeconds": 60}]);
-    let change = json!({"spec": {"rollout": {"analysis": {"metrics": metrics}}}});
-    world.merge::<InferenceService>(NAME, change).await.unwrap();
-    world.pass(Duration::from_secs(10));
-    come_to_rest(&world, &ctx).await;
-    let first = world.running_job().await.unwrap().name_any();
-    assert!(smoke_says(&world).await.starts_with(&format!("the Job {first} runs; 0 good of 1")));
-
-    world.complete_job(&first).await.unwrap();
-    come_to_rest(&world, &ctx).await;
-    assert!(smoke_says(&world).await.starts_with(&format!("the Job {first} says yes; 1 good of 1")));
-    assert_eq!(world.list::<Job>().await.unwrap().len(), 1, "its pause is not over");
-
-    world.pass(Duration::from_secs(60));
-    come_to_rest(&world, &ctx).await;
-    let second = world.running_job().await.unwrap().name_any();
-    world.fail_job(&second, "PodFailurePolicy").await.unwrap();
-    come_to_rest(&world, &ctx).await;
-    let rejected = expect_revisions(&world, Some("fraud-1"), None).await.unwrap().rejected.remove(0);
-    assert_eq!(rejected.reason, "MetricFailed");
-    assert!(rejected.message.starts_with(&format!("fraud-2: smoke: the Job {second} says no")), "{}", rejected.message);
-    assert_eq!(world.list::<Job>().await.unwrap().len(), 2);
-}
-
-#[tokio::test]
-async fn a_check_whose_job_can_not_be_made_holds_nothing_up_but_itself() {
-    let (world, ctx) = rolling_out().await;
-    let metrics = json!([{"name": "smoke", "job": {"image": "smoke:1"}}]);
-    let change = json!({"spec": {"rollout": {"analysis": {"metrics": metrics}}}});
-    world.merge::<InferenceService>(NAME, change).await.unwrap();
-    world.pass(Duration::from_secs(10));
-    come_to_rest(&world, &ctx).await;
-    let name = world.running_job().await.unwrap().name_any();
-    world.api::<Job>().delete(&name, &DeleteParams::background()).await.unwrap();
-    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "theirs", "image": "theirs:1"}]});
-    let foreign = json!({"metadata": {"name": name}, "spec": {"template": {"spec": pod}}});
-    world.apply::<Job>(foreign).await.unwrap();
-    come_to_rest(&world, &ctx).await;
-    let said = smoke_says(&world).await;
-    assert!(said.starts_with(&format!("no data: the Job {name} is refused: ")), "{said}");
-    assert!(said.ends_with("belongs to nobody: rename or delete it"), "{said}");
-    ask(&world, "abort", &canary_revision(&world).await).await;
-    come_to_rest(&world, &ctx).await;
-    expect_revisions(&world, Some("fraud-1"), None).await.unwrap();
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod dataset;
 mod dataset_story;
 mod faults;
 mod inference_service;
+mod inference_service_checks;
 mod inference_service_gateway;
 mod inference_service_retraining_story;
 mod inference_service_story;

@@ -21,8 +21,10 @@ use crate::inference_service::{
 #[derive(Default)]
 pub(super) struct Judged {
     pub(super) judgement: Judgement,
-    /// Where it is to be written.
+    /// All of it, with what this look found.
     pub(super) evidence: Option<Evidence>,
+    /// Whether it is to be written.
+    pub(super) is_news: bool,
     pub(super) inputs: Option<Inputs>,
     /// Copies of a rehearsal: how many were compared, and their checks.
     pub(super) copies: (i64, Vec<Check>),
@@ -60,9 +62,10 @@ impl Deciding<'_> {
                 let runs = metric::runs(metrics, &evidence.metrics, subject);
                 let found = self.observed.check_jobs.found(runs, self.now);
                 metric::count_runs(metrics, &mut evidence.metrics, weight, &found, self.now);
+                metric::note_lack(metrics, &mut evidence.metrics, weight, self.now);
             }
         }
-        let must_write = is_measured && evidence.differs(&before);
+        let is_news = is_measured && evidence.differs(&before);
         let inputs = Inputs {
             rollout: rollout.clone(),
             kind: pair.kind,
@@ -80,7 +83,8 @@ impl Deciding<'_> {
         });
         Judged {
             judgement,
-            evidence: must_write.then_some(evidence),
+            evidence: Some(evidence),
+            is_news,
             inputs: Some(inputs),
             copies: copies.unwrap_or_default(),
         }
@@ -96,6 +100,18 @@ impl Deciding<'_> {
         let mut due = metric::due_runs(metrics, &inputs.evidence.metrics, subject, self.now);
         due.retain(|run| self.observed.check_jobs.of(run).is_none());
         due
+    }
+
+    /// Jobs of checks that nobody counts any more: of another share, of a rollout that has ended, of a check that is another now.
+    pub(super) fn left_checks(&self, status: &InferenceServiceStatus) -> Vec<String> {
+        let namespace = self.service.namespace().unwrap_or_default();
+        let pair = Pair::of(status).filter(|pair| pair.is_tried());
+        let wanted = pair.map(|pair| {
+            let measured = Evidence::stored(self.observed.evidence.as_ref(), &pair).metrics;
+            let subject = Subject { service: (&namespace, &self.name), pair: &pair };
+            metric::runs(&self.service.spec.rollout.analysis.metrics, &measured, subject)
+        });
+        self.observed.check_jobs.left(&wanted.unwrap_or_default())
     }
 
     /// Requests counted under this generation of the plan: to the canary, to all. What Gateways drew is known since the share is measured.
