@@ -13,10 +13,9 @@ use std::{
 };
 
 use futures::task::AtomicWaker;
-use http::Version;
 use hyper::service::service_fn;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
@@ -30,6 +29,7 @@ use crate::{
     router::{Peer, Router},
     server::FrontDoor,
     slow_clients::Impatient,
+    slow_streams::{Paced, Streams},
 };
 
 /// Largest request head in bytes; also the largest piece of a body that is read at once.
@@ -47,31 +47,24 @@ pub enum Phase {
     Closing,
 }
 
-/// What a connection's requests tell its task.
-struct Connection {
-    peer: Peer,
-    has_sent: AtomicBool,
-    is_http2: AtomicBool,
-}
-
 /// Serve it to its end.
 pub async fn serve<S>(stream: S, peer: Peer, router: Arc<Router>, door: FrontDoor, mut phase: watch::Receiver<Phase>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let state = Arc::new(Connection { peer, has_sent: AtomicBool::new(false), is_http2: AtomicBool::new(false) });
+    let peer = Arc::new(peer);
+    let streams = Streams::new(peer.clone(), door.write_timeout);
+    let has_sent = AtomicBool::new(false);
     router.metrics.connections.inc();
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let (router, state) = (router.clone(), state.clone());
-        async move {
-            state.has_sent.store(true, Ordering::Relaxed);
-            state.is_http2.store(request.version() == Version::HTTP_2, Ordering::Relaxed);
-            Ok::<_, Infallible>(proxy::handle(&router, request, &state.peer).await)
-        }
+        has_sent.store(true, Ordering::Relaxed);
+        let (router, peer) = (router.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(proxy::handle(&router, request, &peer).await.map(Paced::new)) }
     });
-    let builder = builder(&door);
+    let builder = builder(&door, streams.clone());
     let stream = Impatient::new(stream, door.write_timeout);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut left_behind = pin!(streams.left_behind());
     let mut first_request = pin!(sleep(door.header_timeout));
     let mut waits_for_first = true;
     let mut closing = false;
@@ -83,7 +76,7 @@ where
         // so it stays until its client has been told by an answer, or the drain is over.
         let may_close = match now {
             Phase::Serving => false,
-            Phase::Draining => state.is_http2.load(Ordering::Relaxed),
+            Phase::Draining => streams.begun() > 0,
             Phase::Closing => true,
         };
         if may_close && !closing {
@@ -98,6 +91,9 @@ where
                     return Poll::Ready(Event::Ended);
                 }
                 beside.poll(context, |context| {
+                    if left_behind.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(Event::Ended);
+                    }
                     if waits_for_first && first_request.as_mut().poll(context).is_ready() {
                         return Poll::Ready(Event::FirstIsDue);
                     }
@@ -108,7 +104,7 @@ where
         };
         match event {
             Event::Ended => break,
-            Event::FirstIsDue if state.has_sent.load(Ordering::Relaxed) => waits_for_first = false,
+            Event::FirstIsDue if has_sent.load(Ordering::Relaxed) => waits_for_first = false,
             Event::FirstIsDue => break,
             Event::Phase => {}
         }
@@ -155,8 +151,8 @@ impl Beside {
     }
 }
 
-fn builder(door: &FrontDoor) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(door: &FrontDoor, streams: Streams) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(streams);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(door.idle_timeout).max_buf_size(READ_BUFFER);
     builder
         .http2()

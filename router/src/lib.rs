@@ -42,6 +42,7 @@ pub mod router;
 pub mod server;
 pub mod shield;
 pub mod slow_clients;
+pub mod slow_streams;
 pub mod snapshot;
 pub mod state_file;
 pub mod sticky;

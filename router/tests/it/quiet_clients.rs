@@ -1,0 +1,105 @@
+//! Clients of HTTP/2 that answer every ping and take nothing of an answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Builder, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use millrace_contract::routing::{RoutingPlan, Target};
+use millrace_router::{inputs::Inputs, router::Settings, server::FrontDoor};
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::support::{Backend, Behaviour, PATIENCE, Running, inputs, plan, until};
+
+/// A client whose answers may be so many bytes ahead of what it has read of them. It answers pings by itself.
+async fn client(running: &Running, window: u32) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(running.address).await.expect("connected");
+    let mut builder = Builder::new(TokioExecutor::new());
+    let connecting = builder.initial_stream_window_size(window).handshake(TokioIo::new(stream));
+    let (sender, connection) = connecting.await.expect("HTTP/2 is spoken");
+    tokio::spawn(connection);
+    sender
+}
+
+/// The answer's head; its body is there to be read.
+async fn ask(client: &mut SendRequest<Full<Bytes>>, service: &str) -> Response<Incoming> {
+    let request = Request::post(format!("http://{service}/")).body(Full::default()).expect("a request");
+    timeout(PATIENCE, client.send_request(request)).await.expect("in time").expect("an answer")
+}
+
+/// With a moment's patience for clients that take nothing.
+async fn serving(inputs: Inputs) -> Running {
+    let door = FrontDoor { write_timeout: Duration::from_millis(200), ..FrontDoor::default() };
+    Running::start_with(inputs, Settings::default(), door).await
+}
+
+fn to(backend: &Backend) -> Inputs {
+    inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])])
+}
+
+#[tokio::test]
+async fn a_stream_of_which_nothing_is_taken_is_reset_and_its_server_is_free_while_others_go_on() {
+    let long: &'static str = "x".repeat(8 * 1024 * 1024).leak();
+    let (endless, brief) = (Backend::start(Behaviour::Say(long)).await, Backend::start(Behaviour::Say("brief")).await);
+    let mut inputs = to(&endless);
+    inputs.plans.push(RoutingPlan {
+        service: "brief".into(),
+        targets: vec![Target { revision: "b".into(), service: "brief-b".into(), weight: 1 }],
+        ..plan(1, &[])
+    });
+    inputs.endpoints.insert("brief-b".into(), [brief.address].into());
+    let running = serving(inputs).await;
+    let in_flight = || running.router.snapshot().service("fraud").expect("planned").targets[0].endpoints[0].in_flight();
+    for (stuck, window) in [(1, 0), (2, 1), (3, 1_000), (4, 65_535)] {
+        let mut client = client(&running, window).await;
+        let answer = ask(&mut client, "fraud").await;
+        assert_eq!(in_flight(), 1, "window {window}");
+        // Through a window that is shut from the beginning nothing goes on.
+        while window > 1 && in_flight() > 0 {
+            let other = timeout(PATIENCE, ask(&mut client, "brief").await.into_body().collect()).await;
+            assert_eq!(other.expect("in time").expect("it goes on").to_bytes(), "brief");
+        }
+        until("its server is free", || in_flight() == 0).await;
+        let broken = timeout(PATIENCE, answer.into_body().collect()).await.expect("it is reset");
+        assert!(broken.is_err(), "window {window}");
+        until("it is in hand no more", || running.router.requests.used() == 0).await;
+        let counted = running.stats(1, "a");
+        assert_eq!((counted.requests, counted.errors, counted.client_errors), (stuck, 0, stuck), "window {window}");
+    }
+}
+
+#[tokio::test]
+async fn a_held_answer_of_which_nothing_is_taken_gives_back_its_memory() {
+    // The first in several pieces, of which the stream is reset; the others in one, whose stream has ended before it has left.
+    for (length, window) in [(200_000, 10), (8_000, 10), (8_000, 7_999)] {
+        let held: &'static str = "x".repeat(length).leak();
+        let backend = Backend::start(Behaviour::Say(held)).await;
+        let running = serving(to(&backend)).await;
+        let mut client = client(&running, window).await;
+        let answer = ask(&mut client, "fraud").await;
+        assert_eq!(running.router.body_budget.used(), length, "{length} bytes, window {window}");
+        until("its memory is free", || running.router.body_budget.used() == 0).await;
+        let broken = timeout(PATIENCE, answer.into_body().collect()).await.expect("it ends");
+        assert!(broken.is_err(), "{length} bytes, window {window}");
+        assert_eq!(running.router.metrics.connections.get(), i64::from(length > 16_384), "{length} bytes");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_taken_slowly_arrives_whole() {
+    let long: &'static str = "x".repeat(300_000).leak();
+    let backend = Backend::start(Behaviour::Say(long)).await;
+    let running = serving(to(&backend)).await;
+    for window in [1_000, 16_384, 65_535, 1_000_000] {
+        let mut client = client(&running, window).await;
+        let answer = ask(&mut client, "fraud").await;
+        assert_eq!(answer.headers()["content-length"], "300000");
+        let body = timeout(PATIENCE, answer.into_body().collect()).await.expect("in time").expect("whole").to_bytes();
+        assert!(body == long.as_bytes(), "{} bytes, window {window}", body.len());
+    }
+}
