@@ -1,10 +1,12 @@
 //! Clients of HTTP/2 that answer every ping and take nothing of an answer.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use futures::{StreamExt, channel::mpsc};
+use http::{Request, Response, request};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{
     body::Incoming,
     client::conn::http2::{Builder, SendRequest},
@@ -14,10 +16,13 @@ use millrace_contract::routing::{RoutingPlan, Target};
 use millrace_router::{inputs::Inputs, router::Settings, server::FrontDoor};
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::support::{Backend, Behaviour, PATIENCE, Running, inputs, plan, until};
+use crate::{
+    grpc::{Body, echo},
+    support::{Backend, Behaviour, PATIENCE, Running, inputs, plan, until},
+};
 
 /// A client whose answers may be so many bytes ahead of what it has read of them. It answers pings by itself.
-async fn client(running: &Running, window: u32) -> SendRequest<Full<Bytes>> {
+async fn client(running: &Running, window: u32) -> SendRequest<Body> {
     let stream = TcpStream::connect(running.address).await.expect("connected");
     let mut builder = Builder::new(TokioExecutor::new());
     let connecting = builder.initial_stream_window_size(window).handshake(TokioIo::new(stream));
@@ -27,9 +32,23 @@ async fn client(running: &Running, window: u32) -> SendRequest<Full<Bytes>> {
 }
 
 /// The answer's head; its body is there to be read.
-async fn ask(client: &mut SendRequest<Full<Bytes>>, service: &str) -> Response<Incoming> {
-    let request = Request::post(format!("http://{service}/")).body(Full::default()).expect("a request");
+async fn ask(client: &mut SendRequest<Body>, service: &str) -> Response<Incoming> {
+    send(client, Request::post(format!("http://{service}/")), Body::new(Full::default())).await
+}
+
+async fn send(client: &mut SendRequest<Body>, request: request::Builder, body: Body) -> Response<Incoming> {
+    let request = request.body(body).expect("a request");
     timeout(PATIENCE, client.send_request(request)).await.expect("in time").expect("an answer")
+}
+
+/// A call that stays open: what is sent on it, and its answer.
+async fn open(client: &mut SendRequest<Body>) -> (mpsc::UnboundedSender<Bytes>, Response<Incoming>) {
+    let (sender, messages) = mpsc::unbounded::<Bytes>();
+    let body = Body::new(StreamBody::new(messages.map(|message| Ok::<_, Infallible>(Frame::data(message)))));
+    let request = Request::post("http://fraud/inference.GRPCInferenceService/ModelStreamInfer")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    (sender, send(client, request, body).await)
 }
 
 /// With a moment's patience for clients that take nothing.
@@ -102,4 +121,18 @@ async fn an_answer_that_is_taken_slowly_arrives_whole() {
         let body = timeout(PATIENCE, answer.into_body().collect()).await.expect("in time").expect("whole").to_bytes();
         assert!(body == long.as_bytes(), "{} bytes, window {window}", body.len());
     }
+}
+
+#[tokio::test]
+async fn a_call_of_which_nothing_is_taken_ends_on_both_sides_and_one_without_messages_stays_open() {
+    let running = serving(inputs(plan(1, &[("a", 1)]), &[("a", &[echo("0").await])])).await;
+    let mut client = client(&running, 1_000).await;
+    let (talking, _not_read) = open(&mut client).await;
+    let (silent, answer) = open(&mut client).await;
+    talking.unbounded_send(Bytes::from(vec![b'x'; 100_000])).expect("it is open");
+    until("nothing more is taken of it", || talking.is_closed()).await;
+    until("it is counted", || running.stats(1, "a").client_errors == 1).await;
+    silent.unbounded_send(Bytes::from_static(b"hello")).expect("it is open");
+    let frame = timeout(PATIENCE, answer.into_body().frame()).await.expect("in time").expect("a frame");
+    assert_eq!(frame.expect("no error").into_data().expect("data"), "hello");
 }
