@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,10 +21,10 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::sleep,
 };
 
 use crate::{
+    keeper::{Keeper, Phase, Seen},
     proxy,
     router::{Peer, Router},
     server::FrontDoor,
@@ -35,17 +35,6 @@ use crate::{
 /// Largest request head in bytes; also the largest piece of a body that is read at once.
 const READ_BUFFER: usize = 128 * 1024;
 const STREAMS_PER_CONNECTION: u32 = 256;
-
-/// What the router is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Clients are welcome.
-    Serving,
-    /// Answers ask clients to go elsewhere.
-    Draining,
-    /// Connections close as soon as they have nothing to do.
-    Closing,
-}
 
 /// Serve it to its end.
 pub async fn serve<S>(stream: S, peer: Peer, router: Arc<Router>, door: FrontDoor, mut phase: watch::Receiver<Phase>)
@@ -65,48 +54,19 @@ where
     let stream = Impatient::new(stream, door.write_timeout);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut left_behind = pin!(streams.left_behind());
-    let mut first_request = pin!(sleep(door.header_timeout));
-    let mut waits_for_first = true;
-    let mut closing = false;
-    // The connection is polled several times a request, what stands beside it only when it has woken this task itself.
+    let mut keeper = Keeper::new(door.header_timeout, door.idle_timeout);
+    let seen = || Seen { has_sent: has_sent.load(Ordering::Relaxed), begun: streams.begun(), open: streams.open() };
     let beside = Arc::new(Beside::default());
     loop {
         let now = *phase.borrow_and_update();
-        // HTTP/2 can say that no further request will be read (GOAWAY), so it closes at once; an idle HTTP/1.1 connection can't,
-        // so it stays until its client has been told by an answer, or the drain is over.
-        let may_close = match now {
-            Phase::Serving => false,
-            Phase::Draining => streams.begun() > 0,
-            Phase::Closing => true,
-        };
-        if may_close && !closing {
-            closing = true;
+        if keeper.says_goodbye(now, seen()) {
             served.as_mut().graceful_shutdown();
         }
-        let event = {
-            let mut changed = pin!(phase.changed());
-            beside.woken.store(true, Ordering::Relaxed);
-            poll_fn(|context| {
-                if served.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(Event::Ended);
-                }
-                beside.poll(context, |context| {
-                    if left_behind.as_mut().poll(context).is_ready() {
-                        return Poll::Ready(Event::Ended);
-                    }
-                    if waits_for_first && first_request.as_mut().poll(context).is_ready() {
-                        return Poll::Ready(Event::FirstIsDue);
-                    }
-                    changed.as_mut().poll(context).map(|changed| changed.map_or(Event::Ended, |()| Event::Phase))
-                })
-            })
-            .await
-        };
-        match event {
+        let happened = event(served.as_mut(), left_behind.as_mut(), &mut keeper, &mut phase, &beside).await;
+        match happened {
             Event::Ended => break,
-            Event::FirstIsDue if has_sent.load(Ordering::Relaxed) => waits_for_first = false,
-            Event::FirstIsDue => break,
-            Event::Phase => {}
+            Event::Due if keeper.gives_up(seen()) => break,
+            Event::Due | Event::Phase => {}
         }
     }
     router.metrics.connections.dec();
@@ -116,10 +76,37 @@ where
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     Ended,
-    /// The time for a first request is over.
-    FirstIsDue,
+    /// It is time to look at it.
+    Due,
     /// The router drains or closes.
     Phase,
+}
+
+/// What happens next. The connection is polled several times a request, what stands beside it only when it has woken the task itself.
+async fn event(
+    mut served: Pin<&mut impl Future>,
+    mut left_behind: Pin<&mut impl Future<Output = ()>>,
+    keeper: &mut Keeper,
+    phase: &mut watch::Receiver<Phase>,
+    beside: &Arc<Beside>,
+) -> Event {
+    let mut changed = pin!(phase.changed());
+    beside.woken.store(true, Ordering::Relaxed);
+    poll_fn(|context| {
+        if served.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Event::Ended);
+        }
+        beside.poll(context, |context| {
+            if left_behind.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Event::Ended);
+            }
+            if keeper.poll(context).is_ready() {
+                return Poll::Ready(Event::Due);
+            }
+            changed.as_mut().poll(context).map(|changed| changed.map_or(Event::Ended, |()| Event::Phase))
+        })
+    })
+    .await
 }
 
 /// Wakes the task of a connection and remembers that it did.

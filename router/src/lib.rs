@@ -26,6 +26,7 @@ pub mod headers;
 pub mod health;
 pub mod inputs;
 pub mod judge;
+pub mod keeper;
 pub mod limits;
 pub mod matching;
 pub mod metrics;

@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::{
-    connection::{self, Phase},
+    connection,
+    keeper::Phase,
     router::{Peer, Router},
 };
 

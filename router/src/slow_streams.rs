@@ -152,18 +152,40 @@ struct Shared {
     peer: Arc<Peer>,
     longest: Duration,
     begun: AtomicUsize,
+    open: AtomicUsize,
     left_behind: Notify,
+}
+
+/// A stream that is not over, until it is dropped.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Streams {
     /// Of this client, which may take nothing of an answer for so long.
     pub fn new(peer: Arc<Peer>, longest: Duration) -> Self {
-        Self(Arc::new(Shared { peer, longest, begun: AtomicUsize::new(0), left_behind: Notify::new() }))
+        let (begun, open) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self(Arc::new(Shared { peer, longest, begun, open, left_behind: Notify::new() }))
     }
 
     /// How many there were. None over HTTP/1.1.
     pub fn begun(&self) -> usize {
         self.0.begun.load(Ordering::Relaxed)
+    }
+
+    /// How many are not over.
+    pub fn open(&self) -> usize {
+        self.0.open.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) -> Open {
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        Open(self.0.clone())
     }
 
     /// Ends when an answer was left behind whose stream nobody can reset.
@@ -177,15 +199,15 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        self.0.begun.fetch_add(1, Ordering::Relaxed);
         let taken = Arc::new(Taken::default());
-        tokio::spawn(TAKEN.scope(taken.clone(), run(stream, taken, self.0.clone())));
+        tokio::spawn(TAKEN.scope(taken.clone(), run(stream, taken, self.begin())));
     }
 }
 
 /// Run a stream to its end and until all of its answer has left, or until its client has taken nothing of it for too long: not less than the
 /// time it is given, and not more than twice as long.
-async fn run(stream: impl Future<Output = ()>, taken: Arc<Taken>, shared: Arc<Shared>) {
+async fn run(stream: impl Future<Output = ()>, taken: Arc<Taken>, open: Open) {
+    let shared = &open.0;
     let mut stream = pin!(stream);
     let mut has_ended = false;
     let (mut patience, mut seen): (Option<Patience>, Option<usize>) = (None, None);
@@ -225,8 +247,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    fn shared(longest: Duration) -> Arc<Shared> {
-        Streams::new(Arc::new(Peer::new(Ipv4Addr::LOCALHOST.into(), false)), longest).0
+    fn streams(longest: Duration) -> Streams {
+        Streams::new(Arc::new(Peer::new(Ipv4Addr::LOCALHOST.into(), false)), longest)
     }
 
     fn next<B: Body<Data = Bytes, Error = Infallible> + Unpin>(body: &mut Paced<B>) -> Option<Option<Frame<Bytes>>> {
@@ -280,28 +302,30 @@ mod tests {
     #[tokio::test]
     async fn a_stream_is_given_up_while_a_piece_of_it_stays_and_its_connection_only_where_it_has_ended() {
         for has_ended in [false, true] {
-            let (shared, taken) = (shared(Duration::from_millis(50)), Arc::new(Taken::default()));
+            let (streams, taken) = (streams(Duration::from_millis(50)), Arc::new(Taken::default()));
             let piece = taken.hold(Bytes::from_static(b"x"));
             let stream = async move {
                 if !has_ended {
                     pending::<()>().await;
                 }
             };
-            tokio::time::timeout(PATIENCE, run(stream, taken, shared.clone())).await.expect("it is given up");
-            assert_eq!(shared.left_behind.notified().now_or_never().is_some(), has_ended);
+            tokio::time::timeout(PATIENCE, run(stream, taken, streams.begin())).await.expect("it is given up");
+            assert_eq!(streams.left_behind().now_or_never().is_some(), has_ended);
+            assert_eq!((streams.begun(), streams.open()), (1, 0));
             drop(piece);
         }
     }
 
     #[tokio::test]
     async fn a_stream_with_nothing_to_send_is_waited_for_and_one_that_is_taken_ends_at_once() {
-        let (shared, taken) = (shared(PATIENCE * 2), Arc::new(Taken::default()));
-        assert!(run(pending(), taken.clone(), shared.clone()).now_or_never().is_none());
+        let (streams, taken) = (streams(PATIENCE * 2), Arc::new(Taken::default()));
+        assert!(run(pending(), taken.clone(), streams.begin()).now_or_never().is_none());
         let piece = taken.hold(Bytes::from_static(b"x"));
-        let running = tokio::spawn(run(async {}, taken, shared.clone()));
+        let running = tokio::spawn(run(async {}, taken, streams.begin()));
         tokio::task::yield_now().await;
+        assert_eq!(streams.open(), 1);
         drop(piece);
         tokio::time::timeout(PATIENCE, running).await.expect("it ends").expect("no panic");
-        assert!(shared.left_behind.notified().now_or_never().is_none());
+        assert!(streams.left_behind().now_or_never().is_none());
     }
 }

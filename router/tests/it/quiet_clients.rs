@@ -1,4 +1,4 @@
-//! Clients of HTTP/2 that answer every ping and take nothing of an answer.
+//! Clients of HTTP/2 that answer every ping, and take nothing of an answer or ask for nothing.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -133,6 +133,21 @@ async fn a_call_of_which_nothing_is_taken_ends_on_both_sides_and_one_without_mes
     until("nothing more is taken of it", || talking.is_closed()).await;
     until("it is counted", || running.stats(1, "a").client_errors == 1).await;
     silent.unbounded_send(Bytes::from_static(b"hello")).expect("it is open");
+    let frame = timeout(PATIENCE, answer.into_body().frame()).await.expect("in time").expect("a frame");
+    assert_eq!(frame.expect("no error").into_data().expect("data"), "hello");
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_is_closed_and_one_with_an_open_call_is_not() {
+    let moment = Duration::from_millis(100);
+    let door = FrontDoor { header_timeout: moment, idle_timeout: moment, ..FrontDoor::default() };
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[echo("0").await])]);
+    let running = Running::start_with(inputs, Settings::default(), door).await;
+    let (mut quiet, mut calling) = (client(&running, 65_535).await, client(&running, 65_535).await);
+    let (call, answer) = open(&mut calling).await;
+    assert_eq!(ask(&mut quiet, "nobody").await.status(), 404);
+    until("it is closed", || running.router.metrics.connections.get() == 1).await;
+    call.unbounded_send(Bytes::from_static(b"hello")).expect("it is open");
     let frame = timeout(PATIENCE, answer.into_body().frame()).await.expect("in time").expect("a frame");
     assert_eq!(frame.expect("no error").into_data().expect("data"), "hello");
 }
