@@ -173,6 +173,24 @@ async fn a_request_is_matched_by_host_else_by_model_else_it_is_404_with_the_rule
 }
 
 #[tokio::test]
+async fn a_server_is_told_the_one_host_that_a_request_was_matched_by_and_a_whole_path() {
+    let (backend, running) = one_backend().await;
+    let cases = [
+        ("GET http://fraud/a?b=c HTTP/1.1\r\nhost: other\r\n\r\n", "/a"),
+        ("GET http://user@fraud?b=c HTTP/1.1\r\n\r\n", "/"),
+        ("GET /a HTTP/1.1\r\nhost: fraud\r\nhost: other\r\n\r\n", "/a"),
+    ];
+    for (request, path) in cases {
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        assert!(first_line(&mut stream).await.starts_with("HTTP/1.1 200"), "{request:?}");
+        let headers = backend.last_headers.lock().expect("not poisoned").clone();
+        assert_eq!(headers.get_all("host").iter().collect::<Vec<_>>(), ["fraud"], "{request:?}");
+        assert_eq!(backend.paths().last().map(String::as_str), Some(path), "{request:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_never_sends_a_whole_head_is_closed() {
     let backend = Backend::start(Behaviour::Answer(200)).await;
     let door = FrontDoor { header_timeout: Duration::from_millis(200), ..FrontDoor::default() };
