@@ -20,7 +20,7 @@ use crate::{
     grpc::{PREFIX, is_unary},
     headers::{is_grpc, prepare_request},
     limits::{self, Held, Reserved},
-    pick::{Wish, new_cookie},
+    pick::new_cookie,
     refusal::Refusal,
     route::{service_in_host, service_in_path, version_in_path, without_version},
     router::{Peer, Router},
@@ -87,8 +87,8 @@ async fn respond(
     let is_unary = grpc && is_unary(path.path());
     if grpc && !is_unary {
         let call = Call { method, path, headers, payload: Payload::Streamed(Lender::new(body)) };
-        let wish = Wish::of(&service, name, &call.headers, caller.as_ref(), new_key.as_deref());
-        let asked = Asked { service: &service, call: &call, wish: &wish };
+        let (name, caller, new_key) = (name.as_deref(), caller.as_ref(), new_key.as_deref());
+        let asked = Asked { service: &service, call: &call, name, caller, new_key };
         let answer = Box::pin(shield::answer(router, asked, in_hand)).await?;
         return Ok(finished(answer, set_cookie, request_in_hand));
     }
@@ -106,8 +106,8 @@ async fn respond(
     } else {
         router.look().service(&service.name).cloned().unwrap_or(service)
     };
-    let wish = Wish::of(&service, name, &call.headers, caller.as_ref(), new_key.as_deref());
-    let asked = Asked { service: &service, call: &call, wish: &wish };
+    let (name, caller, new_key) = (name.as_deref(), caller.as_ref(), new_key.as_deref());
+    let asked = Asked { service: &service, call: &call, name, caller, new_key };
     Ok(finished(shield::answer(router, asked, in_hand).await?, set_cookie, request_in_hand))
 }
 
