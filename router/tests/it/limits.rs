@@ -38,6 +38,15 @@ async fn a_body_as_large_as_the_plan_allows_passes_and_a_larger_one_is_413() {
 }
 
 #[tokio::test]
+async fn who_sends_a_long_body_reads_why_it_is_refused() {
+    let (_backend, running) = one_backend().await;
+    let mut stream = TcpStream::connect(running.address).await.expect("connected");
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: nobody\r\ncontent-length: 16777216\r\n\r\n").await.expect("sent");
+    stream.write_all(&vec![b' '; 16 * 1024 * 1024]).await.expect("the connection is not reset");
+    assert!(first_line(&mut stream).await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
 async fn a_body_of_unannounced_length_is_cut_off_at_the_limit() {
     let (_backend, running) = one_backend().await;
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
