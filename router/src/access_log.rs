@@ -21,6 +21,8 @@ use crate::snapshot::Service;
 
 /// Lines that wait to be written.
 const WAITING: usize = 4_096;
+/// Longest method and path that are kept of a request, in characters: lines that wait take memory that nobody counts.
+const LONGEST: usize = 1_024;
 /// In ten thousand.
 const ALL: u32 = 10_000;
 
@@ -95,9 +97,9 @@ impl AccessLog {
         let is_drawn = self.per_ten_thousand >= ALL || rand::random_range(0..ALL) < self.per_ten_thousand;
         is_drawn.then(|| Record {
             started: Instant::now(),
-            method: request.method().to_string(),
+            method: cut(request.method().as_str()),
             // Without its query: that is where clients put secrets.
-            path: request.uri().path().to_owned(),
+            path: cut(request.uri().path()),
             client: client.to_str().unwrap_or_default().to_owned(),
             service: None,
             caller: None,
@@ -137,6 +139,10 @@ impl AccessLog {
     }
 }
 
+fn cut(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
+}
+
 fn write(lines: &Receiver<Line>, sink: impl Write) {
     let mut sink = std::io::BufWriter::new(sink);
     while let Ok(line) = lines.recv() {
@@ -149,5 +155,21 @@ fn write(lines: &Receiver<Line>, sink: impl Write) {
         if sink.flush().is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_keeps_the_beginning_of_a_long_path() {
+        let log = AccessLog::new(ALL, std::io::sink()).expect("a thread");
+        let of = |path: &str| {
+            let request = Request::get(path).body(()).expect("a request");
+            log.begin(&request, &HeaderValue::from_static("192.0.2.7")).expect("all are logged").path
+        };
+        assert_eq!(of("/v2/models/fraud/infer?key=secret"), "/v2/models/fraud/infer");
+        assert_eq!(of(&format!("/{}", "x".repeat(60_000))), format!("/{}", "x".repeat(LONGEST - 1)));
     }
 }

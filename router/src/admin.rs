@@ -6,23 +6,21 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
-use crate::router::Router;
+use crate::{router::Router, slow_clients::Impatient};
 
 const CONNECTIONS: usize = 64;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest a connection may be without a request, from its first moment on, or take nothing of an answer: probes must find one free.
+pub const SILENCE: Duration = Duration::from_secs(10);
 const METRICS_TYPE: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// Serve until the task is dropped.
-pub async fn serve(listener: TcpListener, router: Arc<Router>) {
+/// Serve until the task is dropped, connections that are silent for no longer than this.
+pub async fn serve(listener: TcpListener, router: Arc<Router>, silence: Duration) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -32,14 +30,14 @@ pub async fn serve(listener: TcpListener, router: Arc<Router>) {
         };
         let router = router.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| {
+            let service = service_fn(|request: Request<Incoming>| {
                 let answer = answer(&router, &request);
                 async { Ok::<_, Infallible>(answer) }
             });
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(silence);
             // A scraper that goes away is no event.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            let _ = builder.serve_connection(TokioIo::new(Impatient::new(stream, silence)), service).await;
             drop(slot);
         });
     }

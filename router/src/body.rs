@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -13,6 +14,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
+use thiserror::Error;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use crate::{limits::Reserved, streamed::Streamed};
 
@@ -85,14 +88,23 @@ impl Lender {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// For one attempt.
-    pub fn lend(&self) -> Lent {
-        Lent { lender: self.clone(), body: None, ended: false }
+    /// For one attempt, until its other part is dropped.
+    pub fn lend(&self) -> (Lent, Recall) {
+        let token = CancellationToken::new();
+        let recalled = Box::pin(token.clone().cancelled_owned());
+        (Lent { lender: self.clone(), body: None, ended: false, recalled }, Recall { _guard: token.drop_guard() })
     }
 
     fn take(&self) -> Option<Incoming> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// Ends a loan when it is dropped. Goes with the answer: the task that sends a body knows nothing of the answer, and would wait for
+/// messages of a client whose call is over.
+#[derive(Debug)]
+pub struct Recall {
+    _guard: DropGuard,
 }
 
 /// The body in one attempt.
@@ -101,24 +113,42 @@ pub struct Lent {
     lender: Lender,
     body: Option<Incoming>,
     ended: bool,
+    recalled: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// Why a client's body broke off.
+#[derive(Debug, Error)]
+pub enum LentError {
+    /// It did not arrive.
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    /// Its answer has ended.
+    #[error("the call is over")]
+    Recalled,
 }
 
 impl Body for Lent {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = LentError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if self.body.is_none() && !self.ended {
-            self.body = self.lender.take();
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
         }
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        if this.recalled.as_mut().poll(context).is_ready() {
+            (this.body, this.ended) = (None, true);
+            return Poll::Ready(Some(Err(LentError::Recalled)));
+        }
+        if this.body.is_none() {
+            this.body = this.lender.take();
+        }
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(context);
-        if matches!(polled, Poll::Ready(None)) {
-            self.ended = true;
-        }
-        polled
+        this.ended = matches!(polled, Poll::Ready(None));
+        polled.map_err(LentError::Client)
     }
 }

@@ -33,7 +33,9 @@ pub async fn unary(call: &Call, body: &Bytes, in_flight: InFlight, bounds: Bound
         Read::All(trailers) => trailers,
         Read::TooLong => {
             let Gathered { parts: begun, reserved, .. } = gathered;
-            let stream = Multiplexed { begun, reserved, body, place, is_open_ended: false, client_has_deadline };
+            let request = None;
+            let stream =
+                Multiplexed { begun, reserved, body, place, request, is_open_ended: false, client_has_deadline };
             return Ok(streaming(head, stream, in_flight, in_head));
         }
     };
@@ -49,13 +51,20 @@ pub async fn streamed(
     in_flight: InFlight,
     bounds: Bounds<'_>,
 ) -> Result<Answered, Failure> {
-    let body = Either::Right(lender.lend());
-    let (answer, place) = exchange(call, in_flight.endpoint(), body, bounds).await?;
+    let (body, recall) = lender.lend();
+    let (answer, place) = exchange(call, in_flight.endpoint(), Either::Right(body), bounds).await?;
     let client_has_deadline = grpc::has_deadline(&call.headers);
     let (head, body) = answer.into_parts();
     let status = Status::of(&head.headers, client_has_deadline);
-    let begun = VecDeque::new();
-    let stream = Multiplexed { begun, reserved: None, body, place, is_open_ended: true, client_has_deadline };
+    let stream = Multiplexed {
+        begun: VecDeque::new(),
+        reserved: None,
+        body,
+        place,
+        request: Some(recall),
+        is_open_ended: true,
+        client_has_deadline,
+    };
     Ok(streaming(head, stream, in_flight, status))
 }
 

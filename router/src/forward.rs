@@ -148,7 +148,10 @@ async fn held(
         let mut connection = match kept {
             Some(connection) => connection,
             // Boxed, as everything is that few requests need: what a request may await is moved about with it.
-            None => Box::pin(Connection::open(endpoint.address(), connect_within)).await?,
+            None => {
+                let opening = Box::pin(Connection::open(endpoint.address(), connect_within));
+                timeout_at(deadline, opening).await.unwrap_or(Err(Failure::TimedOut))?
+            }
         };
         match connection.send(call, is_measured, host, body, deadline).await {
             Ok(head) => break (connection, head),

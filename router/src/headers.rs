@@ -87,11 +87,15 @@ fn remove_own(headers: &mut HeaderMap) {
     }
 }
 
+/// A proxy before this one may have added a line of its own instead of lengthening the client's.
 fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
-    let joined = headers.get(FORWARDED_FOR).and_then(|earlier| {
-        let value = [earlier.as_bytes(), b", ", client.as_bytes()].concat();
-        HeaderValue::from_bytes(&value).ok()
-    });
+    let mut chain: Vec<&[u8]> = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    let joined = if chain.is_empty() {
+        None
+    } else {
+        chain.push(client.as_bytes());
+        HeaderValue::from_bytes(&chain.join(&b", "[..])).ok()
+    };
     headers.insert(FORWARDED_FOR, joined.unwrap_or_else(|| client.clone()));
 }
 
@@ -151,6 +155,11 @@ mod tests {
         assert_eq!(given["traceparent"], "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         assert_eq!(given["x-forwarded-for"], "203.0.113.9, 192.0.2.7");
         assert_eq!(given["x-forwarded-proto"], "https");
+        let mut given =
+            headers(&[("x-forwarded-for", "203.0.113.9, 198.51.100.1"), ("x-forwarded-for", "198.51.100.2")]);
+        prepare_request(&mut given, &client(), false, false);
+        let chain: Vec<_> = given.get_all("x-forwarded-for").iter().collect();
+        assert_eq!(chain, ["203.0.113.9, 198.51.100.1, 198.51.100.2, 192.0.2.7"]);
     }
 
     #[test]

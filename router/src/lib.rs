@@ -1,9 +1,9 @@
 //! The traffic router of a namespace: it shares the requests of each InferenceService among its revisions as the plan says, and
 //! counts how each revision did.
 //!
-//! A request goes through [`server`] (accept), [`proxy`] (the whole way), [`route`] (match), [`auth`] (admit), [`limits`], [`pick`]
-//! (choose), [`shield`] (answer for a failing revision), [`attempts`] (endpoints of one revision), [`forward`] (one endpoint) and
-//! [`upstream`] (one connection). It sees one [`snapshot`], made from [`inputs`] by [`router::Router::apply`]; [`watch`] feeds that
+//! A request goes through [`server`] (accept), [`connection`] (of a client), [`proxy`] (the whole way), [`route`] (match), [`auth`] (admit),
+//! [`limits`], [`pick`] (choose), [`shield`] (answer for a failing revision), [`attempts`] (endpoints of one revision), [`forward`] (one
+//! endpoint) and [`upstream`] (one connection). It sees one [`snapshot`], made from [`inputs`] by [`router::Router::apply`]; [`watch`] feeds that
 //! from the API server. [`workers`] are the threads all of it runs on.
 
 pub mod access_log;
@@ -16,6 +16,7 @@ pub mod budget;
 pub mod caller;
 pub mod choose;
 pub mod compare;
+pub mod connection;
 pub mod counting;
 pub mod endpoint_slices;
 pub mod exchange;
@@ -25,6 +26,7 @@ pub mod headers;
 pub mod health;
 pub mod inputs;
 pub mod judge;
+pub mod keeper;
 pub mod limits;
 pub mod matching;
 pub mod metrics;
@@ -41,6 +43,7 @@ pub mod router;
 pub mod server;
 pub mod shield;
 pub mod slow_clients;
+pub mod slow_streams;
 pub mod snapshot;
 pub mod state_file;
 pub mod sticky;

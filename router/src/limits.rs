@@ -120,7 +120,18 @@ impl Drop for Reserved {
 pub struct Held {
     /// The bytes.
     pub bytes: Bytes,
-    _reserved: Reserved,
+    /// Of a short body; a longer one keeps it with its bytes, which a copy of the request may need longer.
+    _reserved: Option<Reserved>,
+}
+
+impl Held {
+    fn new(bytes: Bytes, reserved: Reserved) -> Self {
+        if bytes.len() <= UNCHARGED {
+            Self { bytes, _reserved: Some(reserved) }
+        } else {
+            Self { bytes: Room::of(Some(reserved)).hold(bytes), _reserved: None }
+        }
+    }
 }
 
 /// Read a body of at most `limit` bytes within `within`. One that announces its length reserves it at once, so that bodies do not fail
@@ -144,11 +155,11 @@ pub async fn read(
     }
     let mut reserved = budget.reserve(least).ok_or(Refusal::Overloaded)?;
     if body.is_end_stream() {
-        return Ok(Held { bytes: Bytes::new(), _reserved: reserved });
+        return Ok(Held::new(Bytes::new(), reserved));
     }
     let reading = collect(&mut body, least, limit, &mut reserved);
     match patience.until(Instant::now() + within, reading).await {
-        Ok(Ok(bytes)) => Ok(Held { bytes, _reserved: reserved }),
+        Ok(Ok(bytes)) => Ok(Held::new(bytes, reserved)),
         Ok(Err(Cut::TooLong)) => {
             Box::pin(discard(body)).await;
             Err(Refusal::BodyTooLarge { limit })

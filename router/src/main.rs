@@ -117,7 +117,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let router = Router::logging(settings(&flags), access_log(&flags)?);
     let admin =
         TcpListener::bind(flags.admin_listen).await.with_context(|| format!("listen on {}", flags.admin_listen))?;
-    tokio::spawn(admin::serve(admin, router.clone()));
+    tokio::spawn(admin::serve(admin, router.clone(), admin::SILENCE));
     tokio::spawn(workers::sweep(router.clone()));
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;

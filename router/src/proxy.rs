@@ -20,7 +20,7 @@ use crate::{
     grpc::{PREFIX, is_unary},
     headers::{is_grpc, prepare_request},
     limits::{self, Held, Reserved},
-    pick::{Wish, new_cookie},
+    pick::new_cookie,
     refusal::Refusal,
     route::{service_in_host, service_in_path, version_in_path, without_version},
     router::{Peer, Router},
@@ -66,7 +66,7 @@ async fn respond(
         record.service = Some(service.clone());
     }
     let in_hand = service.traffic.begin();
-    let path = path.or_else(|| head.uri.path_and_query().cloned()).filter(|_| head.method != Method::CONNECT);
+    let path = path.or_else(|| origin_form(&head.uri)).filter(|_| head.method != Method::CONNECT);
     let path = path.ok_or(Refusal::NotForwarded)?;
     let caller = match &service.policy.gate {
         Some(gate) => Some(admit(gate, &service, &mut head.headers).await?),
@@ -87,8 +87,8 @@ async fn respond(
     let is_unary = grpc && is_unary(path.path());
     if grpc && !is_unary {
         let call = Call { method, path, headers, payload: Payload::Streamed(Lender::new(body)) };
-        let wish = Wish::of(&service, name, &call.headers, caller.as_ref(), new_key.as_deref());
-        let asked = Asked { service: &service, call: &call, wish: &wish };
+        let (name, caller, new_key) = (name.as_deref(), caller.as_ref(), new_key.as_deref());
+        let asked = Asked { service: &service, call: &call, name, caller, new_key };
         let answer = Box::pin(shield::answer(router, asked, in_hand)).await?;
         return Ok(finished(answer, set_cookie, request_in_hand));
     }
@@ -106,8 +106,8 @@ async fn respond(
     } else {
         router.look().service(&service.name).cloned().unwrap_or(service)
     };
-    let wish = Wish::of(&service, name, &call.headers, caller.as_ref(), new_key.as_deref());
-    let asked = Asked { service: &service, call: &call, wish: &wish };
+    let (name, caller, new_key) = (name.as_deref(), caller.as_ref(), new_key.as_deref());
+    let asked = Asked { service: &service, call: &call, name, caller, new_key };
     Ok(finished(shield::answer(router, asked, in_hand).await?, set_cookie, request_in_hand))
 }
 
@@ -180,23 +180,38 @@ fn versioned(service: Arc<Service>, head: &request::Parts) -> Found {
     Found { service, name, path }
 }
 
+/// What a server is asked for. An absolute form may have a query and no path.
+fn origin_form(uri: &Uri) -> Option<PathAndQuery> {
+    let path = uri.path_and_query()?;
+    // Its text, unlike its bytes, always begins with a slash.
+    if path.as_str().starts_with('?') { PathAndQuery::try_from(path.to_string()).ok() } else { Some(path.clone()) }
+}
+
 fn path_without(uri: &Uri, version: &str) -> Option<PathAndQuery> {
     PathAndQuery::try_from(without_version(uri.path_and_query()?.as_str(), version)).ok()
 }
 
 fn host(head: &request::Parts) -> Option<&str> {
-    let in_uri = head.uri.authority().map(|authority| authority.as_str());
-    in_uri.or_else(|| head.headers.get(HOST)?.to_str().ok())
+    in_uri(&head.uri).or_else(|| head.headers.get(HOST)?.to_str().ok())
 }
 
-/// HTTP/2 has the host in the URI only; an HTTP/1.1 server wants it as a header.
+/// The host of an absolute form or of HTTP/2, without a user's name before it.
+fn in_uri(uri: &Uri) -> Option<&str> {
+    let authority = uri.authority()?.as_str();
+    Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+}
+
+/// An HTTP/1.1 server wants the host as a header. It is told the one that the request was matched by, and no other: a client may have sent
+/// several, or one that is not that of the URI.
 fn with_host(head: request::Parts) -> HeaderMap {
     let mut headers = head.headers;
-    if !headers.contains_key(HOST)
-        && let Some(authority) = head.uri.authority()
-        && let Ok(value) = HeaderValue::from_str(authority.as_str())
-    {
-        headers.insert(HOST, value);
+    let given = match in_uri(&head.uri) {
+        Some(host) => HeaderValue::from_str(host).ok(),
+        None if headers.get_all(HOST).iter().nth(1).is_some() => headers.get(HOST).cloned(),
+        None => None,
+    };
+    if let Some(given) = given {
+        headers.insert(HOST, given);
     }
     headers
 }

@@ -11,6 +11,7 @@ use crate::{
     access_log::Shielded,
     attempts::{Manner, at_target, may_follow},
     body::AnswerBody,
+    caller::Caller,
     counting::Outcome,
     forward::{Answered, Call, Failure, Received},
     headers::prepare_answer,
@@ -36,8 +37,22 @@ pub struct Asked<'a> {
     pub service: &'a Arc<Service>,
     /// What is sent.
     pub call: &'a Call,
-    /// Who shall have it.
-    pub wish: &'a Wish,
+    /// The name of a revision it asks for.
+    pub name: Option<&'a str>,
+    /// Who sends it.
+    pub caller: Option<&'a Caller>,
+    /// The key of a cookie that will be set.
+    pub new_key: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    /// Who shall have it by the plan of the service, and nobody where none of those is ready. Not to be kept from one plan to the next: routes
+    /// have places in their plan.
+    fn pick(&self) -> Option<(usize, Brought)> {
+        let name = self.name.map(str::to_owned);
+        let wish = Wish::of(self.service, name, &self.call.headers, self.caller, self.new_key);
+        pick(self.service, &wish, &mut rand::rng())
+    }
 }
 
 type Result<T, E = Refusal> = std::result::Result<T, E>;
@@ -45,11 +60,10 @@ type Result<T, E = Refusal> = std::result::Result<T, E>;
 /// Answer a request by the revision that is chosen for it, else by the shield, else by the fallback. What few requests need is boxed:
 /// what a request may await is moved about with it.
 pub async fn answer(router: &Arc<Router>, asked: Asked<'_>, in_hand: InHand) -> Result<Response<AnswerBody>> {
-    let picked = pick(asked.service, asked.wish, &mut rand::rng());
-    if let Some(picked) = picked {
+    if let Some(picked) = asked.pick() {
         return by_target(router, asked, in_hand, picked).await;
     }
-    if asked.wish.name.is_some() {
+    if asked.name.is_some() {
         return Err(nobody(asked.service));
     }
     if shield_of(asked.service, None).is_some() {
@@ -63,8 +77,7 @@ async fn after_hold(router: &Arc<Router>, asked: Asked<'_>, in_hand: InHand) -> 
         return without_anybody(router, asked, in_hand).await;
     };
     let asked = Asked { service: &service, ..asked };
-    let picked = pick(asked.service, asked.wish, &mut rand::rng());
-    match picked {
+    match asked.pick() {
         Some(picked) => by_target(router, asked, in_hand, picked).await,
         None => without_anybody(router, asked, in_hand).await,
     }

@@ -15,6 +15,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::{
+    body::Recall,
     counting::Outcome,
     forward::{Arriving, Source},
     grpc::Status,
@@ -37,6 +38,8 @@ pub struct Multiplexed {
     pub body: Incoming,
     /// Its place on a connection.
     pub place: Place,
+    /// Its request, where that streams.
+    pub request: Option<Recall>,
     /// A stream, in which either side may be silent for as long as it likes.
     pub is_open_ended: bool,
     /// The client has said how long it waits.

@@ -149,8 +149,9 @@ fn parse<const MOST: usize>(read: &mut BytesMut, method: &Method) -> Result<Opti
 fn framing(headers: &HeaderMap, status: StatusCode, method: &Method) -> Result<Framing, Malformed> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let announced = lengths.next().map(length).transpose()?;
-    let is_ambiguous = lengths.next().is_some();
-    let encoding = headers.get(TRANSFER_ENCODING).map(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let encoding = encodings.next().map(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    let is_ambiguous = lengths.next().is_some() || encodings.next().is_some();
     let has_body = !(*method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED));
     match (announced, encoding) {
         _ if is_ambiguous => Err(Malformed),
@@ -303,6 +304,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n",

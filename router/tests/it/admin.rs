@@ -1,5 +1,7 @@
 //! The admin port, over TCP.
 
+use std::time::Duration;
+
 use http::Request;
 use http_body_util::Full;
 use millrace_contract::{
@@ -11,9 +13,13 @@ use millrace_router::{
     inputs::Inputs,
     router::{Router, Settings},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
-use crate::support::{Backend, Behaviour, Running, Seen, TestClient, inputs, plan};
+use crate::support::{Backend, Behaviour, PATIENCE, Running, Seen, TestClient, inputs, plan};
 
 async fn get(client: &TestClient, address: std::net::SocketAddr, path: &str) -> Seen {
     let request = Request::get(format!("http://{address}{path}")).body(Full::default()).expect("a request");
@@ -25,7 +31,7 @@ async fn the_operator_reads_stats_and_plans_and_the_kubelet_readiness() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let router = Router::new(Settings::default());
-    let task = tokio::spawn(admin::serve(listener, router.clone()));
+    let task = tokio::spawn(admin::serve(listener, router.clone(), admin::SILENCE));
     let client = TestClient::keeping(address);
     assert_eq!(get(&client, address, "/healthz").await.status, 200);
     assert_eq!(get(&client, address, "/readyz").await.status, 503);
@@ -64,5 +70,22 @@ async fn the_operator_reads_stats_and_plans_and_the_kubelet_readiness() {
     router.drain();
     assert_eq!(get(&client, address, "/readyz").await.status, 503);
     assert_eq!(get(&client, address, "/nothing").await.status, 404);
+    task.abort();
+}
+
+#[tokio::test]
+async fn silent_connections_keep_no_probe_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let task = tokio::spawn(admin::serve(listener, Router::new(Settings::default()), Duration::from_millis(100)));
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(address).await.expect("connected"));
+    }
+    assert_eq!(get(&TestClient::fresh(address), address, "/healthz").await.status, 200);
+    drop(silent);
+    let mut greedy = TcpStream::connect(address).await.expect("connected");
+    let asking = async { while greedy.write_all(b"GET /metrics HTTP/1.1\r\nhost: m\r\n\r\n").await.is_ok() {} };
+    timeout(PATIENCE, asking).await.expect("who takes no answer loses its connection");
     task.abort();
 }

@@ -1,6 +1,6 @@
 //! No request fails because something changed: endpoints, plans, dying servers, the router's own end.
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use millrace_router::{
     reach,
@@ -8,8 +8,9 @@ use millrace_router::{
     server::FrontDoor,
     watch,
 };
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
-use crate::support::{Backend, Behaviour, Load, Running, TestClient, inputs, plan, until};
+use crate::support::{Backend, Behaviour, Load, PATIENCE, Running, TestClient, inputs, plan, until};
 
 const WORKERS: usize = 8;
 
@@ -142,6 +143,24 @@ async fn a_request_in_flight_is_answered_although_the_drain_is_over() {
         assert_eq!(request.await.expect("it ends").expect("an answer").status, 200, "http2: {http2}");
         assert!((&mut running.task).await.expect("it ends"));
     }
+}
+
+#[tokio::test]
+async fn who_has_just_connected_when_the_drain_is_over_is_answered() {
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
+    let door = FrontDoor { drain: Duration::ZERO, ..FrontDoor::default() };
+    let mut running = Running::start_with(inputs, Settings::default(), door).await;
+    running.stop.take().expect("running").send(()).expect("it listens");
+    // Nothing is awaited: the kernel takes the connection, and the router finds it when it ends.
+    let mut client = std::net::TcpStream::connect(running.address).expect("connected");
+    client.write_all(b"GET / HTTP/1.1\r\nhost: fraud\r\n\r\n").expect("sent");
+    client.set_nonblocking(true).expect("set");
+    let mut client = TcpStream::from_std(client).expect("a stream");
+    let mut answer = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut answer)).await.expect("in time").expect("read");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    assert!((&mut running.task).await.expect("it ends"));
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use http_body_util::Full;
 use millrace_contract::{
     routing::RoutingPlan,
-    routing_policy::{Fallback, Hold},
+    routing_policy::{Fallback, Hold, Key, Match, Route, Share, Value},
 };
 
 use crate::support::{Backend, Behaviour, Running, TestClient, inputs, nobody, plan, until};
@@ -91,6 +92,32 @@ async fn requests_wait_for_the_first_endpoint_and_are_then_answered() {
     let traffic = running.router.traffic().services["fraud"].clone();
     assert_eq!((traffic.waiting, traffic.held, traffic.held_in_vain), (0, 5, 0));
     assert_eq!(running.stats(1, "a").requests, 5);
+}
+
+#[tokio::test]
+async fn who_has_waited_goes_by_the_routes_of_the_plan_that_came_meanwhile() {
+    let route = |name: &str, revision: &str| Route {
+        name: name.into(),
+        matches: vec![Match { key: Key::Header(format!("x-{name}")), value: Value::Present(true) }],
+        targets: vec![Share { revision: revision.into(), weight: 1 }],
+    };
+    let by = |routes: Vec<Route>| {
+        let mut plan = plan(1, &[("a", 1), ("b", 0), ("c", 0)]);
+        plan.policy.hold = Some(Hold { milliseconds: 60_000, max_requests: 10 });
+        plan.policy.routes = routes;
+        plan
+    };
+    let running = Running::start(inputs(by(vec![route("beta", "b")]), &[])).await;
+    let client = TestClient::keeping(running.address);
+    let request = client.request("/").header("x-beta", "1").body(Full::default()).expect("a request");
+    let request = tokio::spawn(async move { client.send(request).await });
+    until("it waits", || running.router.traffic().services["fraud"].waiting == 1).await;
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let at: &[_] = &[backend.address];
+    let plan = by(vec![route("gamma", "c"), route("beta", "b")]);
+    running.router.apply(inputs(plan, &[("a", at), ("b", at), ("c", at)]));
+    let seen = request.await.expect("it ends").expect("an answer");
+    assert_eq!((seen.status, seen.revision.as_deref()), (200, Some("b")));
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ fn trailers(status: &'static str) -> Frame<Bytes> {
 }
 
 /// A server that sends every message back as it comes, and ends with this status in its trailers.
-async fn echo(status: &'static str) -> SocketAddr {
+pub async fn echo(status: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
@@ -39,6 +39,26 @@ async fn echo(status: &'static str) -> SocketAddr {
                 let messages = request.into_body().into_data_stream().filter_map(|data| async { data.ok() });
                 let frames = messages.map(Frame::data).chain(stream::iter([trailers(status)]));
                 let mut answer = Response::new(Body::new(StreamBody::new(frames.map(Ok::<_, Infallible>))));
+                answer.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+                Ok::<_, Infallible>(answer)
+            });
+            tokio::spawn(async move {
+                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    address
+}
+
+/// A server that ends every call at once, and goes on reading what its client says.
+async fn deaf() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(|request: Request<Incoming>| async move {
+                tokio::spawn(request.into_body().collect());
+                let mut answer = Response::new(Body::new(StreamBody::new(stream::iter([Ok(trailers("0"))]))));
                 answer.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
                 Ok::<_, Infallible>(answer)
             });
@@ -111,6 +131,17 @@ async fn a_grpc_status_of_the_servers_fault_counts_as_an_error_and_passes() {
     assert_eq!(whole.trailers().expect("trailers")["grpc-status"], "13");
     until("it is counted", || running.stats(1, "a").requests == 1).await;
     assert_eq!(running.stats(1, "a").errors, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_its_server_has_ended_is_over_for_a_client_that_would_go_on() {
+    let running = Running::start(inputs(plan(1, &[("a", 1)]), &[("a", &[deaf().await])])).await;
+    let (sender, messages) = mpsc::unbounded::<Bytes>();
+    let body = Body::new(StreamBody::new(messages.map(|message| Ok::<_, Infallible>(Frame::data(message)))));
+    let answer = timeout(PATIENCE, call(running.address, body)).await.expect("in time");
+    let whole = timeout(PATIENCE, answer.into_body().collect()).await.expect("in time").expect("no error");
+    assert_eq!(whole.trailers().expect("trailers")["grpc-status"], "0");
+    until("nothing more is taken of it", || sender.is_closed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

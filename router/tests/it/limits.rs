@@ -38,6 +38,15 @@ async fn a_body_as_large_as_the_plan_allows_passes_and_a_larger_one_is_413() {
 }
 
 #[tokio::test]
+async fn who_sends_a_long_body_reads_why_it_is_refused() {
+    let (_backend, running) = one_backend().await;
+    let mut stream = TcpStream::connect(running.address).await.expect("connected");
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: nobody\r\ncontent-length: 16777216\r\n\r\n").await.expect("sent");
+    stream.write_all(&vec![b' '; 16 * 1024 * 1024]).await.expect("the connection is not reset");
+    assert!(first_line(&mut stream).await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
 async fn a_body_of_unannounced_length_is_cut_off_at_the_limit() {
     let (_backend, running) = one_backend().await;
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
@@ -169,6 +178,24 @@ async fn a_request_is_matched_by_host_else_by_model_else_it_is_404_with_the_rule
             let text = String::from_utf8_lossy(&seen.body).into_owned();
             assert!(text.starts_with("{\"error\":\"no InferenceService matches host") && text.contains(host), "{text}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_told_the_one_host_that_a_request_was_matched_by_and_a_whole_path() {
+    let (backend, running) = one_backend().await;
+    let cases = [
+        ("GET http://fraud/a?b=c HTTP/1.1\r\nhost: other\r\n\r\n", "/a"),
+        ("GET http://user@fraud?b=c HTTP/1.1\r\n\r\n", "/"),
+        ("GET /a HTTP/1.1\r\nhost: fraud\r\nhost: other\r\n\r\n", "/a"),
+    ];
+    for (request, path) in cases {
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        assert!(first_line(&mut stream).await.starts_with("HTTP/1.1 200"), "{request:?}");
+        let headers = backend.last_headers.lock().expect("not poisoned").clone();
+        assert_eq!(headers.get_all("host").iter().collect::<Vec<_>>(), ["fraud"], "{request:?}");
+        assert_eq!(backend.paths().last().map(String::as_str), Some(path), "{request:?}");
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use bytes::Bytes;
+use http_body_util::Full;
 use millrace_contract::{routing::RoutingPlan, routing_policy::Mirror, traffic::MirrorTraffic};
 use millrace_router::{router::Settings, server::FrontDoor};
 
@@ -87,6 +89,21 @@ async fn a_mirror_that_hangs_slows_nobody_and_its_copies_are_shed_at_the_bound()
     }
     let counted = counts(&running);
     assert_eq!((counted.sent, counted.shed), (3, 47));
+}
+
+#[tokio::test]
+async fn a_copy_is_charged_for_its_body_until_it_is_over() {
+    let (live, copy) = (Backend::start(Behaviour::Answer(200)).await, Backend::start(Behaviour::Hang).await);
+    let mut plan = mirrored(10_000, 1);
+    plan.timeout_milliseconds = 60_000;
+    let running = Running::start(inputs(plan, &[("a", &[live.address]), ("m", &[copy.address])])).await;
+    let client = TestClient::keeping(running.address);
+    let request = client.request("/v2/models/fraud/infer").body(Full::new(Bytes::from(vec![b' '; 8_000])));
+    assert_eq!(client.send(request.expect("a request")).await.expect("an answer").status, 200);
+    until("it is copied", || copy.served.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(running.router.body_budget.used(), 8_000);
+    copy.kill().await;
+    until("the copy is over", || running.router.body_budget.used() == 0).await;
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! Retries under a budget, requests that may be sent once only, and endpoints that are left alone for a while.
 
-use std::sync::atomic::Ordering;
+use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use millrace_contract::routing_policy::{Ejection, Retries};
+use millrace_router::{router::Settings, server::FrontDoor};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::support::{Backend, Behaviour, Running, TestClient, inputs, plan};
+use crate::support::{Backend, Behaviour, PATIENCE, Running, TestClient, inputs, plan};
 
 #[tokio::test]
 async fn retries_end_with_their_budget() {
@@ -76,4 +78,19 @@ async fn the_only_endpoint_is_never_left_alone() {
     }
     assert_eq!(bad.served.load(Ordering::SeqCst), 20);
     assert_eq!(running.router.traffic().services["fraud"].revisions["a"].ejections, 0);
+}
+
+#[tokio::test]
+async fn connecting_takes_no_longer_than_the_plan_allows() {
+    // Its queue is full with the first one, and the kernel leaves everybody else without an answer.
+    let silent = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    silent.listen(0).expect("it listens");
+    let address = silent.local_addr().expect("bound").as_socket().expect("an address");
+    let _first = std::net::TcpStream::connect(address).expect("there is room for one");
+    let mut plan = plan(1, &[("a", 1)]);
+    plan.timeout_milliseconds = 200;
+    let settings = Settings { connect_timeout: PATIENCE * 2, ..Settings::default() };
+    let running = Running::start_with(inputs(plan, &[("a", &[address])]), settings, FrontDoor::default()).await;
+    assert_eq!(TestClient::keeping(running.address).infer().await.expect("an answer").status, 504);
 }
