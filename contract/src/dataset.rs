@@ -245,6 +245,13 @@ pub struct SplitSpec {
     pub seed: i64,
 }
 
+impl SplitSpec {
+    /// The sum of the shares must be greater: people write 0.333 three times.
+    pub const LEAST_SUM: f64 = 0.999;
+    /// The sum of the shares must be less.
+    pub const GREATEST_SUM: f64 = 1.001;
+}
+
 impl Default for SplitSpec {
     fn default() -> Self {
         Self { train: train_share(), validation: tenth(), test: tenth(), seed: 0 }

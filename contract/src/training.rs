@@ -42,7 +42,7 @@ pub struct Published {
     /// `signature.json` as the trainer wrote it, or nothing.
     #[serde(default)]
     pub signature: Option<Signature>,
-    /// Why there is no artifact, or why the signature could not be read; a sentence.
+    /// Why there is no artifact, or what else of the output was of no use: a signature that could not be read, metrics that are no numbers; a sentence.
     #[serde(default)]
     pub problem: Option<String>,
 }

@@ -140,10 +140,12 @@ fn expectation_rules(schema: &mut schemars::Schema) {
 pub struct CheckedSplit(pub SplitSpec);
 
 fn split_rules(schema: &mut schemars::Schema) {
+    let sum = "self.train + self.validation + self.test";
+    let (least, greatest) = (SplitSpec::LEAST_SUM, SplitSpec::GREATEST_SUM);
     schema.insert(
         "x-kubernetes-validations".to_owned(),
         serde_json::json!([
-            {"rule": "self.train + self.validation + self.test > 0.999 && self.train + self.validation + self.test < 1.001",
+            {"rule": format!("{sum} > {least} && {sum} < {greatest}"),
              "message": "train, validation and test must add up to 1"},
             {"rule": "self.train > 0.0", "message": "train must be greater than 0"},
         ]),

@@ -1,7 +1,8 @@
 //! The four kinds of `millrace.dev/v1alpha1`: types, defaults, CEL rules, and the constants of labels, conditions and reasons.
 //!
 //! No client, no clock. `crdgen` writes `crds/manifests/` from here; the samples in `crds/samples/` prove the rules.
-//! Fields are only ever added: a released field keeps its name, type and meaning.
+//! Fields are only ever added: a released field keeps its name, type and meaning. One was renamed before the first release, as it never
+//! worked: `InferenceService.spec.fallback.on` is `when` (kubectl and Helm read a key `on` as `true`).
 
 pub mod common;
 pub mod conditions;

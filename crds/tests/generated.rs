@@ -60,6 +60,21 @@ fn every_field_of_spec_and_status_is_described() {
     }
 }
 
+/// kubectl and Helm read YAML 1.1, where an unquoted `on` is a boolean, also as a key: such a field can't be set, such a value not be written.
+#[test]
+fn no_name_or_value_is_a_boolean_or_null_in_yaml_1_1() {
+    let taken = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", ""];
+    for (plural, crd) in generated() {
+        walk(&plural, schema(&crd), &mut |path, schema| {
+            let names = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+            let values = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            for word in names.chain(values) {
+                assert!(!taken.contains(&word.to_lowercase().as_str()), "{path}: `{word}` is no text in YAML 1.1");
+            }
+        });
+    }
+}
+
 #[test]
 fn every_list_is_bounded() {
     for (plural, crd) in generated() {

@@ -17,6 +17,7 @@ use crate::{
     Error,
     bug::SeededBug,
     cluster::{Cluster, Namespaced, within_deadline},
+    error::Class,
     owner::{self, Owner},
     subset::contains,
 };
@@ -166,6 +167,31 @@ impl Cluster {
         )
         .await?;
         Ok(true)
+    }
+
+    /// Shows in a condition what keeps a child of this object from being written, where a watch or a user must resolve it: `refused` makes the
+    /// status that says so. Faults that pass are only retried. Returns how the look ends.
+    pub async fn report_refusal<K, S>(
+        &self,
+        object: &K,
+        former: Option<&S>,
+        error: Error,
+        refused: impl FnOnce(&Error) -> S,
+    ) -> Error
+    where
+        K: Namespaced,
+        S: Serialize,
+    {
+        match error.class() {
+            Class::Conflict | Class::Transient => error,
+            Class::Invalid | Class::Blocked => {
+                let status = refused(&error);
+                match self.write_status(object, former, &status).await {
+                    Ok(_) => error,
+                    Err(second) => second,
+                }
+            }
+        }
     }
 
     async fn server_side_apply<K: Namespaced>(&self, desired: &K, body: &Value) -> Result<K, Error> {

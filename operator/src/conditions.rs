@@ -4,6 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use millrace_crds::conditions::{READY, RECONCILING, STALLED};
 
+use crate::{Error, error::Class};
+
+/// Reason while a child can't be written: the API server refuses it, or it is somebody else's.
+pub const CHILD_REFUSED: &str = "ChildRefused";
 /// Longest message; more than a person reads, far less than the API allows.
 const MAX_MESSAGE: usize = 1024;
 
@@ -77,6 +81,17 @@ impl<'a> Conditions<'a> {
     pub fn remove(&mut self, kind: &str) -> &mut Self {
         self.list.retain(|c| c.type_ != kind);
         self
+    }
+
+    /// Says that a child can't be written. What stands in the way may go by itself, but for a child that the spec asks for and that can't be:
+    /// `remedy` says what helps then.
+    pub fn child_refused(&mut self, error: &Error, remedy: &str) -> &mut Self {
+        match error.class() {
+            Class::Invalid => self.summarise(Summary::Stuck, CHILD_REFUSED, &format!("{remedy}: {error}")),
+            Class::Blocked | Class::Conflict | Class::Transient => {
+                self.summarise(Summary::Working, CHILD_REFUSED, &error.to_string())
+            }
+        }
     }
 
     /// Sets Ready, Reconciling and Stalled so that they agree.

@@ -140,20 +140,20 @@ pub struct Fallback {
     /// When it answers.
     #[serde(default = "whenever")]
     #[schemars(extend("minItems" = 1, "maxItems" = 3, "x-kubernetes-list-type" = "set"))]
-    pub on: Vec<FallbackOn>,
+    pub when: Vec<FallbackWhen>,
 }
 
 fn one() -> i32 {
     1
 }
 
-fn whenever() -> Vec<FallbackOn> {
-    vec![FallbackOn::Overload, FallbackOn::Absence, FallbackOn::Outage]
+fn whenever() -> Vec<FallbackWhen> {
+    vec![FallbackWhen::Overload, FallbackWhen::Absence, FallbackWhen::Outage]
 }
 
 /// When the fallback answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum FallbackOn {
+pub enum FallbackWhen {
     /// The chosen revision answers 429 or 503.
     Overload,
     /// No pod of it is ready, after the wait of a cold start if there is one.

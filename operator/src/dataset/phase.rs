@@ -6,6 +6,7 @@
 //! |-------------------------------------|---------------------------------------------|--------------------------------------------|
 //! | ServiceAccount … RoleBinding        | some children, no Job: `Wanted`             | applies the missing ones; names are fixed  |
 //! | Job                                 | a running Job, status of before: `Running`  | writes the status; the Job is not doubled  |
+//! | status (a child is refused)         | `Wanted`; the end of a former run is kept   | tries again after a pause, or when the spec changes |
 //! | status (preparing)                  | `Running`                                   | nothing, or removes leftovers              |
 //! | (worker: report, Job ends)          | `Ended`                                     | writes result and end of run in one write  |
 //! | status (result)                     | `Settled`: the end of this run is recorded  | removes leftovers of other runs            |

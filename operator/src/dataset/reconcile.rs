@@ -30,8 +30,12 @@ pub async fn reconcile(dataset: Arc<Dataset>, ctx: Arc<Context>) -> Result<Actio
     let phase = phase::phase(&plan, &observed);
     let trusts_status = ctx.bugs.has(SeededBug::StatusBeforeChild);
     let is_open = matches!(phase, Phase::Wanted | Phase::Running { .. });
-    if is_open && !trusts_status {
-        apply(&ctx, &owner, &dataset, &plan, &observed).await?;
+    if is_open
+        && !trusts_status
+        && let Err(error) = apply(&ctx, &owner, &dataset, &plan, &observed).await
+    {
+        let refused = |error: &Error| status::refused(&dataset, error, now);
+        return Err(ctx.cluster.report_refusal(&*dataset, dataset.status.as_ref(), error, refused).await);
     }
     if matches!(phase, Phase::Ended(_)) && ctx.bugs.has(SeededBug::PruneBeforeStatus) {
         remove_own(&ctx, &owner, &observed).await?;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_contract::{dataset::Severity, worker::PreparedDataset};
 use millrace_crds::{
-    DatasetStatus,
+    Dataset, DatasetStatus,
     common::RunStatus,
     conditions::{EXPECTATIONS_MET, READY},
     dataset::{DatasetPhase, DatasetVersion, PastVersion},
@@ -17,8 +17,9 @@ use super::{
     refresh::Due,
 };
 use crate::{
+    Error,
     bug::{Bugs, SeededBug},
-    conditions::{Conditions, Is, Summary, find, whole_seconds},
+    conditions::{CHILD_REFUSED, Conditions, Is, Summary, find, whole_seconds},
     events::{Kind, Reason, Told},
     run_state::Trouble,
 };
@@ -86,10 +87,54 @@ pub fn next(former: &DatasetStatus, seen: &Seen<'_>) -> (DatasetStatus, Option<T
         Phase::Wanted => started(&mut status, seen, None),
         Phase::Running { problem } => started(&mut status, seen, problem.as_ref()),
         Phase::Ended(ending) => ended(&mut status, seen, ending),
-        Phase::Settled => None,
+        Phase::Settled => {
+            uncover(&mut status, seen);
+            None
+        }
     };
     look_again(&mut status, seen);
     (status, told)
+}
+
+/// What helps where the spec asks for a child that can't be.
+const REMEDY: &str = "correct the spec, unless it is a policy of the cluster that refuses it and is changed";
+
+/// The status when a child of the run could not be written. What a run that has ended left is kept: its failure is what the next try is counted from.
+pub fn refused(dataset: &Dataset, error: &Error, now: Timestamp) -> DatasetStatus {
+    let mut status = dataset.status.clone().unwrap_or_default();
+    let generation = dataset.metadata.generation.unwrap_or_default();
+    status.observed_generation = generation;
+    status.phase = Some(match status.phase {
+        // The version that is current is not of this spec, or not of this refresh.
+        None | Some(DatasetPhase::Pending | DatasetPhase::Ready) => DatasetPhase::Pending,
+        Some(other @ (DatasetPhase::Preparing | DatasetPhase::Blocked | DatasetPhase::Failed)) => other,
+    });
+    Conditions::new(&mut status.conditions, generation, now).child_refused(error, REMEDY);
+    status
+}
+
+/// What was said of a run that has ended, where a child of another run was refused since which nobody asks for any more.
+fn uncover(status: &mut DatasetStatus, seen: &Seen<'_>) {
+    if find(&status.conditions, READY).is_none_or(|ready| ready.reason != CHILD_REFUSED) {
+        return;
+    }
+    let (phase, summary, reason, message) = match status.phase {
+        Some(DatasetPhase::Blocked) => {
+            let message = find(&status.conditions, EXPECTATIONS_MET).map(|met| met.message.clone());
+            let reason = DatasetReason::ExpectationsFailed;
+            (DatasetPhase::Blocked, Summary::Stuck, reason, message.unwrap_or_default())
+        }
+        Some(DatasetPhase::Failed) => {
+            let message = "the last run failed; it is tried again, and then says why if it fails again".to_owned();
+            (DatasetPhase::Failed, Summary::Stuck, DatasetReason::RunFailed, message)
+        }
+        None | Some(DatasetPhase::Pending | DatasetPhase::Preparing | DatasetPhase::Ready) => {
+            let message = status.current.as_ref().map(described).unwrap_or_default();
+            (DatasetPhase::Ready, Summary::Done, DatasetReason::VersionCreated, message)
+        }
+    };
+    status.phase = Some(phase);
+    conditions(status, seen).summarise(summary, reason.as_str(), &message);
 }
 
 /// What every look brings up to date, whatever the run does.

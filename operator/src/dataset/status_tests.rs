@@ -156,3 +156,32 @@ fn a_wrong_schedule_shows_without_touching_the_version_and_heals() {
     let (healed, _) = after(&wrong, "run-1", 3, &Phase::Settled);
     assert_eq!(shown(&healed)[0], (READY, "True", "VersionCreated"));
 }
+
+#[test]
+fn a_refused_child_shows_until_it_is_written_or_nobody_asks_for_it_any_more() {
+    let ended = |phase: &Phase| after(&ready(), "run-2", 1, phase).0;
+    for (former, run, phase, reason) in [
+        (ready(), "run-1", DatasetPhase::Pending, "VersionCreated"),
+        (ended(&prepared("two", false)), "run-2", DatasetPhase::Blocked, "ExpectationsFailed"),
+        // When the next try is due is told from this phase.
+        (ended(&failed()), "run-2", DatasetPhase::Failed, "RunFailed"),
+    ] {
+        let mut dataset = Dataset::new("tx", serde_json::from_value(spec()).unwrap());
+        dataset.metadata.generation = Some(2);
+        dataset.status = Some(former.clone());
+        let covered = refused(&dataset, &Error::Blocked("exceeded quota".to_owned()), NOON.parse().unwrap());
+        assert_eq!((covered.phase, covered.observed_generation, current(&covered)), (Some(phase), 2, Some(1)));
+        assert_eq!(shown(&covered)[0], (READY, "False", "ChildRefused"));
+        assert_eq!(find(&covered.conditions, RECONCILING).map(|c| c.message.as_str()), Some("exceeded quota"));
+        let (written, _) = after(&covered, "run-3", 2, &Phase::Wanted);
+        assert_eq!(shown(&written)[0], (READY, "False", "Preparing"));
+        let (back, told) = after(&covered, run, 3, &Phase::Settled);
+        assert_eq!((back.phase, told), (former.phase, None));
+        assert_eq!(shown(&back)[0].2, reason);
+        assert!(find(&back.conditions, RECONCILING).is_none());
+    }
+}
+
+fn spec() -> serde_json::Value {
+    serde_json::json!({"source": {"files": {"uri": "s3://lake/tx/", "format": "CSV"}}})
+}

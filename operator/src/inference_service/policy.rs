@@ -11,7 +11,7 @@ use millrace_contract::{
     routing_policy::{self, Auth, Fallback, Hold, Key, Match, Retries, RoutingPolicy, Share, Sticky, Value},
 };
 use millrace_crds::inference_service::{
-    self as crd, FallbackOn, InferenceServiceSpec, InferenceServiceStatus, RevisionStatus,
+    self as crd, FallbackWhen, InferenceServiceSpec, InferenceServiceStatus, RevisionStatus,
 };
 
 use super::routing::ALL;
@@ -180,9 +180,9 @@ fn fallback(fallback: &crd::Fallback, servable: Servable<'_>) -> Option<Fallback
     let revision = servable.named(Some(&fallback.model_version)).filter(|backup| !servable.is_stable(backup))?;
     Some(Fallback {
         revision: revision.revision.clone(),
-        on_overload: fallback.on.contains(&FallbackOn::Overload),
-        on_absence: fallback.on.contains(&FallbackOn::Absence),
-        on_outage: fallback.on.contains(&FallbackOn::Outage),
+        on_overload: fallback.when.contains(&FallbackWhen::Overload),
+        on_absence: fallback.when.contains(&FallbackWhen::Absence),
+        on_outage: fallback.when.contains(&FallbackWhen::Outage),
     })
 }
 

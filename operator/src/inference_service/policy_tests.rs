@@ -186,7 +186,7 @@ fn each_revision_of_the_plan_has_the_name_of_its_version_and_a_canary_that_of_th
 
 #[test]
 fn a_fallback_answers_when_it_is_asked_to() {
-    let fallback = |on: Json| json!({"fallback": {"modelVersion": "fraud-1", "on": on}});
+    let fallback = |when: Json| json!({"fallback": {"modelVersion": "fraud-1", "when": when}});
     let with =
         |loaded| InferenceServiceStatus { standing: vec![standing(1, loaded)], ..serving(&approved("fraud", 2)) };
     let expected =

@@ -25,7 +25,6 @@ use crate::{
     bug::SeededBug,
     conditions,
     decision::audit,
-    error::Class,
     events::{self, Kind, Told},
     owner::Owner,
     run_state,
@@ -40,7 +39,8 @@ pub async fn reconcile(version: Arc<ModelVersion>, ctx: Arc<Context>) -> Result<
     let now = ctx.now();
     let phase = mistaken(phase::decide(&version, &observed, now), &version, &ctx);
     if let Err(error) = act(&version, &observed, &phase, &ctx).await {
-        return Err(report_refusal(&version, error, &ctx).await);
+        let refused = |error: &Error| status::refused(&version, error, now);
+        return Err(ctx.cluster.report_refusal(&*version, version.status.as_ref(), error, refused).await);
     }
     let (status, decisions) = if ctx.bugs.has(SeededBug::DecideAgain) {
         status::status(&undecided(&version), &phase, now)
@@ -148,20 +148,6 @@ async fn report(
         ctx.events.tell(version, &Told { kind, reason: Reason::Entered(phase), note }).await;
     }
     Ok(())
-}
-
-/// Shows in a condition what a watch or a user must resolve; faults that pass are only retried.
-async fn report_refusal(version: &ModelVersion, error: Error, ctx: &Context) -> Error {
-    match error.class() {
-        Class::Conflict | Class::Transient => error,
-        Class::Invalid | Class::Blocked => {
-            let status = status::refused(version, &error, ctx.now());
-            match ctx.cluster.write_status(version, version.status.as_ref(), &status).await {
-                Ok(_) => error,
-                Err(second) => second,
-            }
-        }
-    }
 }
 
 /// Reason of an Event.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Error,
-    conditions::{self, Conditions, Is, Summary, whole_seconds},
+    conditions::{self, CHILD_REFUSED, Conditions, Is, Summary, whole_seconds},
     decision::{Made, record},
     run_state::Trouble,
 };
@@ -60,12 +60,20 @@ pub fn status(version: &ModelVersion, phase: &Phase, now: Timestamp) -> (ModelVe
     (status, decisions)
 }
 
+/// What helps where the version asks for a child that can't be.
+const REMEDY: &str = "make a new ModelVersion, as this one can't change, unless it is a policy of the cluster that refuses it and is changed";
+
 /// The status when a child could not be written.
 pub fn refused(version: &ModelVersion, error: &Error, now: Timestamp) -> ModelVersionStatus {
     let mut status = version.status.clone().unwrap_or_default();
     let generation = version.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
-    under_way(&mut status, generation, now, ModelVersionPhase::Pending, "ChildRefused", &error.to_string());
+    status.phase = Some(ModelVersionPhase::Pending);
+    let message = error.to_string();
+    Conditions::new(&mut status.conditions, generation, now)
+        .child_refused(error, REMEDY)
+        .set(EVALUATED, Is::False, CHILD_REFUSED, &message)
+        .set(APPROVED, Is::False, CHILD_REFUSED, &message);
     status
 }
 

@@ -23,7 +23,6 @@ use crate::{
     bug::SeededBug,
     cluster::{Namespaced, within_deadline},
     conditions,
-    error::Class,
     events::{self, Kind, Told},
     owner::Owner,
     run_state,
@@ -42,7 +41,10 @@ pub async fn reconcile(training_job: Arc<TrainingJob>, ctx: Arc<Context>) -> Res
     let phase = phase::decide(&training_job, &observed, now);
     let registered = match act(&training_job, &observed, &phase, &ctx).await {
         Ok(registered) => registered,
-        Err(error) => return Err(report_refusal(&training_job, error, &ctx).await),
+        Err(error) => {
+            let refused = |error: &Error| status::refused(&training_job, error, now);
+            return Err(ctx.cluster.report_refusal(&*training_job, training_job.status.as_ref(), error, refused).await);
+        }
     };
     let status = status::status(&training_job, &observed, &phase, registered.as_deref(), now);
     report(&training_job, &status, &ctx).await?;
@@ -198,20 +200,6 @@ async fn report(job: &TrainingJob, status: &TrainingJobStatus, ctx: &Context) ->
         ctx.events.tell(job, &Told { kind, reason, note }).await;
     }
     Ok(())
-}
-
-/// Shows in a condition what a watch or a user must resolve; faults that pass are only retried.
-async fn report_refusal(job: &TrainingJob, error: Error, ctx: &Context) -> Error {
-    match error.class() {
-        Class::Conflict | Class::Transient => error,
-        Class::Invalid | Class::Blocked => {
-            let status = status::refused(job, &error, ctx.now());
-            match ctx.cluster.write_status(job, job.status.as_ref(), &status).await {
-                Ok(_) => error,
-                Err(second) => second,
-            }
-        }
-    }
 }
 
 /// Reason of an Event: the phase that was entered.

@@ -77,17 +77,16 @@ pub fn status(
     status
 }
 
+/// What helps where the spec asks for a child that can't be: the children are made once the spec is pinned.
+const REMEDY: &str = "make a new TrainingJob, as the spec of one that has started can't change any more, unless it is a policy of the cluster that refuses it and is changed";
+
 /// The status when a child could not be written.
 pub fn refused(training_job: &TrainingJob, error: &Error, now: Timestamp) -> TrainingJobStatus {
     let mut status = training_job.status.clone().unwrap_or_default();
     let generation = training_job.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
     status.phase = Some(status.phase.unwrap_or(TrainingJobPhase::Pending));
-    Conditions::new(&mut status.conditions, generation, now).summarise(
-        Summary::Working,
-        "ChildRefused",
-        &error.to_string(),
-    );
+    Conditions::new(&mut status.conditions, generation, now).child_refused(error, REMEDY);
     status
 }
 

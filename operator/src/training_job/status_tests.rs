@@ -98,3 +98,16 @@ fn failures_are_never_counted_down_and_the_image_is_kept() {
     assert_eq!(found.restarts, 2);
     assert_eq!(found.resolved.unwrap().image_digest.as_deref(), Some("registry/trainer@sha256:abc"));
 }
+
+#[test]
+fn a_child_that_can_never_be_needs_a_new_job_and_any_other_refusal_only_time() {
+    for (code, condition, needs_new_job) in [(422, STALLED, true), (403, RECONCILING, false)] {
+        let answer = kube::core::Status::failure("no such thing", "Because").with_code(code);
+        let error = Error::api("apply Job a/b", kube::Error::Api(answer.boxed()));
+        let found = refused(&started(json!({})), &error, now());
+        assert_eq!(conditions(&found), [(READY, "False", "ChildRefused"), (condition, "True", "ChildRefused")]);
+        let message = &found.conditions[0].message;
+        assert_eq!(message.contains("make a new TrainingJob"), needs_new_job, "{message}");
+        assert!(message.contains("apply Job a/b"), "{message}");
+    }
+}

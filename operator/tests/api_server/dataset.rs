@@ -53,6 +53,11 @@ pub async fn a_foreign_child_is_left_alone(bugs: Bugs) -> Found<()> {
     if !message.contains(&format!("{name} exists and belongs to nobody")) {
         return Err(format!("the operator does not say that {name} is not ours: {message:?}"));
     }
+    let status = expect_phase(&world, DatasetPhase::Pending).await?.status.unwrap_or_default();
+    let said = find(&status.conditions, READY).map(|c| (c.reason.clone(), c.message.clone())).unwrap_or_default();
+    if said.0 != "ChildRefused" || !said.1.contains(&name) {
+        return Err(format!("the condition does not name what is in the way: {said:?}"));
+    }
     let foreign = world.get::<ConfigMap>(&name).await?;
     if foreign.labels().contains_key("millrace.dev/dataset") || !foreign.owner_references().is_empty() {
         return Err("somebody else's ConfigMap was taken over".to_owned());

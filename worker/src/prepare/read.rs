@@ -131,10 +131,15 @@ fn csv_schema(
                 ),
             ));
         }
-        if found[..position].contains(name) {
+        // Not by their name: where the line is no header line, it is a value.
+        if let Some(earlier) = found[..position].iter().position(|other| other == name) {
             return Err(Problem::new(
                 FailureReason::MalformedSource,
-                format!("{file}: column {name:?} stands twice in the header line; rename one"),
+                format!(
+                    "{file}: columns {} and {} have the same name in the header line; rename one, or set csv.header: false",
+                    earlier + 1,
+                    position + 1
+                ),
             ));
         }
     }
@@ -199,7 +204,7 @@ mod tests {
     fn malformed_csv_is_refused_with_the_line() {
         let cases: [(&str, &str); 4] = [
             ("a,b\n1,2\n3\n", "line 3"),
-            ("a,a\n1,2\n", "stands twice"),
+            ("a,b,a\n1,2,3\n", "columns 1 and 3"),
             ("a,\n1,2\n", "column 2"),
             ("a,b\n1,2,3\n", "line 2"),
         ];

@@ -22,6 +22,14 @@ use crate::failure::{Problem, shorten};
 /// Columns named in a message, at most.
 const NAMED_COLUMNS: usize = 20;
 
+/// Said where names that were found in files are left out.
+pub const NOT_SHOWN: &str = "the columns that are there are not shown, as schema.fields has Sensitive ones";
+
+/// Whether names found in files may not be told: where a CSV has no header line and is read as if it had one, they are values.
+pub fn has_secrets(declared: &Schema) -> bool {
+    declared.fields.iter().any(|field| field.role == FieldRole::Sensitive)
+}
+
 fn mismatch(message: String) -> Problem {
     Problem::new(FailureReason::SchemaMismatch, message)
 }
@@ -34,7 +42,7 @@ pub fn infer(raw: &Raw) -> Result<Schema, Problem> {
         let data_type = if raw.untyped { infer_text(raw, &name)? } else { infer_typed(raw, &name)? };
         let mut nullable = false;
         for part in &raw.batches {
-            let column = column(part, &name)?;
+            let column = column(part, &name, false)?;
             nullable |= column.logical_null_count() > 0 || column.data_type().is_null();
         }
         fields.push(Field { name, data_type, nullable, role: FieldRole::Feature });
@@ -45,7 +53,7 @@ pub fn infer(raw: &Raw) -> Result<Schema, Problem> {
 fn infer_text(raw: &Raw, name: &str) -> Result<FieldType, Problem> {
     let mut candidates = Candidates::default();
     for part in &raw.batches {
-        observe_text(column(part, name)?, &mut candidates);
+        observe_text(column(part, name, false)?, &mut candidates);
     }
     Ok(candidates.narrowest())
 }
@@ -53,7 +61,7 @@ fn infer_text(raw: &Raw, name: &str) -> Result<FieldType, Problem> {
 fn infer_typed(raw: &Raw, name: &str) -> Result<FieldType, Problem> {
     let mut common: Option<FieldType> = None;
     for part in &raw.batches {
-        let array = column(part, name)?;
+        let array = column(part, name, false)?;
         let found = natural_type(array.data_type()).ok_or_else(|| unsupported(part, name, array))?;
         common = Some(match common {
             None => found,
@@ -77,13 +85,19 @@ fn unsupported(part: &RawBatch, name: &str, array: &ArrayRef) -> Problem {
     ))
 }
 
-fn column<'a>(part: &'a RawBatch, name: &str) -> Result<&'a ArrayRef, Problem> {
+fn column<'a>(part: &'a RawBatch, name: &str, has_secrets: bool) -> Result<&'a ArrayRef, Problem> {
     part.batch.column_by_name(name).ok_or_else(|| {
+        let file = &part.file;
+        if has_secrets {
+            return mismatch(format!(
+                "column {name:?} is not in {file}; {NOT_SHOWN}; correct schema.fields or the data, or set csv.header: false \
+                 where the first line holds data"
+            ));
+        }
         let schema = part.batch.schema();
         let there: Vec<&str> = schema.fields().iter().take(NAMED_COLUMNS).map(|f| f.name().as_str()).collect();
         mismatch(format!(
-            "column {name:?} is not in {}, which has: {}; correct schema.fields or the data",
-            part.file,
+            "column {name:?} is not in {file}, which has: {}; correct schema.fields or the data",
             there.join(", ")
         ))
     })
@@ -101,12 +115,13 @@ pub fn apply(raw: Raw, declared: &Schema) -> Result<Table, Problem> {
         }
     }
     let schema = Schema { fields };
+    let has_secrets = has_secrets(declared);
     let arrow_schema = arrow_schema(&schema);
     let mut batches = Vec::with_capacity(raw.batches.len());
     for part in raw.batches {
         let mut columns = Vec::with_capacity(schema.fields.len());
         for field in &schema.fields {
-            columns.push(typed_column(&part, field)?);
+            columns.push(typed_column(&part, field, has_secrets)?);
         }
         let batch = RecordBatch::try_new(Arc::clone(&arrow_schema), columns)
             .map_err(|e| Problem::internal(format!("typed columns do not make a batch: {e}")))?;
@@ -115,8 +130,8 @@ pub fn apply(raw: Raw, declared: &Schema) -> Result<Table, Problem> {
     Ok(Table { schema, batches })
 }
 
-fn typed_column(part: &RawBatch, field: &Field) -> Result<ArrayRef, Problem> {
-    let source = column(part, &field.name)?;
+fn typed_column(part: &RawBatch, field: &Field, has_secrets: bool) -> Result<ArrayRef, Problem> {
+    let source = column(part, &field.name, has_secrets)?;
     let converted = convert(source, field.data_type).ok_or_else(|| {
         mismatch(format!(
             "column {:?} of {} has the type {}, which can't become {:?}; correct its type in schema.fields",
@@ -225,6 +240,21 @@ mod tests {
         let required = Schema { fields: vec![field("n", FieldType::Integer, false, FieldRole::Feature)] };
         let problem = apply(raw(&[("n", vec![Some("1"), None])]), &required).expect_err("a missing value");
         assert!(problem.message.contains("row 102") && problem.message.contains("nullable"), "{problem}");
+    }
+
+    #[test]
+    fn what_may_be_a_sensitive_value_is_not_told_as_the_name_of_a_column() {
+        let schema = Schema {
+            fields: vec![
+                field("m", FieldType::Integer, true, FieldRole::Feature),
+                field("who", FieldType::String, true, FieldRole::Sensitive),
+            ],
+        };
+        // The first line of a file without a header line.
+        let headless = raw(&[("7", vec![Some("1")]), ("ann", vec![Some("eve")])]);
+        let problem = apply(headless, &schema).expect_err("no column m");
+        assert!(problem.message.contains(r#""m" is not in a.csv"#), "{problem}");
+        assert!(problem.message.contains("csv.header") && !problem.message.contains("ann"), "{problem}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use arrow::{
     datatypes::{Field, Schema, SchemaRef},
 };
 use datafusion::{
-    common::DataFusionError,
+    common::{DataFusionError, SchemaError},
     datasource::MemTable,
     execution::{
         context::SQLOptions,
@@ -18,14 +18,14 @@ use datafusion::{
 };
 use futures::TryStreamExt;
 use millrace_contract::{
-    dataset::{FieldRole, FieldType, Schema as DatasetSchema},
+    dataset::{FieldType, Schema as DatasetSchema},
     worker::FailureReason,
 };
 
 use super::{
     convert::{convert, natural_type},
     read::{Raw, RawBatch},
-    schema::infer,
+    schema::{self, NOT_SHOWN, infer},
     table::arrow_type,
 };
 use crate::failure::{Problem, shorten};
@@ -52,13 +52,13 @@ pub async fn run(raw: Raw, sql: &str, declared: Option<&DatasetSchema>, limits: 
     if sql.len() > SQL_MAX_BYTES {
         return Err(invalid(format!("the query has {} bytes; at most {SQL_MAX_BYTES} are allowed", sql.len())));
     }
+    let has_secrets = declared.is_some_and(schema::has_secrets);
     let context = context(raw, declared, limits)?;
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let frame = context
         .sql_with_options(sql, read_only)
         .await
-        .map_err(|e| invalid(format!("it can't be planned: {}", shorten(&plain(&e), 500))))?;
-    let has_secrets = declared.is_some_and(|s| s.fields.iter().any(|f| f.role == FieldRole::Sensitive));
+        .map_err(|e| invalid(format!("it can't be planned: {}", unplanned(&e, has_secrets))))?;
     let collected = tokio::time::timeout(limits.deadline, collect(frame, limits.result_bytes, has_secrets)).await;
     let batches = collected
         .map_err(|_| invalid(format!("it has not ended within {} s; make it do less", limits.deadline.as_secs())))??;
@@ -72,6 +72,23 @@ fn invalid(problem: String) -> Problem {
 /// The message without the engine's notes on where in its own code it arose.
 fn plain(error: &DataFusionError) -> String {
     error.strip_backtrace()
+}
+
+/// Why a query can't be planned. The engine's own words name the columns there are.
+fn unplanned(error: &DataFusionError, has_secrets: bool) -> String {
+    let root = error.find_root();
+    if !has_secrets || matches!(root, DataFusionError::SQL(..)) {
+        return shorten(&plain(error), 500);
+    }
+    if let DataFusionError::SchemaError(cause, _) = root
+        && let SchemaError::FieldNotFound { field, .. } = cause.as_ref()
+    {
+        let wanted = shorten(&field.quoted_flat_name(), 128);
+        return format!(
+            "there is no column {wanted}; {NOT_SHOWN}; set csv.header: false where the first line holds data"
+        );
+    }
+    format!("a name, a type or a function in it does not fit; {NOT_SHOWN}")
 }
 
 fn context(raw: Raw, declared: Option<&DatasetSchema>, limits: Limits) -> Result<SessionContext, Problem> {
@@ -93,6 +110,10 @@ fn context(raw: Raw, declared: Option<&DatasetSchema>, limits: Limits) -> Result
 /// The source with one type a column. A column that the declared schema calls String stays text as it was read, so that
 /// codes like `007` survive; columns of types that can't be stored reach the query as they are.
 fn typed_source(raw: Raw, declared: Option<&DatasetSchema>) -> Result<(SchemaRef, Vec<RecordBatch>), Problem> {
+    let has_secrets = declared.is_some_and(schema::has_secrets);
+    let names = raw.columns();
+    let parts =
+        raw.batches.iter().map(|part| raw_columns(part, &names, has_secrets)).collect::<Result<Vec<_>, Problem>>()?;
     let storable =
         Raw { batches: raw.batches.iter().map(storable_columns).collect::<Result<_, _>>()?, untyped: raw.untyped };
     let mut types = infer(&storable)?.fields;
@@ -106,8 +127,8 @@ fn typed_source(raw: Raw, declared: Option<&DatasetSchema>) -> Result<(SchemaRef
     }
     let mut schema: Option<SchemaRef> = None;
     let mut batches = Vec::with_capacity(raw.batches.len());
-    for part in &raw.batches {
-        let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = raw_columns(part, &raw.columns())?
+    for (part, columns) in raw.batches.iter().zip(parts) {
+        let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = columns
             .into_iter()
             .map(|(name, array)| {
                 let target = types.iter().find(|f| f.name == name);
@@ -127,14 +148,27 @@ fn typed_source(raw: Raw, declared: Option<&DatasetSchema>) -> Result<(SchemaRef
 }
 
 /// The columns in the order of the first file.
-fn raw_columns<'a>(part: &'a RawBatch, names: &[String]) -> Result<Vec<(String, &'a ArrayRef)>, Problem> {
-    let find = |name: &String| {
+fn raw_columns<'a>(
+    part: &'a RawBatch,
+    names: &[String],
+    has_secrets: bool,
+) -> Result<Vec<(String, &'a ArrayRef)>, Problem> {
+    let find = |(position, name): (usize, &String)| {
         part.batch.column_by_name(name).map(|array| (name.clone(), array)).ok_or_else(|| {
-            let message = format!("column {name:?} is not in {}, but in the files before it; add it there", part.file);
+            let file = &part.file;
+            let message = if has_secrets {
+                format!(
+                    "column {} of the files before it is not in {file} by its name; {NOT_SHOWN}; add it there, or set \
+                     csv.header: false where the first line holds data",
+                    position + 1
+                )
+            } else {
+                format!("column {name:?} is not in {file}, but in the files before it; add it there")
+            };
             Problem::new(FailureReason::SchemaMismatch, message)
         })
     };
-    names.iter().map(find).collect()
+    names.iter().enumerate().map(find).collect()
 }
 
 fn storable_columns(part: &RawBatch) -> Result<RawBatch, Problem> {
@@ -184,7 +218,7 @@ mod tests {
     use super::*;
     use crate::prepare::{read::read_csv, schema::apply, table::columns};
     use bytes::Bytes;
-    use millrace_contract::dataset::{CsvOptions, Field as DatasetField};
+    use millrace_contract::dataset::{CsvOptions, Field as DatasetField, FieldRole};
 
     const LIMITS: Limits = Limits { memory_bytes: 64 << 20, result_bytes: 1 << 20, deadline: Duration::from_secs(60) };
 
@@ -247,6 +281,31 @@ mod tests {
         let sql = "select a.value from generate_series(1, 1000000) a cross join generate_series(1, 1000000) b";
         let problem = run(source(), sql, None, LIMITS).await.expect_err("10^12 rows");
         assert!(problem.message.contains("larger than") || problem.message.contains("memory"), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn what_may_be_a_sensitive_value_is_not_told_as_the_name_of_a_column() {
+        let who = DatasetField {
+            name: "who".to_owned(),
+            data_type: FieldType::String,
+            nullable: true,
+            role: FieldRole::Sensitive,
+        };
+        let declared = DatasetSchema { fields: vec![who] };
+        // Files without a header line.
+        let file = |name: &str, text: &'static str| {
+            read_csv(name, Bytes::from_static(text.as_bytes()), &CsvOptions::default(), None).expect("good CSV")
+        };
+        let first = file("a.csv", "7,ann\n8,eve\n");
+        let both = [first.clone(), file("b.csv", "9,bob\n10,dan\n")].concat();
+        for (batches, sql, said) in [
+            (first.clone(), "select who from source", "there is no column who"),
+            (first, "select nothing_like_it(1) from source", "does not fit"),
+            (both, "select who from source", "column 1 of the files before it"),
+        ] {
+            let problem = run(Raw { batches, untyped: true }, sql, Some(&declared), LIMITS).await.expect_err(sql);
+            assert!(problem.message.contains(said) && !problem.message.contains("ann"), "{problem}");
+        }
     }
 
     #[tokio::test]

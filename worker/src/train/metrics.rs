@@ -10,6 +10,7 @@ use millrace_contract::training::TrainingProgress;
 use serde_json::Value;
 
 use super::local;
+use crate::failure::shorten;
 
 /// Longest line, bytes; a longer one is skipped and counted.
 const LINE_MAX_BYTES: usize = 16 * 1024;
@@ -19,6 +20,8 @@ const LOOK_MAX_BYTES: u64 = 4 << 20;
 const METRICS: usize = 32;
 /// Longest name of a metric, bytes.
 const NAME_MAX_BYTES: usize = 64;
+/// What Python's `json` writes for numbers that JSON has no word for.
+const NO_NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
 /// Where reading has got to, and what was found.
 #[derive(Debug, Default)]
@@ -31,6 +34,8 @@ pub struct Tail {
     pub progress: TrainingProgress,
     /// Lines that were no JSON object or too long.
     pub bad_lines: u64,
+    /// The metric of the first value that was NaN or infinite, and how many such values there were.
+    not_numbers: Option<(String, u64)>,
 }
 
 impl Tail {
@@ -39,7 +44,8 @@ impl Tail {
         let Some(opened) = local::open(output, Path::new("metrics.jsonl"))? else { return Ok(()) };
         if opened.bytes < self.offset {
             // Written anew by a trainer that started over.
-            *self = Self { progress: std::mem::take(&mut self.progress), bad_lines: self.bad_lines, ..Self::default() };
+            let (progress, not_numbers) = (std::mem::take(&mut self.progress), self.not_numbers.take());
+            *self = Self { progress, not_numbers, bad_lines: self.bad_lines, ..Self::default() };
         }
         let mut file = std::fs::File::open(opened.path())?;
         file.seek(SeekFrom::Start(self.offset))?;
@@ -53,6 +59,19 @@ impl Tail {
     /// Takes the last line, too, although it does not end with a line end: nothing more will come.
     pub fn finish(&mut self) {
         self.feed(b"\n");
+    }
+
+    /// What in the file was of no use, for a person.
+    pub fn problem(&self) -> Option<String> {
+        let values = self.not_numbers.as_ref().map(|(name, count)| {
+            format!("values in metrics.jsonl that are NaN or infinite: {count}, the first of them of {name}")
+        });
+        let lines = (self.bad_lines > 0).then(|| {
+            let bad_lines = self.bad_lines;
+            format!("lines of metrics.jsonl that are no JSON object of at most {LINE_MAX_BYTES} bytes: {bad_lines}")
+        });
+        let said: Vec<String> = values.into_iter().chain(lines).collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 
     fn feed(&mut self, bytes: &[u8]) {
@@ -80,7 +99,7 @@ impl Tail {
         if line.trim_ascii().is_empty() {
             return;
         }
-        match serde_json::from_slice(line) {
+        match serde_json::from_slice(line).or_else(|_| serde_json::from_slice(&with_words_quoted(line))) {
             Ok(Value::Object(entries)) => entries.into_iter().for_each(|(name, value)| self.take_entry(name, &value)),
             Ok(_) | Err(_) => self.bad_lines += 1,
         }
@@ -98,9 +117,33 @@ impl Tail {
                     metrics.insert(name, number);
                 }
             }
+            (_, None) if value.as_str().is_some_and(|text| NO_NUMBERS.contains(&text)) => {
+                self.not_numbers.get_or_insert_with(|| (shorten(&name, NAME_MAX_BYTES), 0)).1 += 1;
+            }
             (_, None) => {}
         }
     }
+}
+
+/// The line with `NaN` and the like as texts, so that all else in it can be read.
+fn with_words_quoted(line: &[u8]) -> Vec<u8> {
+    let (mut quoted, mut rest, mut is_text) = (Vec::with_capacity(line.len()), line, false);
+    while let [first, others @ ..] = rest {
+        let word = NO_NUMBERS.into_iter().find(|word| !is_text && rest.starts_with(word.as_bytes()));
+        if let Some(word) = word {
+            quoted.extend_from_slice(format!("\"{word}\"").as_bytes());
+            rest = &rest[word.len()..];
+        } else if let (true, b'\\', [escaped, after @ ..]) = (is_text, *first, others) {
+            // It may be a quote.
+            quoted.extend_from_slice(&[*first, *escaped]);
+            rest = after;
+        } else {
+            is_text ^= *first == b'"';
+            quoted.push(*first);
+            rest = others;
+        }
+    }
+    quoted
 }
 
 #[cfg(test)]
@@ -123,6 +166,22 @@ mod tests {
         assert_eq!(tail.progress.metrics, [("loss".to_owned(), 0.25)].into());
         tail.finish();
         assert_eq!(tail.progress.step, Some(3));
+    }
+
+    #[test]
+    fn a_value_that_is_no_number_takes_no_other_with_it_and_is_told() {
+        let mut tail = Tail::default();
+        assert_eq!(tail.problem(), None);
+        tail.feed(b"{\"a \\\"NaN\": 1, \"loss\": NaN, \"step\": 3, \"auc\": 0.5, \"note\": \"no NaN\"}\n");
+        tail.feed(b"{\"loss\": -Infinity, \"auc\": Infinity}\n");
+        let metrics: std::collections::BTreeMap<String, f64> =
+            [("a \"NaN".to_owned(), 1.0), ("auc".to_owned(), 0.5)].into();
+        assert_eq!((tail.progress.step, &tail.progress.metrics, tail.bad_lines), (Some(3), &metrics, 0));
+        let values = "values in metrics.jsonl that are NaN or infinite: 3, the first of them of loss";
+        assert_eq!(tail.problem().as_deref(), Some(values));
+        tail.feed(b"{\"loss\": NaN\n");
+        let lines = "lines of metrics.jsonl that are no JSON object of at most 16384 bytes: 1";
+        assert_eq!(tail.problem(), Some(format!("{values}; {lines}")));
     }
 
     #[test]

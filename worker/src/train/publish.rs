@@ -182,8 +182,9 @@ impl<'a> Publisher<'a> {
         let start = Instant::now();
         self.look();
         self.tail.finish();
-        if self.tail.bad_lines > 0 {
-            tracing::warn!(lines = self.tail.bad_lines, "lines of metrics.jsonl were no JSON object");
+        let of_metrics = self.tail.problem();
+        if let Some(problem) = &of_metrics {
+            tracing::warn!(problem, "metrics.jsonl");
         }
         if interval(self.task).is_some()
             && !matches!(tokio::time::timeout(self.settings.grace / 4, self.save_last()).await, Ok(Ok(())))
@@ -191,11 +192,15 @@ impl<'a> Publisher<'a> {
             tracing::warn!("the last checkpoint was not saved");
         }
         let rest = self.settings.grace.saturating_sub(start.elapsed());
-        let published = match tokio::time::timeout(rest, self.publish_model()).await {
+        let mut published = match tokio::time::timeout(rest, self.publish_model()).await {
             Ok(Ok(published)) => published,
             Ok(Err(problem)) => self.nothing(problem.message),
             Err(_) => self.nothing(format!("the model could not be stored within {} s", rest.as_secs())),
         };
+        if published.artifact.is_some() {
+            let said: Vec<String> = published.problem.into_iter().chain(of_metrics).collect();
+            published.problem = (!said.is_empty()).then(|| said.join("; "));
+        }
         TrainedModel { progress: self.tail.progress.clone(), published }
     }
 

@@ -175,6 +175,10 @@ async fn outputs_that_can_not_be_published_are_told_in_a_sentence() {
     let signature = published(&world, &task, &layout, "pod").await.published;
     assert!(signature.artifact.is_some() && signature.signature.is_none());
     assert!(signature.problem.expect("a sentence").contains("unknown field `output`"));
+    world.write("pod/output/metrics.jsonl", "{\"step\": 1, \"loss\": NaN}\n");
+    let diverged = published(&world, &task, &layout, "pod").await.published;
+    let problem = diverged.problem.expect("a sentence");
+    assert!(problem.contains("unknown field `output`") && problem.ends_with("the first of them of loss"), "{problem}");
 }
 
 #[tokio::test]
