@@ -32,6 +32,7 @@ class Demo:
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="millrace-demo-"))
         self.store, self.models, self.live, self.client = None, {}, {}, None
         self.times, self.failures, self.weights, self.promoted = {}, [], Weights(), []
+        self.since = time.monotonic()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -53,14 +54,25 @@ class Demo:
         return wait(f"{kind} {name} is Ready", lambda: (found := look()) and condition(found, "Ready")[0] == "True" and found, deadline,
                     lambda: " ".join(condition(look(), "Ready")[1:]))
 
+    def from_now(self):
+        """What is decided next is timed from here."""
+        self.since = time.monotonic()
+
+    def decided(self, what):
+        """Takes down how long a decision took, since the one before or since what asked for it; what is decided next is timed from here."""
+        self.times[f"  decision: {what}"] = time.monotonic() - self.since
+        self.from_now()
+
     def version_of(self, job, deadline=300):
         done = self.ready("trainingjob", job, deadline)
+        self.from_now()
         return done["status"]["modelVersion"]
 
     def approved(self, name, deadline=180):
         look = lambda: self.ns.get("modelversion", name)
         wait(f"modelversion {name} is Approved", lambda: (look() or {}).get("status", {}).get("phase") == "Approved", deadline,
              lambda: " ".join(condition(look(), "Ready")[1:]))
+        self.decided(f"{name} approved, since it was registered")
         for gate in look()["status"].get("gates", []):
             say(f"    gate {gate['name']}: {gate['verdict']}: {gate['message']}")
 
@@ -73,7 +85,15 @@ class Demo:
                 raise Failed(f"{version} was rejected: {status['rejected'][0]['message']}")
             return (status.get("stable") or {}).get("modelVersion") == version and not status.get("canary")
         wait(f"{version} is stable", look, deadline, self.tell_service)
+        self.decided(f"{version} promoted, since its canary started")
         self.promoted.append(version)
+
+    def canary_starts(self, version):
+        def accepted():
+            canary = self.status().get("canary") or {}
+            return canary.get("modelVersion") == version and (canary.get("weight") or {}).get("accepted")
+        wait("the canary takes requests", accepted, 120, self.tell_service)
+        self.decided(f"canary of {version} started, since its approval")
 
     # -- traffic -------------------------------------------------------------------------------------------------------
 
@@ -182,7 +202,7 @@ class Demo:
         version = self.version_of("flights-boosting")
         self.know(version)
         self.approved(version)
-        wait("the canary takes requests", lambda: ((self.status().get("canary") or {}).get("weight") or {}).get("accepted"), 120, self.tell_service)
+        self.canary_starts(version)
         leader = self.kill_leader()
         say(f"  killing the operator's leader and a router pod: {leader}, {self.ns.delete_pod('millrace.dev/component=router')}")
         self.another_leads(leader)
@@ -203,14 +223,14 @@ class Demo:
         name, data = f"flights-{number}", make(self.models[self.best])
         uri = self.store.put(f"models/external/{what}.onnx", data)
         self.ns.apply(bad_models.MANIFEST, NUMBER=number, URI=uri, DIGEST=digest(data), WHAT=what)
+        self.from_now()
         self.approved(name)
-        began = time.monotonic()
         entry = wait(f"{name} ({what}) is rolled back", lambda: next(
             (entry for entry in self.status().get("rejected", []) if entry["modelVersion"] == name), None), 180, self.tell_service)
+        self.decided(f"{name} ({what}) rolled back, since its approval")
         say(f"  {entry['reason']}: {entry['message']}")
         if entry["reason"] not in reasons:
             raise Failed(f"{name} was rejected for {entry['reason']}, expected {' or '.join(reasons)}")
-        self.times[f"  decision on {what}"] = time.monotonic() - began
         status = self.status()
         if status["stable"]["modelVersion"] != self.best or condition({"status": status}, "Ready")[0] != "True":
             raise Failed(f"after the rollback stable is {status['stable']['modelVersion']}, Ready {condition({'status': status}, 'Ready')}")
@@ -225,13 +245,16 @@ class Demo:
 
     def drift(self):
         self.control(summer=0.97, far=0.03)
+        self.from_now()
         say("  the traffic is now that of July")
         self.ns_drifted = wait("drift is raised", lambda: condition(self.service(), "Drifted")[0] == "True" and self.status(), 180,
                                lambda: json.dumps({k: v for k, v in (self.status().get("drift") or {}).items() if k in ("verdict", "rows", "consecutive")}))
+        self.decided("drift raised, since the traffic changed")
         for feature in self.ns_drifted["drift"].get("features", [])[:3]:
             say(f"    {feature['name']}: {feature['message']}")
         retraining = wait("the retraining is skipped", lambda: (found := self.status().get("retraining") or {}).get("reason") == "NothingChanged" and found, 60,
                           lambda: (self.status().get("retraining") or {}).get("message"))
+        self.decided("retraining skipped, since drift was raised")
         say(f"  {retraining['reason']}: {retraining['message']}")
 
     def retrain(self):
@@ -241,14 +264,17 @@ class Demo:
         before = self.first_dataset["contentDigest"]
         current = wait("the Dataset has a new version", lambda: (found := ((self.dataset() or {}).get("status") or {}).get("current")) and
                        found["contentDigest"] != before and found, 120)
+        self.from_now()
         job = wait("a retraining runs on it", lambda: next((job for job in self.ns.list("trainingjobs")
                    if ((job.get("status") or {}).get("resolved") or {}).get("contentDigest") == current["contentDigest"]), None), 90,
                    lambda: (self.status().get("retraining") or {}).get("message"))
+        self.decided("retraining started, since the Dataset has a new version")
         say(f"  {job['metadata']['name']}: {job['metadata']['annotations'].get('millrace.dev/created-because')}")
         version = self.version_of(job["metadata"]["name"])
         self.know(version)
         self.approved(version)
         say(f"  killing a server pod of the stable revision: {self.ns.delete_pod('millrace.dev/component=server', force=False)}")
+        self.canary_starts(version)
         self.stable_is(version)
         gates = self.ns.get("modelversion", version)["status"]["gates"]
         champion = next(gate for gate in gates if gate["name"].endswith("vs champion"))

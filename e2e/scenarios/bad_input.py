@@ -1,17 +1,18 @@
 """Bad input, each ending in a clear condition that names what is wrong and what helps; then the remedy, and it heals. Nothing downstream starts,
-nothing earlier is lost."""
+nothing earlier is lost. A namespace without a store is among it; and what heals from a bad Parquet file becomes the very version that the same
+rows make as CSV."""
 
 import os
 import pathlib
 import subprocess
 import time
 
-from small_objects import (COLUMN, TRAINER, dataset, disconnected_model, good_model, good_trainer, job, nan_model, priority_class, rows, secret,
-                           service, two_inputs_model, version)
+from small_objects import (COLUMN, TRAINER, as_parquet, dataset, disconnected_model, good_model, good_trainer, job, nan_model, priority_class, rows,
+                           secret, service, two_inputs_model, version)
 from kube import Failed, Namespace, condition, kubectl, say, wait
 from store import Store, digest
 
-NS, OTHER = Namespace("bad-input"), Namespace("tenant-b")
+NS, OTHER, STORELESS = Namespace("bad-input"), Namespace("tenant-b"), Namespace("storeless")
 CLUSTER = pathlib.Path(__file__).resolve().parents[1] / "cluster"
 IS_LOCAL = os.environ.get("CLUSTER", "local") != "current"
 # Datasets whose file is bad, each in a folder of its name.
@@ -21,21 +22,21 @@ LATE_IMAGE = "localhost/millrace/late:1"
 LATE_CLASS = "millrace-late"
 
 
-def ready(kind, name):
-    return condition(NS.get(kind, name), "Ready")
+def ready(kind, name, namespace=NS):
+    return condition(namespace.get(kind, name), "Ready")
 
 
-def ends_in(kind, name, expected, words, deadline=120):
+def ends_in(kind, name, expected, words, deadline=120, namespace=NS):
     """Waits until Ready is False with this reason and all the words in its message."""
     def look():
-        status, reason, message = ready(kind, name)
+        status, reason, message = ready(kind, name, namespace)
         return status == "False" and reason == expected and all(word in message for word in words) and message
-    message = wait(f"{kind} {name}", look, deadline, lambda: " ".join(ready(kind, name)))
+    message = wait(f"{kind} {name}", look, deadline, lambda: " ".join(ready(kind, name, namespace)))
     say(f"    {expected}: {message}")
 
 
-def heals(kind, name, deadline=120):
-    wait(f"{kind} {name} heals", lambda: ready(kind, name)[0] == "True", deadline, lambda: " ".join(ready(kind, name)))
+def heals(kind, name, deadline=120, namespace=NS):
+    wait(f"{kind} {name} heals", lambda: ready(kind, name, namespace)[0] == "True", deadline, lambda: " ".join(ready(kind, name, namespace)))
 
 
 def refresh(name):
@@ -71,6 +72,10 @@ def bad_datasets(store):
     store.put("blocked/a.csv", rows())
     store.put("overwritten/a.csv", MALFORMED)
     refresh("overwritten")
+    store.put("parquet/a.parquet", b"PAR1" + rows())
+    NS.apply(dataset("parquet", "parquet/", file_format="Parquet"))
+    kubectl("create", "namespace", STORELESS.name, check=False)
+    STORELESS.apply(dataset("storeless", "good/"))
     NS.apply(dataset("missing", "nothing/"))
     NS.apply(dataset("forbidden", "data/", bucket="millrace-tenant-a"))
     NS.apply(dataset("secretless", "good/", secret="lake"))
@@ -116,7 +121,9 @@ def of_datasets(before):
     ends_in("dataset", "missing", "SourceNotFound", ["millrace-bad-input/nothing", "put the data there"])
     ends_in("dataset", "forbidden", "AccessDenied", ["millrace-tenant-a", "check the credentials"])
     ends_in("dataset", "secretless", "SecretNotFound", ["lake", "create it in this namespace"])
+    ends_in("dataset", "storeless", "SecretNotFound", ['"millrace-store" not found', "create it in this namespace"], namespace=STORELESS)
     ends_in("dataset", "malformed", "MalformedSource", ["a.csv", "line 3"])
+    ends_in("dataset", "parquet", "MalformedSource", ["a.parquet can't be read as Parquet"])
     ends_in("dataset", "empty", "EmptySource", ["a.csv", "write it again"])
     ends_in("dataset", "mismatch", "SchemaMismatch", [COLUMN, "which has: id, z, late", "correct schema.fields or the data"])
     ends_in("dataset", "blocked", "ExpectationsFailed", ["column_values_to_be_between", COLUMN, "of 400 (as ", "Correct the data"])
@@ -166,8 +173,14 @@ def mend_datasets(store):
     for name in (*REPLACED, "overwritten"):
         store.put(f"{name}/a.csv", rows())
         refresh(name)
+    # The bad file last: a run in between must not find half of the rows and be content.
+    for name, data in zip("ba", as_parquet(rows())):
+        store.put(f"parquet/{name}.parquet", data)
+    refresh("parquet")
     store.put("nothing/a.csv", rows())
-    NS.apply(secret("lake", NS.get("secret", "millrace-store")["data"]))
+    own = NS.get("secret", "millrace-store")["data"]
+    NS.apply(secret("lake", own))
+    STORELESS.apply(secret("millrace-store", own, is_store=True))
     NS.apply(dataset("forbidden", "good/"))
     NS.apply(dataset("blocked", "blocked/"))
     if IS_LOCAL:
@@ -202,8 +215,9 @@ def mend_models(store):
 def all_heal(before):
     say("each heals")
     late = ("bucketless",) if IS_LOCAL else ()
-    for name in ("missing", "forbidden", "secretless", "blocked", "overwritten", *REPLACED, *late):
+    for name in ("missing", "forbidden", "secretless", "blocked", "overwritten", "parquet", *REPLACED, *late):
         heals("dataset", name)
+    heals("dataset", "storeless", namespace=STORELESS)
     for name in ("no-dataset", "no-image", "no-class", *(("late-image",) if IS_LOCAL else ())):
         heals("trainingjob", name, 180)
     heals("modelversion", "bad-3")
@@ -211,11 +225,22 @@ def all_heal(before):
         heals("inferenceservice", name, 180)
     if ready("dataset", "good")[0] != "True" or current("overwritten") != before:
         raise Failed(f"something earlier was lost: {ready('dataset', 'good')}, {before} -> {current('overwritten')}")
+    same_as_csv()
+
+
+def same_as_csv():
+    """Two files in another order and another format hold what the CSV of `good` does: the same version, down to the stored bytes."""
+    what = ("contentDigest", "manifestDigest", "rows", "splitRows")
+    csv, parquet = ({key: current(name)[key] for key in what} for name in ("good", "parquet"))
+    if csv != parquet:
+        raise Failed(f"the same rows are another version as Parquet: {parquet}, as CSV {csv}")
+    say(f"  as Parquet and as CSV they are the same version: {csv['rows']} rows, {csv['contentDigest'][:19]}…")
 
 
 def tidy():
     kubectl("delete", "priorityclass", LATE_CLASS, "--ignore-not-found")
     kubectl("delete", "inferenceservice", "follows", "pinned", "--wait=false", "--ignore-not-found", namespace=NS.name)
+    kubectl("delete", "namespace", STORELESS.name, "--wait=false", "--ignore-not-found")
     if IS_LOCAL:
         # Whatever failed: the bucket is another scenario's, and an image that is there would not be missing the next time.
         bucket("create", "millrace-tenant-b")

@@ -1,9 +1,12 @@
 """Objects and models of scenarios that need no flights: good ones, and those with one thing wrong."""
 
 import base64
+import io
 import json
 import os
 
+import pyarrow.csv
+import pyarrow.parquet
 from onnx import TensorProto, helper
 
 TRAINER = os.environ.get("TRAINER_IMAGE", "")
@@ -17,7 +20,19 @@ def rows(column=COLUMN, greatest=400 / 7):
     return (f"id,{column},late\n" + "".join(f"r{i},{i * step:.3f},{i % 2}\n" for i in range(400))).encode()
 
 
-def dataset(name, key, secret="", extra="", bucket=BUCKET):
+def as_parquet(csv):
+    """A CSV file as two Parquet files of the same rows, the last row first."""
+    table = pyarrow.csv.read_csv(io.BytesIO(csv))
+    backwards = table.take(list(range(table.num_rows))[::-1])
+    files = []
+    for part in (backwards.slice(0, table.num_rows // 3), backwards.slice(table.num_rows // 3)):
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(part, file)
+        files.append(file.getvalue())
+    return files
+
+
+def dataset(name, key, secret="", extra="", bucket=BUCKET, file_format="CSV"):
     credentials = f"credentials: {{secretName: {secret}}}" if secret else ""
     return f"""
 apiVersion: millrace.dev/v1alpha1
@@ -27,7 +42,7 @@ spec:
   source:
     files:
       uri: s3://{bucket}/{key}
-      format: CSV
+      format: {file_format}
       {credentials}
   schema:
     fields:
@@ -86,9 +101,9 @@ value: 0
 """
 
 
-def secret(name, data):
-    """A Secret of the keys of another one; the URL is that of its namespace's own store."""
-    pairs = ", ".join(f"{key}: {value}" for key, value in data.items() if key != "url")
+def secret(name, data, is_store=False):
+    """A Secret of the keys of another one; a store's has its URL, too, any other is used with the URL of its namespace's own store."""
+    pairs = ", ".join(f"{key}: {value}" for key, value in data.items() if is_store or key != "url")
     return f"""
 apiVersion: v1
 kind: Secret

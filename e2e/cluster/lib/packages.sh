@@ -73,3 +73,20 @@ install_or_say_how() {
 install_quietly() {
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
 }
+
+# unpack_packages FOLDER PACKAGE...: their files beneath a folder. Nothing is installed, so that no service of theirs is started; the libraries
+# that they need must be there.
+unpack_packages() {
+    local folder=$1 archive
+    shift
+    mkdir -p "$folder/archives" "$MILLRACE_CACHE"
+    if ! (cd "$folder/archives" && { download "$@" || { apt-get update -q && download "$@"; }; }) >"$MILLRACE_CACHE/packages.log" 2>&1; then
+        tail -5 "$MILLRACE_CACHE/packages.log" >&2
+        die "apt-get download failed; its log is $MILLRACE_CACHE/packages.log"
+    fi
+    for archive in "$folder"/archives/*.deb; do dpkg-deb --extract "$archive" "$folder"; done
+}
+
+download() {
+    apt-get download -q -o APT::Sandbox::User=root "$@"
+}
