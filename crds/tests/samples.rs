@@ -4,9 +4,9 @@
 // Tests stop at the first surprise.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
-use kube::core::cel::Validator;
+use kube::core::cel::{ErrorKind, ValidationError, Validator};
 use serde_json::Value;
 
 /// Samples of a folder: name, first line, content.
@@ -25,16 +25,52 @@ fn samples(folder: &str) -> Vec<(String, String, Value)> {
         .collect()
 }
 
-/// What the CEL rules say of an object, one message a line; defaults of the schema are in place as on the server.
+/// Schemas by kind.
+fn schemas() -> Vec<(String, Value)> {
+    let crds = millrace_crds::manifests::all().into_iter();
+    crds.map(|crd| {
+        let schema = crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref();
+        (crd.spec.names.kind.clone(), serde_json::to_value(schema).unwrap())
+    })
+    .collect()
+}
+
+/// The CEL rules that an object breaks; defaults of the schema are in place as on the server.
+fn broken(object: &Value) -> Vec<ValidationError> {
+    let (_, schema) = schemas().into_iter().find(|(kind, _)| object["kind"] == **kind).unwrap();
+    let outcome = Validator::new().validate_with_defaults(&schema, object, None);
+    outcome.err().map(|errors| errors.into_vec()).unwrap_or_default()
+}
+
+/// What they say of it, one message a line.
 fn cel_problems(object: &Value) -> String {
-    let kind = object["kind"].as_str().unwrap();
-    let crd = millrace_crds::manifests::all().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap();
-    let schema =
-        serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref()).unwrap();
-    match Validator::new().validate_with_defaults(&schema, object, None) {
-        Ok(()) => String::new(),
-        Err(errors) => errors.to_string(),
+    broken(object).iter().map(|error| format!("{error}\n")).collect()
+}
+
+/// The rules that a new object can break, by place and text: not those about changes, nor those of status, which no user writes.
+fn rules(path: &str, schema: &Value, found: &mut BTreeSet<(String, String)>) {
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        let text = rule["rule"].as_str().unwrap();
+        if !text.contains("oldSelf") {
+            found.insert((path.to_owned(), text.to_owned()));
+        }
     }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten().filter(|(name, _)| *name != "status")
+    {
+        let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        rules(&below, property, found);
+    }
+    for (key, suffix) in [("items", "[]"), ("additionalProperties", "{}")] {
+        if schema[key].is_object() {
+            rules(&format!("{path}{suffix}"), &schema[key], found);
+        }
+    }
+}
+
+/// `spec.routes[0].match[1]` is at the place `spec.routes[].match[]`.
+fn place(path: &str) -> String {
+    let parts = path.split('[').map(|part| part.trim_start_matches(|letter: char| letter.is_ascii_digit()));
+    parts.collect::<Vec<_>>().join("[")
 }
 
 #[test]
@@ -59,6 +95,26 @@ fn rejected_samples_break_the_rule_their_first_line_names() {
         }
     }
     assert!(broken_by_cel >= 15, "only {broken_by_cel} samples are about CEL rules");
+}
+
+/// A rule of two places is one of each.
+#[test]
+fn every_rule_has_a_rejected_sample_that_names_it() {
+    let samples = samples("rejected");
+    for (kind, schema) in schemas() {
+        let mut unproven = BTreeSet::new();
+        rules("", &schema, &mut unproven);
+        assert!(!unproven.is_empty(), "{kind} has no rules");
+        for (_, first_line, object) in samples.iter().filter(|(_, _, object)| object["kind"] == *kind) {
+            let expected = first_line.trim_start_matches("# rejected: ");
+            for error in broken(object) {
+                if error.kind == ErrorKind::ValidationFailure && error.message.contains(expected) {
+                    unproven.remove(&(place(&error.field_path), error.rule));
+                }
+            }
+        }
+        assert!(unproven.is_empty(), "{kind}: samples/rejected lacks one for each of these rules: {unproven:#?}");
+    }
 }
 
 #[test]

@@ -134,7 +134,9 @@ fn terminated(state: &ContainerState) -> Option<Trouble> {
     let terminated = state.terminated.as_ref()?;
     let own = terminated.message.as_deref().and_then(own_words);
     let (reason, message) = own.unwrap_or_else(|| {
-        let reason = terminated.reason.clone().unwrap_or_else(|| "Error".to_owned());
+        // `Error` is Kubernetes' word for every exit code but 0.
+        let said = terminated.reason.as_deref().filter(|reason| *reason != "Error");
+        let reason = said.unwrap_or(ProblemReason::ContainerFailed.as_str()).to_owned();
         let message = match reason.as_str() {
             "OOMKilled" => "the server ran out of memory: raise spec.server.resources.limits.memory".to_owned(),
             _ => format!("the server stopped with exit code {}", terminated.exit_code),
@@ -317,7 +319,10 @@ mod tests {
                 stopped("", "OOMKilled"),
                 Some(("OOMKilled", "the server ran out of memory: raise spec.server.resources.limits.memory", false)),
             ),
-            (stopped("thread panicked: oh", "Error"), Some(("Error", "the server stopped with exit code 3", false))),
+            (
+                stopped("thread panicked: oh", "Error"),
+                Some(("ContainerFailed", "the server stopped with exit code 3", false)),
+            ),
         ];
         for (container, expected) in cases {
             let trouble = pod(false, container.clone()).trouble;
