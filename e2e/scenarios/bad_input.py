@@ -263,12 +263,13 @@ def main():
         bad_jobs()
         bad_versions(store)
         bad_services()
+        # Each is mended once it was told: what stays bad for longer is tried again ever later, by the operator, Job controller and kubelet alike.
         of_datasets(before)
+        mend_datasets(store)
         of_jobs()
+        mend_jobs()
         of_versions()
         of_services()
-        mend_datasets(store)
-        mend_jobs()
         mend_models(store)
         all_heal(before)
     finally:

@@ -91,17 +91,28 @@ data: {{b: {base64.b64encode(KEY.encode()).decode()}}}
 """)
 
 
+def certify():
+    """A certificate for the routers of b, which run already: their pods have it once the kubelet brings it. Returns whom to trust."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = f"{folder}/tls.crt", f"{folder}/tls.key"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=routers of b",
+                        "-addext", f"subjectAltName=DNS:{HOST}", "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        kubectl("delete", "secret", CERTIFICATE, "--ignore-not-found", namespace=B.name)
+        kubectl("create", "secret", "tls", CERTIFICATE, f"--cert={certificate}", f"--key={key}", namespace=B.name)
+        return ssl.create_default_context(cafile=certificate)
+
+
 def auth_ready():
     return condition(B.get("inferenceservice", "guarded"), "AuthReady")
 
 
-def calls():
+def calls(trust):
     """From a pod of a: a model without auth answers, one with auth wants a key of its own."""
     try:
         wait("routers know the keys", lambda: auth_ready()[0] == "True", 180, lambda: " ".join(auth_ready()))
         guarded, flights = (service_address(*of) for of in ((B, "guarded"), (FLIGHTS, "flights")))
         right = wait("b calls its model with its key", lambda: (answer := called(guarded))[0] == 200 and answer, 180, lambda: f"answers {called(guarded)[0]}")
-        over_tls(guarded, right)
+        over_tls(guarded, right, trust)
         asked = {"b's model without a key": (guarded, "guarded", body([0.5]), None), "b's model with another key": (guarded, "guarded", body([0.5]), "guessed"),
                  "a model without auth": (flights, "flights", FLIGHT, None)}
         kubectl("delete", "pod", "try", "--ignore-not-found", namespace=A.name)
@@ -138,15 +149,7 @@ def called(address, trust=None):
         connection.close()
 
 
-def over_tls(address, right):
-    """The routers run already when their certificate is made."""
-    with tempfile.TemporaryDirectory() as folder:
-        certificate, key = f"{folder}/tls.crt", f"{folder}/tls.key"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=routers of b",
-                        "-addext", f"subjectAltName=DNS:{HOST}", "-keyout", key, "-out", certificate], check=True, capture_output=True)
-        kubectl("delete", "secret", CERTIFICATE, "--ignore-not-found", namespace=B.name)
-        kubectl("create", "secret", "tls", CERTIFICATE, f"--cert={certificate}", f"--key={key}", namespace=B.name)
-        trust = ssl.create_default_context(cafile=certificate)
+def over_tls(address, right, trust):
     look = lambda: called(address, trust)
     wait(f"https://{HOST} answers as without TLS", lambda: look() == right, 120, lambda: f"answers {look()[0]}")
 
@@ -242,18 +245,21 @@ def reached_by(namespace):
 
 
 # A new pod is open for a moment until the policies know it, and those that let it in do not either: three tries, the last one counts.
+# What is closed is only known when its time is over, so all are tried at once.
 TRY = """
-import json, socket, sys, time
-def is_reached(address, port):
+import concurrent.futures, json, socket, sys, time
+def is_reached(target):
     try:
-        socket.create_connection((address, port), timeout=2).close()
+        socket.create_connection(target, timeout=2).close()
         return True
     except OSError:
         return False
+targets = {name: tuple(target) for name, target in json.loads(sys.argv[1]).items()}
+pool = concurrent.futures.ThreadPoolExecutor(len(targets))
 for attempt in range(3):
     time.sleep(1)
-    reached = sorted(name for name, target in json.loads(sys.argv[1]).items() if is_reached(*target))
-print(json.dumps(reached))
+    answers = list(pool.map(is_reached, targets.values()))
+print(json.dumps(sorted(name for name, reached in zip(targets, answers) if reached)))
 """
 
 
@@ -262,9 +268,11 @@ def main():
     dataset_of_the_other()
     model_of_the_other(Store(B))
     guard()
+    trust = certify()
+    # Meanwhile the kubelet brings keys and certificate to the routers.
     accounts()
     network()
-    calls()
+    calls(trust)
 
 
 if __name__ == "__main__":

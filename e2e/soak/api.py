@@ -1,15 +1,11 @@
-"""The API server over `kubectl proxy`, as JSON: a kubectl for each look would take a good part of a machine that is under load. Knows
-nothing of the soak's story."""
+"""The API server over `kubectl proxy`, as JSON, for reads and writes that may have to be tried again. Knows nothing of the soak's story."""
 
 import http.client
 import json
-import subprocess
-import threading
 import time
 
-from kube import Failed
+from kube import Failed, Proxy
 
-DEADLINE_SECONDS = 10
 MERGE, STRATEGIC, SERVER_SIDE = "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"
 PATHS = {
     "pods": "/api/v1/namespaces/{namespace}/pods", "services": "/api/v1/namespaces/{namespace}/services",
@@ -30,30 +26,16 @@ class Answered(Failed):
         self.status = status
 
 
-class Api:
+class Api(Proxy):
     """One proxy process."""
 
-    def __init__(self):
-        self.process = subprocess.Popen(["kubectl", "proxy", "--port=0"], stdout=subprocess.PIPE, text=True)
-        self.port = int(self.process.stdout.readline().rsplit(":", 1)[1])
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(timeout=10)
-
     def call(self, method, path, body=None, kind="application/json"):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), {"content-type": kind})
-            response = connection.getresponse()
-            text = response.read()
+            status, text = self.answer(method, path, None if body is None else json.dumps(body), {"content-type": kind})
         except (OSError, http.client.HTTPException) as error:
             raise Answered(0, str(error)) from error
-        finally:
-            connection.close()
-        if response.status // 100 != 2:
-            raise Answered(response.status, text[:500].decode(errors="replace"))
+        if status // 100 != 2:
+            raise Answered(status, text[:500].decode(errors="replace"))
         return json.loads(text)
 
     def path(self, kind, namespace, name="", selector=""):

@@ -99,7 +99,8 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 maxPods: 200
 serializeImagePulls: false
-syncFrequency: 20s
+# How soon pods see a Secret that has changed.
+syncFrequency: 10s
 nodeStatusUpdateFrequency: 5s
 shutdownGracePeriod: 0s
 EOF

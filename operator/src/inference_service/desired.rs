@@ -48,9 +48,9 @@ use crate::{
 const DRAIN_SECONDS: u32 = 20;
 /// Seconds before a pod that does not end is killed, beside its drain: going on until routers noticed, and what waits to be written.
 const GRACE_SECONDS: u32 = 25;
-/// Longest a server may take to answer at all after its start, in probes of 2 s: an hour. A model that does not load in time is
+/// Longest a server may take to answer at all after its start, in probes of 1 s: an hour. A model that does not load in time is
 /// judged by `progressDeadlineSeconds`, not by the kubelet.
-const STARTUP_PROBES: i32 = 1_800;
+const STARTUP_PROBES: i32 = 3_600;
 
 /// The greatest `spec.requests.maxBodyBytes`: the router keeps to the spec's, which may change without a new revision.
 const MAX_BODY_BYTES: u32 = 268_435_456;
@@ -172,7 +172,7 @@ fn pod(
         ports: Some(vec![port("http", SERVER_PORT), port("admin", ADMIN_PORT)]),
         resources: server.resources.as_ref().map(resource_requirements),
         startup_probe: Some(Probe {
-            period_seconds: Some(2),
+            period_seconds: Some(1),
             failure_threshold: Some(STARTUP_PROBES),
             ..probe("/healthz")
         }),

@@ -46,7 +46,7 @@ const REFUSED: &str = "Refused";
 const SOON: Duration = Duration::from_secs(2);
 /// How long it counts as just written.
 const JUST_WRITTEN_SECONDS: i64 = 60;
-/// Pause between two looks at a route that is not accepted: nothing tells when that changes.
+/// Longest pause between two looks at a route that is not accepted: nothing tells when that changes.
 const LATER: Duration = Duration::from_secs(60);
 
 /// Whether anything of a Gateway is to be read.
@@ -274,12 +274,14 @@ pub fn refused(
     Conditions::new(&mut status.conditions, generation, now).set(GATEWAY_READY, Is::False, REFUSED, why);
 }
 
-/// When to look again, where the route is not accepted.
+/// When to look again, where the route is not accepted: soon after a write, and where something is wrong after half as long as it has been
+/// so. Whoever is at it just now sees what they mended, and what nobody mends costs a look a minute.
 pub fn look_again(conditions: &[Condition], now: Timestamp) -> Option<Duration> {
     let condition = find(conditions, GATEWAY_READY).filter(|found| found.status != Is::True.as_str())?;
     let age = now.as_second() - condition.last_transition_time.0.as_second();
     let is_young = condition.status == Is::Unknown.as_str() && age < JUST_WRITTEN_SECONDS;
-    Some(if is_young { SOON } else { LATER })
+    let half = Duration::from_secs(u64::try_from(age / 2).unwrap_or_default());
+    Some(if is_young { SOON } else { half.clamp(SOON, LATER) })
 }
 
 #[cfg(test)]

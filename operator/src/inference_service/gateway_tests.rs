@@ -180,8 +180,12 @@ fn what_is_not_accepted_is_looked_at_again_soon_and_later_slowly() {
     };
     let cases = [
         (list(Is::Unknown, "Waiting"), 59, Some(SOON)),
-        (list(Is::Unknown, "Waiting"), 60, Some(LATER)),
-        (list(Is::False, "GatewayNotFound"), 1, Some(LATER)),
+        (list(Is::Unknown, "Waiting"), 60, Some(Duration::from_secs(30))),
+        (list(Is::False, "GatewayNotFound"), 1, Some(SOON)),
+        (list(Is::False, "GatewayNotFound"), 61, Some(Duration::from_secs(30))),
+        (list(Is::False, "GatewayNotFound"), 3_600, Some(LATER)),
+        // Another clock has set it.
+        (list(Is::False, "GatewayNotFound"), -5, Some(SOON)),
         (list(Is::True, "Accepted"), 1, None),
         (Vec::new(), 1, None),
     ];

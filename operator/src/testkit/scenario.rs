@@ -100,13 +100,6 @@ pub struct Calm {
     pub end: Vec<String>,
 }
 
-impl Calm {
-    /// Crashes there are: before and after each write.
-    pub fn crash_points(&self) -> usize {
-        2 * self.writes.iter().sum::<usize>()
-    }
-}
-
 /// Disturbances that were not tried yet, by step.
 struct Pending {
     by_step: Mutex<Vec<VecDeque<Disturbance>>>,

@@ -24,6 +24,8 @@ use crate::metrics::{CountRequests, Metrics};
 /// How long the pair may take to come up on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(120);
 const TOKEN: &str = "testkit";
+/// The API server's certificate, which is its own authority.
+const CERTIFICATE: &str = "apiserver.crt";
 
 /// A running pair.
 #[expect(dead_code, reason = "the children and their folder are held for as long as the server is used")]
@@ -62,9 +64,11 @@ impl Server {
     }
 
     async fn config(&self) -> Found<Config> {
+        // Without an authority, each client would read those of the system: some hundred files.
+        let authority = self.folder.path().join(CERTIFICATE).display().to_string();
         let kubeconfig: Kubeconfig = serde_json::from_value(json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],
+            "clusters": [{"name": "test", "cluster": {"server": self.url, "certificate-authority": authority}}],
             "users": [{"name": "test", "user": {"token": TOKEN}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }))
@@ -116,9 +120,18 @@ fn apiserver_args(folder: &Path, etcd_url: &str, port: u16) -> Found<Vec<String>
     let private_key = file("service-account.key", key.serialize_pem())?;
     let public_key = file("service-account.pub", key.public_key_pem())?;
     let tokens = file("tokens.csv", format!("{TOKEN},admin,admin,system:masters\n"))?;
+    // On an elliptic curve: the RSA key that the API server would make for itself takes a millisecond for every new connection.
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]);
+    let own = made.map_err(|e| format!("certificate: {e}"))?;
+    let certificate = file(CERTIFICATE, own.cert.pem())?;
+    let certificate_key = file("apiserver.key", own.signing_key.serialize_pem())?;
     Ok(vec![
         format!("--etcd-servers={etcd_url}"),
-        format!("--cert-dir={}/certs", folder.display()),
+        // A cached list waits until its cache has heard of the newest write, to whatever, and etcd is asked for that ten times a second:
+        // some 50 ms a list. Without the cache a list is read from etcd, as an object always is.
+        "--watch-cache=false".to_owned(),
+        format!("--tls-cert-file={certificate}"),
+        format!("--tls-private-key-file={certificate_key}"),
         format!("--secure-port={port}"),
         "--bind-address=127.0.0.1".to_owned(),
         "--endpoint-reconciler-type=none".to_owned(),
