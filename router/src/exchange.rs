@@ -149,7 +149,7 @@ async fn exchange(
         request.headers_mut().insert(UNMEASURED, HeaderValue::from_static("1"));
     }
     for _ in 0..CONNECTIONS_THAT_HAD_ENDED {
-        let mut stream = endpoint.pool().stream(endpoint, bounds.connect_within).await?;
+        let mut stream = endpoint.pool().stream(endpoint, bounds.settings).await?;
         match stream.sender.try_send_request(request).await {
             Ok(answer) => return Ok((answer, stream.place)),
             Err(mut error) => match error.take_message() {

@@ -180,6 +180,7 @@ fn settings(flags: &Flags) -> Settings {
         max_requests: flags.max_requests,
         keys_dir: flags.keys_dir.clone(),
         state_dir: flags.state_dir.clone(),
+        ..Settings::default()
     }
 }
 
