@@ -33,9 +33,16 @@ pub async fn unary(call: &Call, body: &Bytes, in_flight: InFlight, bounds: Bound
         Read::All(trailers) => trailers,
         Read::TooLong => {
             let Gathered { parts: begun, reserved, .. } = gathered;
-            let request = None;
-            let stream =
-                Multiplexed { begun, reserved, body, place, request, is_open_ended: false, client_has_deadline };
+            let stream = Multiplexed {
+                begun,
+                reserved,
+                body,
+                place,
+                request: None,
+                is_open_ended: false,
+                client_has_deadline,
+                has_status: in_head.is_some(),
+            };
             return Ok(streaming(head, stream, in_flight, in_head));
         }
     };
@@ -64,6 +71,7 @@ pub async fn streamed(
         request: Some(recall),
         is_open_ended: true,
         client_has_deadline,
+        has_status: status.is_some(),
     };
     Ok(streaming(head, stream, in_flight, status))
 }
