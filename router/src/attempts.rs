@@ -81,8 +81,7 @@ pub async fn at_target(
 ) -> Attempted {
     let deadline = Instant::from_std(started) + service.timeout;
     let Manner { is_measured, has_shield } = manner;
-    let connect_within = router.settings.connect_timeout;
-    let bounds = Bounds { is_measured, deadline, connect_within, budget: &router.body_budget };
+    let bounds = Bounds { is_measured, deadline, settings: &router.settings, budget: &router.body_budget };
     let mut now = started;
     let rule = &service.policy.retries;
     let most = usize::try_from(rule.max_attempts).unwrap_or(usize::MAX);

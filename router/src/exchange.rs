@@ -33,9 +33,16 @@ pub async fn unary(call: &Call, body: &Bytes, in_flight: InFlight, bounds: Bound
         Read::All(trailers) => trailers,
         Read::TooLong => {
             let Gathered { parts: begun, reserved, .. } = gathered;
-            let request = None;
-            let stream =
-                Multiplexed { begun, reserved, body, place, request, is_open_ended: false, client_has_deadline };
+            let stream = Multiplexed {
+                begun,
+                reserved,
+                body,
+                place,
+                request: None,
+                is_open_ended: false,
+                client_has_deadline,
+                has_status: in_head.is_some(),
+            };
             return Ok(streaming(head, stream, in_flight, in_head));
         }
     };
@@ -64,6 +71,7 @@ pub async fn streamed(
         request: Some(recall),
         is_open_ended: true,
         client_has_deadline,
+        has_status: status.is_some(),
     };
     Ok(streaming(head, stream, in_flight, status))
 }
@@ -149,7 +157,7 @@ async fn exchange(
         request.headers_mut().insert(UNMEASURED, HeaderValue::from_static("1"));
     }
     for _ in 0..CONNECTIONS_THAT_HAD_ENDED {
-        let mut stream = endpoint.pool().stream(endpoint, bounds.connect_within).await?;
+        let mut stream = endpoint.pool().stream(endpoint, bounds.settings).await?;
         match stream.sender.try_send_request(request).await {
             Ok(answer) => return Ok((answer, stream.place)),
             Err(mut error) => match error.take_message() {

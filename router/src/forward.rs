@@ -1,6 +1,6 @@
 //! One attempt at one endpoint, over kept connections: HTTP/1.1, or HTTP/2 without TLS for gRPC.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, response, uri::PathAndQuery};
@@ -13,6 +13,7 @@ use crate::{
     exchange::{streamed, unary},
     grpc::Status,
     limits::{Budget, Room},
+    router::Settings,
     streamed::Multiplexed,
     upstream::{Connection, Unanswered},
 };
@@ -104,8 +105,8 @@ pub struct Bounds<'a> {
     pub is_measured: bool,
     /// The answer's head is there by then, and its body where that is short.
     pub deadline: Instant,
-    /// A connection that takes longer counts as refused.
-    pub connect_within: Duration,
+    /// What connections to servers are allowed.
+    pub settings: &'a Settings,
     /// What held answers are charged to. Where it is used up they are not held, but stream.
     pub budget: &'a Arc<Budget>,
 }
@@ -139,7 +140,7 @@ async fn held(
     bounds: Bounds<'_>,
     now: Instant,
 ) -> Result<Answered, Failure> {
-    let Bounds { is_measured, deadline, connect_within, budget } = bounds;
+    let Bounds { is_measured, deadline, settings, budget } = bounds;
     let endpoint = in_flight.endpoint();
     let host = endpoint.authority().as_str();
     let (mut connection, head) = loop {
@@ -149,7 +150,7 @@ async fn held(
             Some(connection) => connection,
             // Boxed, as everything is that few requests need: what a request may await is moved about with it.
             None => {
-                let opening = Box::pin(Connection::open(endpoint.address(), connect_within));
+                let opening = Box::pin(Connection::open(endpoint.address(), settings.connect_timeout));
                 timeout_at(deadline, opening).await.unwrap_or(Err(Failure::TimedOut))?
             }
         };

@@ -61,7 +61,7 @@ struct Flags {
     /// A kept connection without another request by then is closed.
     #[arg(long, default_value_t = 120)]
     idle_timeout_seconds: u64,
-    /// A connection whose client takes nothing of its answer for so long is closed.
+    /// A connection, or a stream of HTTP/2, whose client takes nothing of its answer for so long is closed.
     #[arg(long, default_value_t = 30)]
     write_timeout_seconds: u64,
     /// Open connections.
@@ -180,6 +180,7 @@ fn settings(flags: &Flags) -> Settings {
         max_requests: flags.max_requests,
         keys_dir: flags.keys_dir.clone(),
         state_dir: flags.state_dir.clone(),
+        ..Settings::default()
     }
 }
 

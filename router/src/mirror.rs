@@ -75,11 +75,10 @@ impl Copy {
         let target = &service.targets[target];
         let started = Instant::now();
         let Some(endpoint) = least_loaded(&target.endpoints, &[], 0, started.into_std()) else { return };
-        let connect_within = router.settings.connect_timeout;
         let bounds = Bounds {
             is_measured: false,
             deadline: started + service.timeout,
-            connect_within,
+            settings: &router.settings,
             budget: &router.body_budget,
         };
         let result = attempt(&call, endpoint, bounds, started.into_std()).await;

@@ -19,6 +19,7 @@ use crate::{
     balance::Endpoint,
     body::RequestBody,
     forward::Failure,
+    router::Settings,
     upstream::{Connection, connect},
 };
 
@@ -115,7 +116,7 @@ impl Pool {
     }
 
     /// A place for one more stream, on a new connection where the others are full.
-    pub async fn stream(&self, endpoint: &Endpoint, within: Duration) -> Result<Stream, Failure> {
+    pub async fn stream(&self, endpoint: &Endpoint, settings: &Settings) -> Result<Stream, Failure> {
         let shard = self.shard();
         if let Some(stream) = on_open(shard) {
             return Ok(stream);
@@ -124,9 +125,10 @@ impl Pool {
         if let Some(stream) = on_open(shard) {
             return Ok(stream);
         }
-        let io = TokioIo::new(connect(endpoint.address(), within).await?);
+        let io = TokioIo::new(connect(endpoint.address(), settings.connect_timeout).await?);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).adaptive_window(true);
+        builder.keep_alive_interval(settings.ping_every).keep_alive_timeout(settings.ping_every);
         let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::Refused)?;
         // How it ends is seen by its streams.
         tokio::spawn(connection);

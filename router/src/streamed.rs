@@ -44,6 +44,8 @@ pub struct Multiplexed {
     pub is_open_ended: bool,
     /// The client has said how long it waits.
     pub client_has_deadline: bool,
+    /// Its status has come.
+    pub has_status: bool,
 }
 
 impl Multiplexed {
@@ -133,10 +135,23 @@ impl Streamed {
         polled
     }
 
-    fn status_in(&self, trailers: &HeaderMap) -> Option<Status> {
+    /// The end of an answer over gRPC has its status.
+    fn read_status(&mut self, trailers: &HeaderMap) {
+        if let Source::Stream(stream) = &mut self.arriving.source
+            && let Some(status) = Status::of(trailers, stream.client_has_deadline)
+        {
+            stream.has_status = true;
+            self.outcome = status.outcome();
+        }
+    }
+
+    /// What it was, now that it has ended: over gRPC, an answer without a status is none.
+    fn outcome(&self) -> Outcome {
         match &self.arriving.source {
-            Source::Stream(stream) => Status::of(trailers, stream.client_has_deadline),
-            Source::Connection(_) | Source::Ended => None,
+            Source::Stream(stream) if !stream.has_status && self.outcome == Outcome::Answered => {
+                Status::UNKNOWN.outcome()
+            }
+            Source::Stream(_) | Source::Connection(_) | Source::Ended => self.outcome,
         }
     }
 }
@@ -167,13 +182,13 @@ impl Body for Streamed {
         match &polled {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(status) = frame.trailers_ref().and_then(|trailers| self.status_in(trailers)) {
-                    self.outcome = status.outcome();
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.read_status(trailers);
                 }
             }
             Poll::Ready(Some(Err(_))) => self.settle(Outcome::Error),
             Poll::Ready(None) => {
-                let outcome = self.outcome;
+                let outcome = self.outcome();
                 self.settle(outcome);
                 self.release();
             }
@@ -204,7 +219,7 @@ impl Body for Streamed {
 impl Drop for Streamed {
     fn drop(&mut self) {
         if self.is_end_stream() {
-            let outcome = self.outcome;
+            let outcome = self.outcome();
             self.settle(outcome);
             self.release();
         }

@@ -5,8 +5,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures::{StreamExt, stream};
-use tokio::time::{interval, timeout};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::Semaphore,
+    time::{interval, timeout},
+};
 use tracing::{info, warn};
 
 use super::{Gate, tokens::Tokens};
@@ -22,7 +25,8 @@ const FILE_EVERY: u64 = 1;
 const SOONEST: u64 = 5;
 const FETCH_WITHIN: Duration = Duration::from_secs(10);
 const LARGEST_SET: usize = 1024 * 1024;
-const AT_ONCE: usize = 8;
+/// Key sets that are read at the same time.
+const AT_ONCE: usize = 64;
 
 /// Seconds since 1970.
 pub fn unix_now() -> u64 {
@@ -37,43 +41,57 @@ pub async fn follow(router: Arc<Router>) {
     let client = client.inspect_err(|error| warn!(%error, "key sets at a URL can't be read")).ok();
     let mut ticks = interval(LOOK_EVERY);
     let mut changes = router.changes();
+    let slots = Semaphore::new(AT_ONCE);
+    let mut readings: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
     loop {
         // Requests wait for a set that is new in a plan; all others have their time.
         let only_unread = tokio::select! {
             _ = ticks.tick() => false,
             changed = changes.changed() => changed.is_ok(),
+            // An issuer that takes its time delays nobody else's keys.
+            Some(()) = readings.next() => continue,
         };
-        let snapshot = router.snapshot();
-        let gates: Vec<(String, Arc<Gate>)> = snapshot
-            .services()
-            .filter_map(|service| Some((service.name.clone(), service.policy.gate.clone()?)))
-            .filter(|(_, gate)| !only_unread || gate.tokens.as_ref().is_some_and(Tokens::is_unread))
-            .collect();
-        stream::iter(gates)
-            .for_each_concurrent(AT_ONCE, |(service, gate)| {
-                let (router, client) = (&router, client.as_ref());
-                async move { one(router, client, &service, &gate).await }
-            })
-            .await;
+        for service in router.snapshot().services() {
+            let Some(gate) = &service.policy.gate else { continue };
+            if only_unread && !gate.tokens.as_ref().is_some_and(Tokens::is_unread) {
+                continue;
+            }
+            refresh_keys(&router, &service.name, gate);
+            if gate.tokens.as_ref().is_some_and(is_due) {
+                let (name, gate) = (service.name.clone(), gate.clone());
+                readings.push(Box::pin(read_set(&router, client.as_ref(), &slots, name, gate)));
+            }
+        }
     }
 }
 
-async fn one(router: &Router, client: Option<&reqwest::Client>, service: &str, gate: &Gate) {
+fn refresh_keys(router: &Router, service: &str, gate: &Gate) {
     if let Some(keys) = &gate.keys
         && let Err(error) = keys.refresh()
     {
         router.metrics.met(Problem::Keys);
         warn!(%error, service, "API keys can't be read; the former ones stay valid");
     }
-    let Some(tokens) = &gate.tokens else { return };
+}
+
+fn is_due(tokens: &Tokens) -> bool {
     let every = if tokens.file.is_some() { FILE_EVERY } else { SET_EVERY };
-    if !tokens.is_due(unix_now(), every, SOONEST) {
-        return;
-    }
+    tokens.is_due(unix_now(), every, SOONEST)
+}
+
+async fn read_set(
+    router: &Router,
+    client: Option<&reqwest::Client>,
+    slots: &Semaphore,
+    service: String,
+    gate: Arc<Gate>,
+) {
+    let Some(tokens) = &gate.tokens else { return };
+    let _slot = slots.acquire().await;
     match read(tokens, client).await.and_then(|text| tokens.replace_if_new(&text)) {
         Ok(Some(keys)) => {
             info!(service, keys, "following a new key set");
-            keep(router, service, tokens).await;
+            keep(router, &service, tokens).await;
         }
         Ok(None) => {}
         Err(problem) => {

@@ -60,6 +60,8 @@ pub struct Tokens {
     wants_keys: AtomicBool,
     /// Second of the last attempt to read the set.
     read_at: AtomicU64,
+    /// It has not ended.
+    is_reading: AtomicBool,
     /// Whether an attempt has ended.
     was_tried: watch::Sender<bool>,
 }
@@ -90,6 +92,7 @@ impl Tokens {
             verified: Cache::new(REMEMBERED),
             wants_keys: AtomicBool::new(true),
             read_at: AtomicU64::new(0),
+            is_reading: AtomicBool::new(false),
             was_tried: watch::Sender::new(false),
         };
         let is_same = |former: &&Self| former.rule.jwks == tokens.rule.jwks && former.file == tokens.file;
@@ -132,6 +135,7 @@ impl Tokens {
 
     /// An attempt to read the set has ended.
     pub fn tried(&self) {
+        self.is_reading.store(false, Ordering::Relaxed);
         self.was_tried.send_replace(true);
     }
 
@@ -143,21 +147,25 @@ impl Tokens {
     }
 
     /// Whether the key set is to be read again: regularly every `every` seconds, and after `soonest` when a key is missing. Asking is
-    /// taken for an attempt.
+    /// taken for an attempt, which ends when it was [`tried`](Self::tried).
     pub fn is_due(&self, now: u64, every: u64, soonest: u64) -> bool {
         let age = now.saturating_sub(self.read_at.load(Ordering::Relaxed));
-        let due = age >= every || (age >= soonest && self.wants_keys.load(Ordering::Relaxed));
+        let is_time = age >= every || (age >= soonest && self.wants_keys.load(Ordering::Relaxed));
+        let due = is_time && !self.is_reading.load(Ordering::Relaxed);
         if due {
             self.read_at.store(now, Ordering::Relaxed);
+            self.is_reading.store(true, Ordering::Relaxed);
         }
         due
     }
 
     /// Follow this key set, if it is another one; says how many keys it has.
     pub fn replace_if_new(&self, text: &[u8]) -> Result<Option<usize>, String> {
-        let is_same = **self.text.load() == text;
+        if **self.text.load() != text {
+            return self.replace(text).map(Some);
+        }
         self.wants_keys.store(false, Ordering::Relaxed);
-        if is_same { Ok(None) } else { self.replace(text).map(Some) }
+        Ok(None)
     }
 
     /// A new key set as text. One that is none leaves the former in force.
@@ -243,5 +251,22 @@ fn explain(kind: &ErrorKind) -> String {
         ErrorKind::MissingRequiredClaim(claim) => format!("the token has no {claim}"),
         // The library's own list; the others say that it is no token.
         _ => "no API key and no token".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_is_none_is_asked_for_again_soon_but_not_while_it_is_read() {
+        let rule = Jwt { issuer: "i".into(), audiences: vec!["a".into()], jwks: "https://issuer.test/keys".into() };
+        let tokens = Tokens::new(rule, None, None, None);
+        assert!(tokens.is_due(1_000, 300, 5));
+        assert!(!tokens.is_due(1_400, 300, 5), "it is being read");
+        assert!(tokens.replace_if_new(b"<html>").is_err());
+        tokens.tried();
+        assert!(!tokens.is_due(1_004, 300, 5));
+        assert!(tokens.is_due(1_005, 300, 5));
     }
 }

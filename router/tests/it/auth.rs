@@ -1,6 +1,6 @@
 //! Who may call: API keys and real tokens. `tokens.json` was made with openssl and keys that were thrown away.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -14,6 +14,7 @@ use millrace_router::{
     server::FrontDoor,
 };
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use crate::support::{Backend, Behaviour, Running, Seen, TestClient, inputs, plan, until};
 
@@ -116,6 +117,30 @@ async fn a_changed_rule_and_a_restart_keep_the_key_set_though_the_issuer_is_away
 
     let second = Running::serve(router(settings, auth, &backend), FrontDoor::default()).await;
     assert_eq!(with_token(&second, &given().tokens["rs256"]).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_issuer_that_never_answers_delays_the_keys_of_no_other_service() {
+    let (backend, silent) = (Backend::start(Behaviour::Answer(200)).await, Backend::start(Behaviour::Hang).await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("shop/caller");
+    fs::create_dir(folder.path().join("shop")).expect("made");
+    fs::write(&key, "one").expect("written");
+    let router = Router::new(Settings { keys_dir: Some(folder.path().to_owned()), ..Settings::default() });
+    let mut fraud = plan(1, &[("a", 1)]);
+    fraud.policy.auth = Some(jwt(&format!("http://{}/keys", silent.address)));
+    let mut shop = RoutingPlan { service: "shop".into(), ..plan(1, &[("a", 1)]) };
+    shop.policy.auth = Some(keys("shop"));
+    let mut inputs = inputs(fraud, &[("a", &[backend.address])]);
+    inputs.plans.push(shop);
+    router.apply(inputs);
+    tokio::spawn(auth::refresh::follow(router.clone()));
+    until("the issuer is asked", || silent.served.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    fs::write(&key, "two").expect("written");
+    let gate = router.snapshot().service("shop").and_then(|service| service.policy.gate.clone()).expect("a gate");
+    let is_rotated = || gate.keys.as_ref().expect("keys").owner("two").is_some();
+    // An issuer is given up after ten seconds.
+    timeout(Duration::from_secs(5), until("its key is rotated", is_rotated)).await.expect("it waits for nobody");
 }
 
 impl Guarded {

@@ -1,6 +1,6 @@
 //! HTTP/2 without TLS: streams both ways at once, trailers, and a connection that is refused.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, channel::mpsc, stream};
@@ -12,7 +12,9 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use millrace_router::{router::Settings, server::FrontDoor};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
@@ -65,6 +67,30 @@ async fn deaf() -> SocketAddr {
             tokio::spawn(async move {
                 let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
             });
+        }
+    });
+    address
+}
+
+/// A server whose machine goes away after the head of an answer: its connection stays open, and nothing comes over it any more.
+async fn goes_away() -> SocketAddr {
+    const HEADERS: u8 = 1;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("accepted");
+        stream.read_exact(&mut [0; 24]).await.expect("the preface");
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("settings as they are");
+        let mut head = [0; 9];
+        while stream.read_exact(&mut head).await.is_ok() {
+            let [_, high, low, kind, _, id @ ..] = head;
+            let mut payload = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+            stream.read_exact(&mut payload).await.expect("a whole frame");
+            if kind == HEADERS {
+                // 200, the end of the headers and not of the stream.
+                let answer = [&[0, 0, 1, HEADERS, 4][..], &id, &[0x88]].concat();
+                stream.write_all(&answer).await.expect("sent");
+            }
         }
     });
     address
@@ -142,6 +168,16 @@ async fn a_call_that_its_server_has_ended_is_over_for_a_client_that_would_go_on(
     let whole = timeout(PATIENCE, answer.into_body().collect()).await.expect("in time").expect("no error");
     assert_eq!(whole.trailers().expect("trailers")["grpc-status"], "0");
     until("nothing more is taken of it", || sender.is_closed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_stream_ends_when_its_server_answers_no_ping_any_more() {
+    let settings = Settings { ping_every: Duration::from_millis(200), ..Settings::default() };
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[goes_away().await])]);
+    let running = Running::start_with(inputs, settings, FrontDoor::default()).await;
+    let answer = timeout(PATIENCE, call(running.address, message("one"))).await.expect("its head came");
+    assert!(timeout(PATIENCE, answer.into_body().collect()).await.expect("it ends").is_err());
+    until("its server is blamed", || running.stats(1, "a").errors == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -148,6 +148,16 @@ async fn a_canary_that_fails_is_answered_for_and_blamed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_streams_and_ends_without_a_status_is_an_error_too() {
+    let server = Server::start(Says::NoStatus).await;
+    let running = Running::start(inputs(plan(1, &[("a", 1)]), &[("a", &[server.address])])).await;
+    let answer = send(running.address, "ModelStreamInfer", &[], message("hello")).await;
+    timeout(PATIENCE, answer.into_body().collect()).await.expect("in time").expect("all that there is");
+    until("it is counted", || running.stats(1, "a").requests == 1).await;
+    assert_eq!(running.stats(1, "a").errors, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_the_clients_own_fault_passes_and_counts_as_that() {
     let cases: [(&'static str, &[(&'static str, &'static str)]); 4] =
         [("3", &[]), ("5", &[]), ("12", &[]), ("4", &[("grpc-timeout", "1S")])];
