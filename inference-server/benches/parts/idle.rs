@@ -120,7 +120,7 @@ pub async fn cycles(folder: &Path) {
         if cycle == FIRST_CYCLES {
             before = resident;
         }
-        if cycle >= FIRST_CYCLES && (cycle - FIRST_CYCLES) % 250 == 0 {
+        if cycle >= FIRST_CYCLES && (cycle - FIRST_CYCLES).is_multiple_of(250) {
             figure(&format!("resident after {} more", cycle - FIRST_CYCLES), resident, "MB");
         }
     }

@@ -165,7 +165,8 @@ fn a_job_of_a_check_is_ended_with_its_share_its_rollout_or_its_check() {
         decide(&service, &observed, &settings(), at(101)).left_checks
     };
     let rollout = |service: &mut InferenceService| service.status.as_mut().unwrap().rollout.take().unwrap();
-    let cases: [(&str, &dyn Fn(&mut InferenceService), bool); 7] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut InferenceService), bool);
+    let cases: [Case<'_>; 7] = [
         ("it goes on", &|_| {}, false),
         ("it is paused", &|service| paused(service), false),
         ("its plan is not settled yet", &|service| settles_at(service, 100), false),
