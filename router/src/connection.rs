@@ -1,4 +1,5 @@
-//! One connection of a client: HTTP/1.1 or HTTP/2, whichever its first bytes are, until either side ends it.
+//! One connection of a client: HTTP/1.1 or HTTP/2, whichever its first bytes are, until either side ends it. When the router does is decided
+//! in [`crate::keeper`], by the time a client takes in [`crate::slow_clients`] and [`crate::slow_streams`].
 
 use std::{
     convert::Infallible,
