@@ -77,7 +77,8 @@ async fn a_check_whose_job_can_not_be_made_holds_nothing_up_but_itself() {
 
 #[tokio::test]
 async fn a_job_that_the_api_server_finds_invalid_is_no_data_until_it_is_corrected() {
-    let (world, ctx) = checked_by(json!({"image": " smoke:1"})).await;
+    let more = json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}});
+    let (world, ctx) = checked_by(json!({"image": "smoke:1", "resources": more})).await;
     let said = smoke_says(&world).await;
     let field = "is invalid; correct spec.rollout.analysis.metrics[smoke].job: ";
     assert!(said.starts_with("no data: the Job fraud-check-") && said.contains(field), "{said}");
