@@ -26,6 +26,10 @@ use crate::{
 /// Idle connections to a server are closed before servers close theirs.
 pub const IDLE: Duration = Duration::from_secs(15);
 const IDLE_PER_SHARD: usize = 512;
+/// Servers of gRPC allow a ping in five minutes without data, and close a connection over which more come: they are left to find servers that
+/// hang. Lost machines are found by the kernel, see [`connect`].
+pub const PING_EVERY: Duration = Duration::from_secs(330);
+const PONG_WITHIN: Duration = Duration::from_secs(20);
 /// Streams on one HTTP/2 connection; servers commonly allow 100 and more.
 const STREAMS: usize = 100;
 
@@ -128,7 +132,7 @@ impl Pool {
         let io = TokioIo::new(connect(endpoint.address(), settings.connect_timeout).await?);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).adaptive_window(true);
-        builder.keep_alive_interval(settings.ping_every).keep_alive_timeout(settings.ping_every);
+        builder.keep_alive_interval(settings.ping_every).keep_alive_timeout(settings.ping_every.min(PONG_WITHIN));
         let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::Refused)?;
         // How it ends is seen by its streams.
         tokio::spawn(connection);
@@ -158,4 +162,15 @@ fn on_open(shard: &Shard) -> Option<Stream> {
     connection.streams.fetch_add(1, Ordering::Relaxed);
     connection.used = Instant::now();
     Some(Stream { sender: connection.sender.clone(), place: Place(connection.streams.clone()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_pinged_less_often_than_those_of_grpc_allow() {
+        const ALLOWED: Duration = Duration::from_secs(300);
+        assert!(Settings::default().ping_every > ALLOWED);
+    }
 }
