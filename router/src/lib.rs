@@ -37,6 +37,7 @@ pub mod policy;
 pub mod pool;
 pub mod proxy;
 pub mod reach;
+pub mod recall;
 pub mod refusal;
 pub mod route;
 pub mod router;

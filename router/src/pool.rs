@@ -12,13 +12,14 @@ use std::{
 };
 
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use crate::{
     balance::Endpoint,
     body::RequestBody,
     forward::Failure,
+    recall::Pipes,
     router::Settings,
     upstream::{Connection, connect},
 };
@@ -130,11 +131,11 @@ impl Pool {
             return Ok(stream);
         }
         let io = TokioIo::new(connect(endpoint.address(), settings.connect_timeout).await?);
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(Pipes);
         builder.timer(TokioTimer::new()).adaptive_window(true);
         builder.keep_alive_interval(settings.ping_every).keep_alive_timeout(settings.ping_every.min(PONG_WITHIN));
         let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::Refused)?;
-        // How it ends is seen by its streams.
+        // How it ends is seen by its streams. It is no task of `Pipes`: trying the bodies of all streams, it would be recalled with one.
         tokio::spawn(connection);
         let streams = Arc::new(AtomicUsize::new(1));
         let place = Place(streams.clone());

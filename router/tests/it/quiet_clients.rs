@@ -129,7 +129,8 @@ async fn a_call_of_which_nothing_is_taken_ends_on_both_sides_and_one_without_mes
     let mut client = client(&running, 1_000).await;
     let (talking, _not_read) = open(&mut client).await;
     let (silent, answer) = open(&mut client).await;
-    talking.unbounded_send(Bytes::from(vec![b'x'; 100_000])).expect("it is open");
+    // More than its server's window takes, so that the router waits in the middle of it.
+    talking.unbounded_send(Bytes::from(vec![b'x'; 4 * 1024 * 1024])).expect("it is open");
     until("nothing more is taken of it", || talking.is_closed()).await;
     until("it is counted", || running.stats(1, "a").client_errors == 1).await;
     silent.unbounded_send(Bytes::from_static(b"hello")).expect("it is open");
