@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 
 use crate::{
     limits::Reserved,
+    paced,
     recall::{self, Loan, Recall},
     streamed::Streamed,
 };
@@ -65,8 +66,9 @@ impl Body for Whole {
     }
 }
 
-/// The request stays in hand until its answer is sent or dropped: a client that does not read must not have any number of them.
+/// The request stays in hand until its answer has left or is dropped: a client that does not read must not have any number of them.
 pub fn keep_in_hand(body: &mut AnswerBody, request: Reserved) {
+    let Some(request) = paced::keep(request) else { return };
     match body {
         Either::Left(whole) => whole.in_hand = Some(request),
         Either::Right(streamed) => streamed.keep_in_hand(request),

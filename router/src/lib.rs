@@ -31,6 +31,7 @@ pub mod limits;
 pub mod matching;
 pub mod metrics;
 pub mod mirror;
+pub mod paced;
 pub mod patience;
 pub mod pick;
 pub mod policy;
