@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::limits::Reserved;
 
-/// Bytes of an answer that are handed over at once: as many as a frame has by default. A client must take as many in the time it is given.
+/// Bytes of an answer that are handed over at once: as many as a frame has by default.
 const PIECE: usize = 16 * 1024;
 
 tokio::task_local! {

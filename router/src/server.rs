@@ -27,7 +27,8 @@ pub struct FrontDoor {
     /// A connection that has sent requests is closed when the next head is not complete by then. Longer than clients keep idle
     /// connections, so that they close first: a request sent into a closing connection would fail.
     pub idle_timeout: Duration,
-    /// A connection, or a stream of HTTP/2, whose client takes nothing of an answer for so long is closed.
+    /// A connection, or a stream of HTTP/2, whose client takes nothing of an answer for so long is closed. A stream has more time the more was
+    /// taken of it before.
     pub write_timeout: Duration,
     /// Open connections; more wait in the kernel's queue.
     pub max_connections: usize,

@@ -26,6 +26,36 @@ use crate::{
     router::Peer,
 };
 
+/// A piece of 16 KiB pays for this part of the time that a client is given: 8 KiB a second where that is 30 s.
+const PIECES: u32 = 15;
+/// So many times over the time may be paid for beforehand.
+const STORE: u32 = 9;
+
+/// How long a client may take nothing of an answer. A window leaves at once, and most clients open it again only when half of it was read at
+/// their own pace: what has left pays for the pause that follows.
+#[derive(Debug)]
+struct Pace {
+    longest: Duration,
+    counted: usize,
+    paid: Option<Instant>,
+}
+
+impl Pace {
+    fn new(longest: Duration) -> Self {
+        Self { longest, counted: 0, paid: None }
+    }
+
+    /// When another piece must have left, now that so many have.
+    fn due(&mut self, left: usize, now: Instant) -> Instant {
+        let more = u32::try_from(left.saturating_sub(self.counted)).unwrap_or(u32::MAX).min(PIECES * STORE);
+        self.counted = left;
+        let paid = self.paid.map_or(now, |paid| paid.max(now)) + self.longest / PIECES * more;
+        let paid = paid.min(now + self.longest * STORE);
+        self.paid = Some(paid);
+        paid + self.longest
+    }
+}
+
 /// Runs the streams of one connection, each in a task of its own.
 #[derive(Clone, Debug)]
 pub struct Streams(Arc<Shared>);
@@ -87,12 +117,12 @@ where
     }
 }
 
-/// Run a stream to its end and until all of its answer has left, or until its client has taken nothing of it for too long: not less than the
-/// time it is given, and not more than twice as long.
+/// Run a stream to its end and until all of its answer has left, or until its client has taken nothing of it for too long: not less than its
+/// [`Pace`] allows, and not more than twice as long.
 async fn run(stream: impl Future<Output = ()>, taken: Arc<Taken>, open: Open) {
     let shared = &open.0;
     let mut stream = pin!(Some(stream));
-    let (mut patience, mut seen): (Option<Patience>, Option<usize>) = (None, None);
+    let (mut waiting, mut seen): (Option<(Patience, Pace)>, Option<usize>) = (None, None);
     let is_given_up = poll_fn(|context| {
         // Before anything is looked at that a piece may change when it leaves.
         taken.watch(context.waker());
@@ -106,15 +136,15 @@ async fn run(stream: impl Future<Output = ()>, taken: Arc<Taken>, open: Open) {
             seen = None;
             return if stream.is_none() { Poll::Ready(false) } else { Poll::Pending };
         }
-        let patience = patience.get_or_insert_with(|| shared.peer.take_patience());
+        let (patience, pace) = waiting.get_or_insert_with(|| (shared.peer.take_patience(), Pace::new(shared.longest)));
         let left = taken.left();
         if seen.replace(left) != Some(left) {
-            patience.set(Instant::now() + shared.longest);
+            patience.set(pace.due(left, Instant::now()));
         }
         patience.poll(context).map(|()| true)
     })
     .await;
-    if let Some(patience) = patience {
+    if let Some((patience, _)) = waiting {
         shared.peer.give_back(patience);
     }
     if is_given_up && stream.is_none() {
@@ -136,6 +166,26 @@ mod tests {
 
     fn streams(longest: Duration) -> Streams {
         Streams::new(Arc::new(Peer::new(Ipv4Addr::LOCALHOST.into(), false)), longest)
+    }
+
+    #[test]
+    fn what_has_left_pays_for_the_pause_after_it() {
+        let (start, mut pace) = (Instant::now(), Pace::new(Duration::from_secs(30)));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        // Seconds, pieces that have left by then, and when another must have.
+        for (now, left, due) in [
+            (0, 0, 30),
+            (0, 128, 286),
+            (0, 128, 286),
+            // Half of a window of 2 MiB has been read at 8 KiB a second, and as much has followed it.
+            (128, 192, 414),
+            (256, 256, 542),
+            // Nothing is paid for longer than nine times the time.
+            (256, 2_000, 556),
+            (1_000, 2_001, 1_032),
+        ] {
+            assert_eq!(pace.due(left, after(now)), after(due), "{left} pieces after {now} s");
+        }
     }
 
     #[tokio::test]
