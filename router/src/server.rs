@@ -7,6 +7,7 @@ use futures::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::coop::unconstrained,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -87,8 +88,8 @@ pub async fn serve(
     phase.send_replace(Phase::Draining);
     let _ = timeout(door.drain, &mut accepting).await;
     drop(accepting);
-    // Whoever is in the kernel's queue got a connection and counts on an answer.
-    while let Some(Ok((stream, address))) = listener.accept().now_or_never() {
+    // Whoever is in the kernel's queue got a connection and counts on an answer. As a good neighbour, a task would see some 128 of them only.
+    while let Some(Ok((stream, address))) = unconstrained(listener.accept()).now_or_never() {
         open(stream, address, None);
     }
     phase.send_replace(Phase::Closing);
