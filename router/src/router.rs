@@ -111,7 +111,7 @@ impl Router {
     pub fn logging(settings: Settings, access_log: Option<AccessLog>) -> Arc<Self> {
         let boot_id = format!("{:032x}", rand::random::<u128>());
         Arc::new(Self {
-            metrics: Metrics::default(),
+            metrics: Metrics::of(access_log.as_ref()),
             body_budget: Budget::new(settings.body_budget),
             requests: Budget::new(settings.max_requests),
             access_log,
