@@ -58,7 +58,7 @@ pub fn answer<B>(router: &Router, request: &Request<B>) -> Response<Full<Bytes>>
         "/metrics" => typed(METRICS_TYPE, router.metrics.text(&router.traffic())),
         "/v1/stats" => json(&router.stats_of(service)),
         "/v1/traffic" => json(&router.traffic_of(service)),
-        "/v1/plans" => json(router.snapshot().inputs().as_ref()),
+        "/v1/plans" => json(&router.snapshot().inputs().without_hashes()),
         _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /v1/stats, /v1/traffic or /v1/plans\n"),
     }
 }
