@@ -1,6 +1,6 @@
 //! What a router is told (`plan.json` in a ConfigMap) and what it counts (`GET /v1/stats` on its admin port).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,8 @@ pub const ROUTER_TLS_PORT: i32 = 8443;
 pub const SERVER_PORT: i32 = 8080;
 /// Port of health, metrics, stats and sketches on routers and servers.
 pub const ADMIN_PORT: i32 = 9090;
+/// After so long a router closes a connection to that port over which nothing is asked. Who asks again over a kept one must have closed it before.
+pub const ADMIN_IDLE: Duration = Duration::from_secs(10);
 /// Answer header that names the revision that answered.
 pub const REVISION_HEADER: &str = "x-millrace-revision";
 /// Answer header that says why the fallback revision answered: `overload`, `absence` or `outage`.

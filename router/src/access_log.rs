@@ -1,11 +1,10 @@
-//! A line of JSON for each request, written beside the requests: a log that can't follow loses lines, which are counted, and delays
-//! nobody.
+//! A line of JSON for each request, written beside the requests: a log that can't follow, or can't be written for a while, loses lines, which
+//! are counted, and delays nobody.
 
 use std::{
-    io::Write,
+    io::{ErrorKind, Write},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -15,12 +14,15 @@ use std::{
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use millrace_contract::routing::{FALLBACK_HEADER, REVISION_HEADER};
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 
 use crate::snapshot::Service;
 
 /// Lines that wait to be written.
 const WAITING: usize = 4_096;
+/// Bytes that are written at once where so many wait.
+const AT_ONCE: usize = 64 * 1024;
 /// Longest method and path that are kept of a request, in characters: lines that wait take memory that nobody counts.
 const LONGEST: usize = 1_024;
 /// In ten thousand.
@@ -81,15 +83,17 @@ struct Line {
 pub struct AccessLog {
     lines: SyncSender<Line>,
     per_ten_thousand: u32,
-    lost: AtomicU64,
+    lost: Counter,
 }
 
 impl AccessLog {
     /// Lines of so many of ten thousand requests, written to `sink` by a thread of its own.
     pub fn new(per_ten_thousand: u32, sink: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (lines, waiting) = sync_channel(WAITING);
-        thread::Builder::new().name("access-log".into()).spawn(move || write(&waiting, sink))?;
-        Ok(Self { lines, per_ten_thousand, lost: AtomicU64::new(0) })
+        let lost: Counter = Counter::default();
+        let (counted, mut file) = (lost.clone(), File { sink, is_within_a_line: false });
+        thread::Builder::new().name("access-log".into()).spawn(move || write(&waiting, &mut file, &counted))?;
+        Ok(Self { lines, per_ten_thousand, lost })
     }
 
     /// A request has come; none when it is not to be logged.
@@ -129,13 +133,13 @@ impl AccessLog {
             trace: record.trace,
         };
         if self.lines.try_send(line).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lost.inc();
         }
     }
 
     /// Lines that were not written.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    pub fn lost(&self) -> &Counter {
+        &self.lost
     }
 }
 
@@ -143,24 +147,123 @@ fn cut(text: &str) -> String {
     text.chars().take(LONGEST).collect()
 }
 
-fn write(lines: &Receiver<Line>, sink: impl Write) {
-    let mut sink = std::io::BufWriter::new(sink);
+fn write(lines: &Receiver<Line>, file: &mut File<impl Write>, lost: &Counter) {
+    let mut text = Vec::new();
     while let Ok(line) = lines.recv() {
         // One write for all that wait; a reader sees whole lines.
-        for line in std::iter::once(line).chain(lines.try_iter()) {
-            if serde_json::to_writer(&mut sink, &line).is_err() || sink.write_all(b"\n").is_err() {
-                return;
+        let mut next = Some(line);
+        while let Some(line) = next {
+            serde_json::to_writer(&mut text, &line).expect("text and numbers are JSON");
+            text.push(b'\n');
+            next = if text.len() < AT_ONCE { lines.try_recv().ok() } else { None };
+        }
+        lost.inc_by(file.append(&text));
+        text.clear();
+    }
+}
+
+/// Where lines end up. It may be full, or gone, and come back.
+struct File<W> {
+    sink: W,
+    /// A line was written in part.
+    is_within_a_line: bool,
+}
+
+impl<W: Write> File<W> {
+    /// Add these lines, and say how many were lost.
+    fn append(&mut self, lines: &[u8]) -> u64 {
+        if self.is_within_a_line {
+            self.is_within_a_line = self.written(b"\n") == 0;
+        }
+        let written = if self.is_within_a_line { 0 } else { self.written(lines) };
+        self.is_within_a_line |= !lines[..written].is_empty() && !lines[..written].ends_with(b"\n");
+        lines[written..].iter().map(|byte| u64::from(*byte == b'\n')).sum()
+    }
+
+    /// How many of these bytes could be written.
+    fn written(&mut self, bytes: &[u8]) -> usize {
+        let mut count = 0;
+        while count < bytes.len() {
+            match self.sink.write(&bytes[count..]) {
+                Ok(0) => break,
+                Ok(more) => count += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
             }
         }
-        if sink.flush().is_err() {
-            return;
-        }
+        // Files have no buffer here, and the standard output keeps no whole line in its own.
+        let _ = self.sink.flush();
+        count
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// Takes so many bytes in each write; nothing where that is none, and all after the last.
+    struct Moody(std::vec::IntoIter<usize>, Vec<u8>);
+
+    impl Write for Moody {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let taken = self.0.next().unwrap_or(bytes.len()).min(bytes.len());
+            self.1.extend_from_slice(&bytes[..taken]);
+            if taken > 0 { Ok(taken) } else { Err(ErrorKind::StorageFull.into()) }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_written_is_lost_and_the_next_line_is_whole() {
+        let moods = vec![0, 2, 4, 0, 0, 1];
+        let mut file = File { sink: Moody(moods.into_iter(), Vec::new()), is_within_a_line: false };
+        let lost: Vec<u64> = (0..4).map(|_| file.append(b"one\ntwo\n")).collect();
+        assert_eq!(lost, [2, 1, 2, 0]);
+        assert_eq!(String::from_utf8_lossy(&file.sink.1), "one\ntw\none\ntwo\n");
+    }
+
+    /// Fails once, and then tells of every write.
+    struct Recovers(bool, std::sync::mpsc::Sender<()>);
+
+    impl Write for Recovers {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if !std::mem::replace(&mut self.0, true) {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            let _ = self.1.send(());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_goes_on_after_an_error() {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let (tell, told) = std::sync::mpsc::channel();
+        let log = AccessLog::new(ALL, Recovers(false, tell)).expect("a thread");
+        let request = Request::get("/").body(()).expect("a request");
+        let answered = || {
+            let record = log.begin(&request, &HeaderValue::from_static("192.0.2.7")).expect("all are logged");
+            log.end(record, &Response::new(String::new()));
+        };
+        answered();
+        let since = Instant::now();
+        while log.lost().get() == 0 {
+            assert!(since.elapsed() < PATIENCE, "it is never counted");
+            thread::yield_now();
+        }
+        answered();
+        told.recv_timeout(PATIENCE).expect("it goes on");
+        assert_eq!(log.lost().get(), 1);
+    }
 
     #[test]
     fn a_line_keeps_the_beginning_of_a_long_path() {

@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_T
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use millrace_contract::routing::ADMIN_IDLE;
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
@@ -15,7 +16,7 @@ use crate::{router::Router, slow_clients::Impatient};
 
 const CONNECTIONS: usize = 64;
 /// Longest a connection may be without a request, from its first moment on, or take nothing of an answer: probes must find one free.
-pub const SILENCE: Duration = Duration::from_secs(10);
+pub const SILENCE: Duration = ADMIN_IDLE;
 const METRICS_TYPE: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
@@ -57,7 +58,7 @@ pub fn answer<B>(router: &Router, request: &Request<B>) -> Response<Full<Bytes>>
         "/metrics" => typed(METRICS_TYPE, router.metrics.text(&router.traffic())),
         "/v1/stats" => json(&router.stats_of(service)),
         "/v1/traffic" => json(&router.traffic_of(service)),
-        "/v1/plans" => json(router.snapshot().inputs().as_ref()),
+        "/v1/plans" => json(&router.snapshot().inputs().without_hashes()),
         _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz, /metrics, /v1/stats, /v1/traffic or /v1/plans\n"),
     }
 }

@@ -3,7 +3,6 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -14,10 +13,13 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use thiserror::Error;
-use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
-use crate::{limits::Reserved, streamed::Streamed};
+use crate::{
+    limits::Reserved,
+    paced,
+    recall::{self, Loan, Recall},
+    streamed::Streamed,
+};
 
 /// Body of an answer to a client.
 pub type AnswerBody = Either<Whole, Streamed>;
@@ -64,8 +66,9 @@ impl Body for Whole {
     }
 }
 
-/// The request stays in hand until its answer is sent or dropped: a client that does not read must not have any number of them.
+/// The request stays in hand until its answer has left or is dropped: a client that does not read must not have any number of them.
 pub fn keep_in_hand(body: &mut AnswerBody, request: Reserved) {
+    let Some(request) = paced::keep(request) else { return };
     match body {
         Either::Left(whole) => whole.in_hand = Some(request),
         Either::Right(streamed) => streamed.keep_in_hand(request),
@@ -90,21 +93,13 @@ impl Lender {
 
     /// For one attempt, until its other part is dropped.
     pub fn lend(&self) -> (Lent, Recall) {
-        let token = CancellationToken::new();
-        let recalled = Box::pin(token.clone().cancelled_owned());
-        (Lent { lender: self.clone(), body: None, ended: false, recalled }, Recall { _guard: token.drop_guard() })
+        let (loan, recall) = recall::lend();
+        (Lent { lender: self.clone(), body: None, ended: false, loan }, recall)
     }
 
     fn take(&self) -> Option<Incoming> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// Ends a loan when it is dropped. Goes with the answer: the task that sends a body knows nothing of the answer, and would wait for
-/// messages of a client whose call is over.
-#[derive(Debug)]
-pub struct Recall {
-    _guard: DropGuard,
 }
 
 /// The body in one attempt.
@@ -113,23 +108,12 @@ pub struct Lent {
     lender: Lender,
     body: Option<Incoming>,
     ended: bool,
-    recalled: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-/// Why a client's body broke off.
-#[derive(Debug, Error)]
-pub enum LentError {
-    /// It did not arrive.
-    #[error(transparent)]
-    Client(#[from] hyper::Error),
-    /// Its answer has ended.
-    #[error("the call is over")]
-    Recalled,
+    loan: Loan,
 }
 
 impl Body for Lent {
     type Data = Bytes;
-    type Error = LentError;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -139,16 +123,17 @@ impl Body for Lent {
         if this.ended {
             return Poll::Ready(None);
         }
-        if this.recalled.as_mut().poll(context).is_ready() {
-            (this.body, this.ended) = (None, true);
-            return Poll::Ready(Some(Err(LentError::Recalled)));
-        }
         if this.body.is_none() {
             this.body = this.lender.take();
         }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        if !this.loan.is_known() {
+            // The library tries a body once before it makes the task that sends it: a message taken now could wait there for the window
+            // with a task that asks for no other, and so never learns of the loan.
+            return Poll::Pending;
+        }
         let polled = Pin::new(body).poll_frame(context);
         this.ended = matches!(polled, Poll::Ready(None));
-        polled.map_err(LentError::Client)
+        polled
     }
 }

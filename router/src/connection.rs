@@ -26,11 +26,12 @@ use tokio::{
 
 use crate::{
     keeper::{Keeper, Phase, Seen},
+    paced::Paced,
     proxy,
     router::{Peer, Router},
     server::FrontDoor,
     slow_clients::Impatient,
-    slow_streams::{Paced, Streams},
+    slow_streams::Streams,
 };
 
 /// Largest request head in bytes; also the largest piece of a body that is read at once.

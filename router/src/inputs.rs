@@ -17,3 +17,13 @@ pub struct Inputs {
     /// Ready addresses by the name of the headless Service that has them.
     pub endpoints: BTreeMap<String, BTreeSet<SocketAddr>>,
 }
+
+impl Inputs {
+    /// The same for whoever may look: callers keep their names, but not the hashes, against which keys could be tried.
+    pub fn without_hashes(&self) -> Self {
+        let mut shown = self.clone();
+        let keys = shown.plans.iter_mut().filter_map(|plan| plan.policy.auth.as_mut()?.api_keys.as_mut());
+        keys.flat_map(|keys| keys.hashes.values_mut()).for_each(String::clear);
+        shown
+    }
+}

@@ -61,7 +61,8 @@ struct Flags {
     /// A kept connection without another request by then is closed.
     #[arg(long, default_value_t = 120)]
     idle_timeout_seconds: u64,
-    /// A connection, or a stream of HTTP/2, whose client takes nothing of its answer for so long is closed.
+    /// A connection, or a stream of HTTP/2, whose client takes nothing of its answer for so long is closed. A stream has more time the more was
+    /// taken of it before.
     #[arg(long, default_value_t = 30)]
     write_timeout_seconds: u64,
     /// Open connections.

@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{attempts::Trouble, counting::Outcome, refusal::Refusal};
+use crate::{access_log::AccessLog, attempts::Trouble, counting::Outcome, refusal::Refusal};
 
 /// How a request that was forwarded ended for the client.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
@@ -126,6 +126,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Of a router that has this access log, if any.
+    pub fn of(access_log: Option<&AccessLog>) -> Self {
+        let mut metrics = Self::default();
+        if let Some(log) = access_log {
+            let help = "Lines of the access log that could not be written, or not in time";
+            metrics.registry.register("access_log_lost_lines", help, log.lost().clone());
+        }
+        metrics
+    }
+
     /// A forwarded request has ended.
     pub fn served(&self, ending: Ending) {
         match ending {

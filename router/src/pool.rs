@@ -12,13 +12,14 @@ use std::{
 };
 
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use crate::{
     balance::Endpoint,
     body::RequestBody,
     forward::Failure,
+    recall::Pipes,
     router::Settings,
     upstream::{Connection, connect},
 };
@@ -26,6 +27,10 @@ use crate::{
 /// Idle connections to a server are closed before servers close theirs.
 pub const IDLE: Duration = Duration::from_secs(15);
 const IDLE_PER_SHARD: usize = 512;
+/// Servers of gRPC allow a ping in five minutes without data, and close a connection over which more come: they are left to find servers that
+/// hang. Lost machines are found by the kernel, see [`connect`].
+pub const PING_EVERY: Duration = Duration::from_secs(330);
+const PONG_WITHIN: Duration = Duration::from_secs(20);
 /// Streams on one HTTP/2 connection; servers commonly allow 100 and more.
 const STREAMS: usize = 100;
 
@@ -126,11 +131,11 @@ impl Pool {
             return Ok(stream);
         }
         let io = TokioIo::new(connect(endpoint.address(), settings.connect_timeout).await?);
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(Pipes);
         builder.timer(TokioTimer::new()).adaptive_window(true);
-        builder.keep_alive_interval(settings.ping_every).keep_alive_timeout(settings.ping_every);
+        builder.keep_alive_interval(settings.ping_every).keep_alive_timeout(settings.ping_every.min(PONG_WITHIN));
         let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::Refused)?;
-        // How it ends is seen by its streams.
+        // How it ends is seen by its streams. It is no task of `Pipes`: trying the bodies of all streams, it would be recalled with one.
         tokio::spawn(connection);
         let streams = Arc::new(AtomicUsize::new(1));
         let place = Place(streams.clone());
@@ -158,4 +163,15 @@ fn on_open(shard: &Shard) -> Option<Stream> {
     connection.streams.fetch_add(1, Ordering::Relaxed);
     connection.used = Instant::now();
     Some(Stream { sender: connection.sender.clone(), place: Place(connection.streams.clone()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_pinged_less_often_than_those_of_grpc_allow() {
+        const ALLOWED: Duration = Duration::from_secs(300);
+        assert!(Settings::default().ping_every > ALLOWED);
+    }
 }

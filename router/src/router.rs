@@ -27,6 +27,7 @@ use crate::{
     limits::Budget,
     metrics::{Metrics, Problem},
     patience::Patience,
+    pool::PING_EVERY,
     snapshot::{Lasting, Snapshot},
     traffic::Traffic,
 };
@@ -41,8 +42,8 @@ pub struct Settings {
     pub namespace: String,
     /// A connection to a server that takes longer counts as refused.
     pub connect_timeout: Duration,
-    /// How often a server is pinged where streams are open on a connection of HTTP/2. One that has not answered when as much time has passed
-    /// again is gone: a stream may be silent for as long as it likes, its server's machine may not.
+    /// How often a server is pinged that sends nothing over a connection of HTTP/2 with open streams. One that does not answer within 20 s, or
+    /// this time if it is shorter, is gone: a stream may be silent for as long as it likes, its server may not hang.
     pub ping_every: Duration,
     /// Longest a client may take to send a body.
     pub body_timeout: Duration,
@@ -61,7 +62,7 @@ impl Default for Settings {
         Self {
             namespace: "default".into(),
             connect_timeout: Duration::from_millis(500),
-            ping_every: Duration::from_secs(10),
+            ping_every: PING_EVERY,
             body_timeout: Duration::from_secs(30),
             body_budget: 256 * 1024 * 1024,
             max_requests: 16_384,
@@ -110,7 +111,7 @@ impl Router {
     pub fn logging(settings: Settings, access_log: Option<AccessLog>) -> Arc<Self> {
         let boot_id = format!("{:032x}", rand::random::<u128>());
         Arc::new(Self {
-            metrics: Metrics::default(),
+            metrics: Metrics::of(access_log.as_ref()),
             body_budget: Budget::new(settings.body_budget),
             requests: Budget::new(settings.max_requests),
             access_log,

@@ -7,6 +7,7 @@ use futures::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::coop::unconstrained,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -27,7 +28,8 @@ pub struct FrontDoor {
     /// A connection that has sent requests is closed when the next head is not complete by then. Longer than clients keep idle
     /// connections, so that they close first: a request sent into a closing connection would fail.
     pub idle_timeout: Duration,
-    /// A connection, or a stream of HTTP/2, whose client takes nothing of an answer for so long is closed.
+    /// A connection, or a stream of HTTP/2, whose client takes nothing of an answer for so long is closed. A stream has more time the more was
+    /// taken of it before.
     pub write_timeout: Duration,
     /// Open connections; more wait in the kernel's queue.
     pub max_connections: usize,
@@ -86,8 +88,8 @@ pub async fn serve(
     phase.send_replace(Phase::Draining);
     let _ = timeout(door.drain, &mut accepting).await;
     drop(accepting);
-    // Whoever is in the kernel's queue got a connection and counts on an answer.
-    while let Some(Ok((stream, address))) = listener.accept().now_or_never() {
+    // Whoever is in the kernel's queue got a connection and counts on an answer. As a good neighbour, a task would see some 128 of them only.
+    while let Some(Ok((stream, address))) = unconstrained(listener.accept()).now_or_never() {
         open(stream, address, None);
     }
     phase.send_replace(Phase::Closing);

@@ -15,13 +15,13 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::{
-    body::Recall,
     counting::Outcome,
     forward::{Arriving, Source},
     grpc::Status,
     limits::Reserved,
     patience::Patience,
     pool::Place,
+    recall::Recall,
     ticket::Ticket,
     traffic::InHand,
     upstream::Broken,

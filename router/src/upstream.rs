@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::AsyncWrite,
     net::TcpStream,
@@ -30,6 +31,10 @@ const ROOM: usize = 8 * 1024;
 const ROOM_OF_A_LONG_BODY: usize = 64 * 1024;
 /// A request body up to this size is sent in one piece with its head.
 const JOINED: usize = 4 * 1024;
+/// A machine that acknowledges nothing for so long is lost, whether it was sent something or is probed because nothing was to be sent.
+const LOST: Duration = Duration::from_secs(20);
+const PROBES: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(2);
 
 /// An open connection, with at most one exchange at a time.
 #[derive(Debug)]
@@ -56,12 +61,21 @@ enum Left {
 pub async fn connect(address: SocketAddr, within: Duration) -> Result<TcpStream, Failure> {
     match timeout(within, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
-            // Without it small requests wait for acknowledgements.
-            let _ = stream.set_nodelay(true);
+            prepare(&stream);
             Ok(stream)
         }
         Ok(Err(_)) | Err(_) => Err(Failure::Refused),
     }
+}
+
+/// What can't be set is no reason to fail a request.
+fn prepare(stream: &TcpStream) {
+    // Without it small requests wait for acknowledgements.
+    let _ = stream.set_nodelay(true);
+    // The kernel looks for lost machines, since servers of gRPC allow hardly any pings.
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&PROBES);
+    let _ = socket.set_tcp_user_timeout(Some(LOST));
 }
 
 /// Why an exchange ended without an answer.
@@ -259,3 +273,22 @@ impl Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server broke off its answer")]
 pub struct Broken;
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_looks_for_lost_machines_on_every_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = connect(listener.local_addr().expect("bound"), LOST).await.expect("connected");
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("known"));
+        let (first, next) = (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval());
+        let probes = socket.tcp_keepalive_retries().expect("known");
+        assert_eq!(first.expect("known") + next.expect("known") * probes, LOST);
+        assert_eq!(socket.tcp_user_timeout().expect("known"), Some(LOST));
+    }
+}

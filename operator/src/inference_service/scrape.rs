@@ -14,7 +14,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use millrace_contract::{
-    routing::{ADMIN_PORT, RouterStats},
+    routing::{ADMIN_IDLE, ADMIN_PORT, RouterStats},
     sketch::ServerSketches,
     traffic::RouterTraffic,
 };
@@ -68,7 +68,8 @@ impl Http {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(DEADLINE));
         let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_max_idle_per_host(1).pool_idle_timeout(Duration::from_secs(30));
+        // A pod is asked every ten seconds: over a connection that is kept until then, the question could meet its end.
+        builder.pool_max_idle_per_host(1).pool_idle_timeout(ADMIN_IDLE / 2);
         Self { client: builder.build(connector), asker: Asker::new(metric_hosts) }
     }
 

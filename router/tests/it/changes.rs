@@ -8,7 +8,11 @@ use millrace_router::{
     server::FrontDoor,
     watch,
 };
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::support::{Backend, Behaviour, Load, PATIENCE, Running, TestClient, inputs, plan, until};
 
@@ -160,6 +164,26 @@ async fn who_has_just_connected_when_the_drain_is_over_is_answered() {
     let mut answer = String::new();
     timeout(PATIENCE, client.read_to_string(&mut answer)).await.expect("in time").expect("read");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    assert!((&mut running.task).await.expect("it ends"));
+}
+
+#[tokio::test]
+async fn all_who_wait_in_the_kernels_queue_when_the_drain_is_over_are_answered() {
+    // It accepts nobody before its end.
+    let door = FrontDoor { max_connections: 0, drain: Duration::from_millis(50), ..FrontDoor::default() };
+    let mut running = Running::start_with(inputs(plan(1, &[("a", 1)]), &[]), Settings::default(), door).await;
+    let mut waiting = Vec::new();
+    for _ in 0..150 {
+        let mut client = TcpStream::connect(running.address).await.expect("connected");
+        client.write_all(b"GET / HTTP/1.1\r\nhost: nobody\r\n\r\n").await.expect("sent");
+        waiting.push(client);
+    }
+    running.stop.take().expect("running").send(()).expect("it listens");
+    for mut client in waiting {
+        let mut answer = String::new();
+        timeout(PATIENCE, client.read_to_string(&mut answer)).await.expect("in time").expect("read");
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer:?}");
+    }
     assert!((&mut running.task).await.expect("it ends"));
 }
 

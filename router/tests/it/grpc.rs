@@ -1,6 +1,6 @@
 //! HTTP/2 without TLS: streams both ways at once, trailers, and a connection that is refused.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, error::Error, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, channel::mpsc, stream};
@@ -52,24 +52,32 @@ pub async fn echo(status: &'static str) -> SocketAddr {
     address
 }
 
-/// A server that ends every call at once, and goes on reading what its client says.
-async fn deaf() -> SocketAddr {
+/// A server that ends every call at once, and goes on reading what its client says. It tells what ended that.
+async fn deaf() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
+    let (ends, ended) = mpsc::unbounded();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let service = service_fn(|request: Request<Incoming>| async move {
-                tokio::spawn(request.into_body().collect());
-                let mut answer = Response::new(Body::new(StreamBody::new(stream::iter([Ok(trailers("0"))]))));
-                answer.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-                Ok::<_, Infallible>(answer)
+            let ends = ends.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let ends = ends.clone();
+                tokio::spawn(async move {
+                    let error = request.into_body().collect().await.expect_err("its client is told to stop");
+                    let _ = ends.unbounded_send(error.source().map(ToString::to_string).unwrap_or_default());
+                });
+                async {
+                    let mut answer = Response::new(Body::new(StreamBody::new(stream::iter([Ok(trailers("0"))]))));
+                    answer.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+                    Ok::<_, Infallible>(answer)
+                }
             });
             tokio::spawn(async move {
                 let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
-    address
+    (address, ended)
 }
 
 /// A server whose machine goes away after the head of an answer: its connection stays open, and nothing comes over it any more.
@@ -161,13 +169,16 @@ async fn a_grpc_status_of_the_servers_fault_counts_as_an_error_and_passes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_its_server_has_ended_is_over_for_a_client_that_would_go_on() {
-    let running = Running::start(inputs(plan(1, &[("a", 1)]), &[("a", &[deaf().await])])).await;
+    let (server, mut ended) = deaf().await;
+    let running = Running::start(inputs(plan(1, &[("a", 1)]), &[("a", &[server])])).await;
     let (sender, messages) = mpsc::unbounded::<Bytes>();
     let body = Body::new(StreamBody::new(messages.map(|message| Ok::<_, Infallible>(Frame::data(message)))));
     let answer = timeout(PATIENCE, call(running.address, body)).await.expect("in time");
     let whole = timeout(PATIENCE, answer.into_body().collect()).await.expect("in time").expect("no error");
     assert_eq!(whole.trailers().expect("trailers")["grpc-status"], "0");
     until("nothing more is taken of it", || sender.is_closed()).await;
+    let reason = timeout(PATIENCE, ended.next()).await.expect("its server is told");
+    assert_eq!(reason.as_deref(), Some("stream error received: stream no longer needed"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

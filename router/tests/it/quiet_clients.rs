@@ -93,6 +93,21 @@ async fn a_stream_of_which_nothing_is_taken_is_reset_and_its_server_is_free_whil
 }
 
 #[tokio::test]
+async fn a_stream_that_its_client_resets_frees_its_server_at_once_and_the_others_go_on() {
+    let long: &'static str = "x".repeat(8 * 1024 * 1024).leak();
+    let backend = Backend::start(Behaviour::Say(long)).await;
+    // It has more time to take its answer than this test has.
+    let running = Running::start(to(&backend)).await;
+    let mut client = client(&running, 1_000).await;
+    let mut answer = ask(&mut client, "fraud").await;
+    timeout(PATIENCE, answer.body_mut().frame()).await.expect("in time").expect("a frame").expect("no error");
+    drop(answer);
+    let in_flight = || running.router.snapshot().service("fraud").expect("planned").targets[0].endpoints[0].in_flight();
+    until("its server is free", || in_flight() == 0).await;
+    assert_eq!(ask(&mut client, "nobody").await.status(), 404);
+}
+
+#[tokio::test]
 async fn a_held_answer_of_which_nothing_is_taken_gives_back_its_memory() {
     // The first in several pieces, of which the stream is reset; the others in one, whose stream has ended before it has left.
     for (length, window) in [(200_000, 10), (8_000, 10), (8_000, 7_999)] {
@@ -129,7 +144,8 @@ async fn a_call_of_which_nothing_is_taken_ends_on_both_sides_and_one_without_mes
     let mut client = client(&running, 1_000).await;
     let (talking, _not_read) = open(&mut client).await;
     let (silent, answer) = open(&mut client).await;
-    talking.unbounded_send(Bytes::from(vec![b'x'; 100_000])).expect("it is open");
+    // More than its server's window takes, so that the router waits in the middle of it.
+    talking.unbounded_send(Bytes::from(vec![b'x'; 4 * 1024 * 1024])).expect("it is open");
     until("nothing more is taken of it", || talking.is_closed()).await;
     until("it is counted", || running.stats(1, "a").client_errors == 1).await;
     silent.unbounded_send(Bytes::from_static(b"hello")).expect("it is open");
