@@ -163,38 +163,80 @@ fn nothing_goes_forward_without_the_users_own_checks() {
     }
 }
 
+/// Rejects for want of data after 600 s; its check passes after so many good measurements.
+fn impatient(successes: i32) -> Rollout {
+    let metric = serde_json::json!({
+        "name": "recall", "prometheus": {"address": "http://p", "query": "r"}, "min": 0.9, "successCount": successes,
+    });
+    let metrics = vec![serde_json::from_value(metric).unwrap()];
+    rollout(Analysis { metrics, on_no_data: OnNoData::Fail, ..analysis() })
+}
+
+/// One look at its check: at which second, whether the rollout was paused then, and what was answered.
+type Look = (i64, bool, metric::Answer);
+
+/// What is judged after these looks.
+fn judged_after(rollout: &Rollout, looks: &[Look], stage: Stage<'_>) -> String {
+    let metrics = &rollout.analysis.metrics;
+    let mut evidence = counted(requests(100, 0), requests(100, 0));
+    for (second, is_paused, answer) in looks {
+        let answer = ("recall".to_owned(), answer.clone());
+        metric::count(metrics, &mut evidence.metrics, 50, &[answer], at(*second));
+        metric::note_lack(metrics, &mut evidence.metrics, 50, *is_paused, at(*second));
+    }
+    word(&judge(rollout, &evidence, stage, false))
+}
+
 #[test]
 fn the_policy_waits_from_the_moment_a_check_lost_its_data() {
-    let nothing = || Err("the query returns nothing".to_owned());
-    let rollout = |successes: i32| {
-        let metric = serde_json::json!({
-            "name": "recall", "prometheus": {"address": "http://p", "query": "r"}, "min": 0.9, "successCount": successes,
-        });
-        let metrics = vec![serde_json::from_value(metric).unwrap()];
-        rollout(Analysis { metrics, on_no_data: OnNoData::Fail, ..analysis() })
-    };
-    // What was answered at which second, and what is judged at another; the policy waits 600 s.
-    let cases = [
+    let good = |second: i64| -> Look { (second, false, Ok(0.95)) };
+    let nothing = |second: i64| -> Look { (second, false, Err("the query returns nothing".to_owned())) };
+    // What was answered, and what is judged at which second; the policy waits 600 s.
+    let cases: [(i32, Vec<Look>, i64, &str); 8] = [
         (1, vec![], 599, "open"),
         (1, vec![], 600, "NoData"),
-        (1, vec![(30, nothing())], 600, "NoData"),
-        (1, vec![(5_000, Ok(0.95))], 9_000, "good"),
-        (1, vec![(5_000, Ok(0.95)), (7_000, nothing())], 7_599, "open"),
-        (1, vec![(5_000, Ok(0.95)), (7_000, nothing()), (7_300, nothing())], 7_600, "NoData"),
-        (1, vec![(5_000, Ok(0.95)), (7_000, nothing()), (7_300, Ok(0.95)), (8_000, nothing())], 8_599, "open"),
-        (3, vec![(5_000, Ok(0.95)), (7_000, Ok(0.95))], 9_000, "open"),
+        (1, vec![nothing(30)], 600, "NoData"),
+        (1, vec![good(5_000)], 9_000, "good"),
+        (1, vec![good(5_000), nothing(7_000)], 7_599, "open"),
+        (1, vec![good(5_000), nothing(7_000), nothing(7_300)], 7_600, "NoData"),
+        (1, vec![good(5_000), nothing(7_000), good(7_300), nothing(8_000)], 8_599, "open"),
+        (3, vec![good(5_000), good(7_000)], 9_000, "open"),
     ];
-    for (successes, answers, second, expected) in cases {
-        let rollout = rollout(successes);
-        let metrics = &rollout.analysis.metrics;
-        let mut evidence = counted(requests(100, 0), requests(100, 0));
-        for (second, answer) in &answers {
-            let answer = ("recall".to_owned(), answer.clone());
-            metric::count(metrics, &mut evidence.metrics, 50, &[answer], at(*second));
-            metric::note_lack(metrics, &mut evidence.metrics, 50, at(*second));
-        }
-        let stepped = judge(&rollout, &evidence, at_second(second, false), false);
-        assert!(word(&stepped).starts_with(expected), "{answers:?} at {second}: {stepped:?}");
+    for (successes, looks, second, expected) in cases {
+        let said = judged_after(&impatient(successes), &looks, at_second(second, false));
+        assert!(said.starts_with(expected), "{looks:?} at {second}: {said}");
+    }
+}
+
+#[test]
+fn a_pause_begins_the_wait_for_data_anew() {
+    let good = |second: i64, is_paused: bool| -> Look { (second, is_paused, Ok(0.95)) };
+    let nothing =
+        |second: i64, is_paused: bool| -> Look { (second, is_paused, Err("the query returns nothing".to_owned())) };
+    // Paused from 7,200 to 10,800, which leaves 3,600 for the beginning of the step.
+    let (lost_before, lost_within) = (nothing(7_000, false), nothing(7_260, true));
+    let cases: [(&str, Vec<Look>, i64, &str); 6] = [
+        ("lost in the pause, not looked at since", vec![good(5_000, false), lost_within.clone()], 10_802, "open"),
+        ("lost in the pause", vec![good(5_000, false), lost_within.clone(), nothing(10_802, false)], 11_401, "open"),
+        (
+            "and not there since",
+            vec![good(5_000, false), lost_within.clone(), nothing(10_802, false)],
+            11_402,
+            "NoData",
+        ),
+        (
+            "lost before the pause",
+            vec![good(5_000, false), lost_before, lost_within.clone(), nothing(10_802, false)],
+            11_401,
+            "open",
+        ),
+        ("back in time", vec![good(5_000, false), lost_within, good(10_802, false)], 11_402, "good"),
+        ("back within the pause", vec![nothing(7_260, true), good(9_000, true)], 10_802, "good"),
+    ];
+    for (case, looks, second, expected) in cases {
+        let resumed = Stage { start: Some(at(3_600)), ..at_second(second, false) };
+        let said = judged_after(&impatient(1), &looks, resumed);
+        assert!(said.starts_with(expected), "{case}: {said}");
     }
 }
 

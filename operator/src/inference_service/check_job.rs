@@ -246,6 +246,21 @@ pub fn refusal(error: &Error, run: &Run) -> Option<String> {
     error.refusal(&[403], forbidden).or_else(|| error.refusal(&[400, 422], invalid))
 }
 
+/// Why a Job was refused, nothing for one that was made, or an error that passes by itself.
+pub type Outcome = Result<Option<String>, Error>;
+
+/// Jobs that were refused, with the reasons, and the first error that passes by itself: it keeps none of those from being told.
+pub fn apart(made: Vec<(&Run, Outcome)>) -> (Vec<(&Run, String)>, Option<Error>) {
+    let (mut refused, mut passing) = (Vec::new(), None);
+    for (run, outcome) in made {
+        match outcome {
+            Ok(why) => refused.extend(why.map(|why| (run, why))),
+            Err(error) => passing = passing.or(Some(error)),
+        }
+    }
+    (refused, passing)
+}
+
 /// Why no Job is made where a Service of somebody else has the new revision's name: it would be asked instead.
 pub fn without_address(foreign: &Service, run: &Run) -> String {
     let (name, owner) = (foreign.name_any(), owner::described(&foreign.metadata));

@@ -199,6 +199,29 @@ fn what_refuses_a_job_is_told_with_what_helps_and_what_passes_by_itself_is_an_er
 }
 
 #[test]
+fn an_error_that_passes_keeps_no_refusal_of_another_job_from_being_told() {
+    let run = run();
+    let (made, refused) = (|| Ok(None), |why: &str| Ok(Some(why.to_owned())));
+    let passing = |doing: &str| Err(Error::Deadline { doing: doing.to_owned(), seconds: 15 });
+    let cases: [(Vec<Outcome>, &[&str], Option<&str>); 5] = [
+        (vec![], &[], None),
+        (vec![made(), refused("a quota")], &["a quota"], None),
+        (vec![passing("one"), refused("a quota")], &["a quota"], Some("one: no answer within 15 s")),
+        (
+            vec![refused("a quota"), passing("one"), refused("a policy")],
+            &["a quota", "a policy"],
+            Some("one: no answer within 15 s"),
+        ),
+        (vec![passing("one"), made(), passing("two")], &[], Some("one: no answer within 15 s")),
+    ];
+    for (outcomes, expected, error) in cases {
+        let (told, passed) = apart(outcomes.into_iter().map(|outcome| (&run, outcome)).collect());
+        let told: Vec<&str> = told.iter().map(|(_, why)| why.as_str()).collect();
+        assert_eq!((told.as_slice(), passed.map(|error| error.to_string()).as_deref()), (expected, error));
+    }
+}
+
+#[test]
 fn no_job_asks_somebody_else_by_the_name_of_the_new_revision() {
     let foreign: Service = serde_json::from_value(json!({"metadata": {"name": "fraud-preview"}})).unwrap();
     assert_eq!(

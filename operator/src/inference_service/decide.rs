@@ -39,7 +39,7 @@ use super::{
     overridden,
     pair::running_rehearsal,
     phase::{self, Facts},
-    pods::Pods,
+    pods::{Pods, ServerPod},
     policy::preview_name,
     revision::Revision,
     routing, standing,
@@ -287,15 +287,23 @@ impl<'a> Deciding<'a> {
         }
     }
 
+    /// Pods that nobody asked for, or that only start, are no outage. Nor does one last longer than there have been pods: behind zero pods
+    /// `Ready` has been False for longer.
     fn stable_down_seconds(&self) -> i64 {
-        let down = self
-            .former
-            .stable
-            .as_ref()
-            .filter(|stable| stable.ready == 0 && Pods::of(stable, &self.observed.pods).ready == 0);
-        let condition = down.and_then(|_| find(&self.former.conditions, READY));
-        let since = condition.filter(|condition| condition.status == Is::False.as_str());
-        since.map_or(0, |condition| self.now.as_second() - condition.last_transition_time.0.as_second())
+        let asked_for = self.former.stable.as_ref().filter(|stable| stable.replicas > 0 && stable.ready == 0);
+        let unready = find(&self.former.conditions, READY).filter(|ready| ready.status == Is::False.as_str());
+        let (Some(stable), Some(unready)) = (asked_for, unready) else { return 0 };
+        let pods = pods_of(stable, self.observed);
+        let is_its = |pod: &&ServerPod| pod.revision == stable.revision && !pod.is_ending;
+        let its: Vec<&ServerPod> = self.observed.pods.iter().filter(is_its).collect();
+        // Without pods, and without anything that keeps them from being made, they are about to be.
+        let is_coming = its.iter().any(|pod| pod.is_starting(self.now)) || (its.is_empty() && pods.trouble.is_none());
+        if pods.ready > 0 || is_coming {
+            return 0;
+        }
+        let unready = unready.last_transition_time.0;
+        let since = its.iter().filter_map(|pod| pod.made).min().map_or(unready, |made| made.max(unready));
+        self.now.as_second() - since.as_second()
     }
 }
 

@@ -15,7 +15,7 @@ use super::*;
 use crate::inference_service::{
     check_job::CheckJobs,
     fixtures::{approved, at, model_version, rolling_out, service, serving, settings, spec},
-    pods::ServerPod,
+    pods::Trouble,
     retraining::Sources,
     routing::RouterAnswers,
 };
@@ -104,6 +104,58 @@ fn a_ready_canary_gets_its_weight_in_plan_and_status_alike() {
     let canary = decided.status.canary.unwrap();
     assert_eq!((canary.weight.intended, canary.weight.accepted), (5, None), "nobody follows the new plan yet");
     assert_eq!(decided.status.plan_generation, 2);
+}
+
+#[test]
+fn a_new_revision_takes_all_requests_at_once_in_an_outage_only() {
+    type Change<'a> = &'a dyn Fn(&mut InferenceServiceStatus, &mut Observed);
+    let broken = |observed: &mut Observed, made: i64| {
+        let trouble = Trouble { reason: "OOMKilled".to_owned(), message: "no memory".to_owned(), is_final: false };
+        (observed.pods[0].made, observed.pods[0].trouble) = (Some(at(made)), Some(trouble));
+    };
+    let refused = json!([{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small"}]);
+    // `Ready` has been False for 100 s; an outage is one after 60 s.
+    let cases: [(&str, Change<'_>, i32); 8] = [
+        ("its pod is broken", &|_, observed| broken(observed, -900), 100),
+        ("its pod does not become ready", &|_, observed| observed.pods[0].made = Some(at(-900)), 100),
+        (
+            "its pods may not be made",
+            &|_, observed| {
+                observed.pods.remove(0);
+                let status = json!({"conditions": refused});
+                observed.deployments[0].status = serde_json::from_value(status).unwrap();
+            },
+            100,
+        ),
+        ("its pods are about to be made", &|_, observed| drop(observed.pods.remove(0)), 5),
+        ("its pod only starts", &|_, observed| observed.pods[0].made = Some(at(30)), 5),
+        ("its pod was asked for a moment ago, and has trouble", &|_, observed| broken(observed, 41), 5),
+        (
+            "nobody asks for pods",
+            &|status, observed| {
+                status.stable.as_mut().unwrap().replicas = 0;
+                broken(observed, -900);
+            },
+            5,
+        ),
+        (
+            "another one is ready",
+            &|_, observed| {
+                let ready = observed.pods[0].clone();
+                broken(observed, -900);
+                observed.pods.push(ServerPod { is_ready: true, ..ready });
+            },
+            5,
+        ),
+    ];
+    for (case, change, expected) in cases {
+        let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 0);
+        crate::conditions::Conditions::new(&mut status.conditions, 1, at(0)).set(READY, Is::False, "NoReadyPods", "");
+        let mut observed = observed(&status);
+        observed.pods[0].is_ready = false;
+        change(&mut status, &mut observed);
+        assert_eq!(decided(status, &observed).status.canary.unwrap().weight.intended, expected, "{case}");
+    }
 }
 
 #[test]

@@ -143,9 +143,32 @@ pub fn prepare(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
             weigh(first, (first < ALL).then_some(0), "StrategyEdited", go_on(canary, first), Vec::new())
         }
         // Nobody serves any more, or nothing is to be compared any more.
-        Way::Straight => weigh(ALL, None, "Ready", is_ready(canary), Vec::new()),
+        Way::Straight => match kept_back(facts, canary) {
+            Some(sentence) => Move::Stay(sentence),
+            None => weigh(ALL, None, "Ready", is_ready(canary), Vec::new()),
+        },
         Way::Switch => switch(facts, canary),
     }
+}
+
+/// Why a prepared switch is not made although there is nobody to compare with. At zero pods nobody is without answers for want of it. And a
+/// person who is to be asked is asked in an outage, too.
+fn kept_back(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<String> {
+    let (rollout, version) = (facts.rollout, &canary.model_version);
+    if rollout.strategy == Strategy::Replace {
+        return None;
+    }
+    if facts.replicas == 0 {
+        return Some(format!(
+            "{version} is prepared; its switch waits until scaling.replicas is above 0, or for kubectl millrace promote"
+        ));
+    }
+    let is_gated = rollout.strategy != Strategy::Canary && rollout.switch.approval == StepApproval::Manual;
+    let stable = facts.status.stable.as_ref().filter(|_| is_gated)?;
+    Some(format!(
+        "no pod of {} is ready; {version} is, and waits for a person: kubectl millrace promote gives it all requests at once",
+        stable.model_version
+    ))
 }
 
 fn switch(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {

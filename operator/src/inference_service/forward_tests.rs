@@ -309,6 +309,65 @@ fn a_rollout_with_one_switch_starts_in_full_is_prepared_and_switches_when_its_ch
 }
 
 #[test]
+fn a_prepared_switch_is_made_neither_by_scaling_to_zero_nor_in_spite_of_its_gate() {
+    use Strategy::{BlueGreen, Canary, Replace, Shadow};
+    let at_zero = |strategy| preparing(strategy).but(|g| g.replicas = 0);
+    let gated = |strategy| {
+        preparing(strategy).but(|g| {
+            g.rollout.switch.approval = StepApproval::Manual;
+            g.stable_down = 60;
+        })
+    };
+    check(vec![
+        ("it is held", at_zero(BlueGreen), "stay"),
+        ("it has no copies yet", at_zero(Shadow), "stay"),
+        ("it waits for a person", gated(BlueGreen).but(|g| (g.replicas, g.judgement) = (0, good())), "stay"),
+        ("it is to become steps", at_zero(Canary), "stay"),
+        ("nothing is to be compared any more", at_zero(Replace), "weigh 100 step None Ready"),
+        (
+            "the person does not mind",
+            at_zero(BlueGreen).but(|g| g.command = command(Verb::Promote)),
+            "weigh 100 step None Promoted",
+        ),
+        (
+            "what begins at zero has nobody to disturb",
+            given(0).but(|g| (g.replicas, g.rollout.strategy) = (0, BlueGreen)),
+            "weigh 100 step None Ready",
+        ),
+        ("nobody serves, and a person decides", gated(BlueGreen).but(|g| g.judgement = good()), "stay"),
+        ("also about what has copies", gated(Shadow), "stay"),
+        (
+            "the person does",
+            gated(BlueGreen).but(|g| g.command = command(Verb::Promote)),
+            "weigh 100 step None Promoted",
+        ),
+        ("its evidence needs no person", gated(BlueGreen).but(|g| g.judgement = bad()), "reject ErrorRate"),
+        ("the gate is that of a switch", gated(Canary), "weigh 100 step None Ready"),
+        ("nor is there one where nothing is compared", gated(Replace), "weigh 100 step None Ready"),
+    ]);
+}
+
+#[test]
+fn a_switch_that_is_kept_back_says_what_makes_it() {
+    let said = |given: Given| match given.next() {
+        Move::Stay(sentence) => sentence,
+        other => panic!("{other:?}"),
+    };
+    let down = preparing(Strategy::BlueGreen).but(|g| {
+        g.rollout.switch.approval = StepApproval::Manual;
+        g.stable_down = 60;
+    });
+    assert_eq!(
+        said(down),
+        "no pod of fraud-1 is ready; fraud-2 is, and waits for a person: kubectl millrace promote gives it all requests at once"
+    );
+    assert_eq!(
+        said(preparing(Strategy::BlueGreen).but(|g| g.replicas = 0)),
+        "fraud-2 is prepared; its switch waits until scaling.replicas is above 0, or for kubectl millrace promote"
+    );
+}
+
+#[test]
 fn a_step_with_a_gate_waits_for_a_person() {
     let gated = |judgement| {
         given(5).but(|g| {

@@ -7,7 +7,7 @@ use super::{
     canary::Judgement,
     commands::Verb,
     forward,
-    phase::{Facts, Move},
+    phase::{Facts, Move, Phase},
     pods::Trouble,
     revision::Revision,
     routing::ALL,
@@ -87,8 +87,10 @@ fn promoted_by_user(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> 
         return Some(Move::Scale(wanted));
     }
     if facts.canary_ready < wanted {
-        // A request waits no longer than the deadline: then is done what would be done without it.
-        return (!forward::is_late(facts)).then(|| forward::for_want_of_pods(facts, canary, weight));
+        // A request waits no longer than the deadline: then is done what would be done without it. Nor does a share wait for it to be measured,
+        // or nobody would notice a bad one.
+        let goes_on = Phase::of(facts.status) == Phase::Routing || forward::is_late(facts);
+        return (!goes_on).then(|| forward::for_want_of_pods(facts, canary, weight));
     }
     let message = match step {
         Some(_) => format!("{} goes on to {weight} % by a request", canary.model_version),
@@ -162,6 +164,26 @@ mod tests {
         ] {
             assert_eq!(of(target, is_pinned, gone), (message, by));
         }
+    }
+
+    #[test]
+    fn a_share_is_measured_while_a_request_waits_for_pods() {
+        // Of four pods that all requests need one is ready, which is enough for the first share.
+        let routing = || {
+            given(5).but(|g| {
+                g.command = command(Verb::PromoteFull);
+                (g.replicas, g.ready) = (4, 1);
+                g.status.canary.as_mut().unwrap().replicas = 4;
+                g.status.rollout.as_mut().unwrap().step_start_time = None;
+            })
+        };
+        check(vec![
+            ("its routers follow", routing(), "measure"),
+            ("they do not yet", routing().but(|g| g.accepted = false), "stay"),
+            ("the pods are made first", routing().but(|g| g.status.canary.as_mut().unwrap().replicas = 1), "scale 4"),
+            ("they are there", routing().but(|g| g.ready = 4), "weigh 100 step None Promoted"),
+            ("it is bad", routing().but(|g| g.judgement = bad()), "reject ErrorRate"),
+        ]);
     }
 
     #[test]

@@ -339,19 +339,30 @@ pub fn count_runs(
 }
 
 /// Takes down since when checks have had no data: the policy waits from then on, and not from the beginning of a step that may be hours ago.
-pub fn note_lack(metrics: &[Metric], measured: &mut Measurements, weight: i32, now: Timestamp) {
+/// A pause begins that anew, as nobody could wait meanwhile.
+pub fn note_lack(metrics: &[Metric], measured: &mut Measurements, weight: i32, is_paused: bool, now: Timestamp) {
     for metric in metrics {
         let Some(known) = measured.get_mut(&metric.name) else { continue };
+        if is_paused {
+            known.lacking_since = None;
+            continue;
+        }
         let had_some = known.weight == weight && known.value.is_some();
         let since = known.lacking_since.or(had_some.then_some(now));
         known.lacking_since = since.filter(|_| lacks(metric, known, weight));
     }
 }
 
-/// Since when a check has had no data at this share, which began at `start`; nothing where it has some, if not enough yet.
+/// Since when a check has had no data at this share, which began at `start`; nothing where it has some, if not enough yet, and where it had
+/// some and nobody knows since when it has none, as in a pause.
 pub fn lacking_since(metric: &Metric, measured: &Measurements, weight: i32, start: Timestamp) -> Option<Timestamp> {
     let Some(known) = measured.get(&metric.name) else { return Some(start) };
-    let since = known.lacking_since.map_or(start, |since| since.max(start));
+    let had_some = known.weight == weight && known.value.is_some();
+    let since = match known.lacking_since {
+        Some(since) => since.max(start),
+        None if had_some => return None,
+        None => start,
+    };
     lacks(metric, known, weight).then_some(since)
 }
 

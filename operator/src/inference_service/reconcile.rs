@@ -159,27 +159,23 @@ async fn apply_checks(
     now: Timestamp,
 ) -> Result<(), Error> {
     let foreign = observed.preview.as_ref().filter(|live| !owner.owns(live.meta()));
-    let mut refused = Vec::new();
+    let mut made = Vec::new();
     for run in &decided.check_runs {
-        let why = match foreign {
-            Some(foreign) => Some(check_job::without_address(foreign, run)),
-            None => make_check(ctx, owner, service, run).await?,
+        let outcome = match foreign {
+            Some(foreign) => Ok(Some(check_job::without_address(foreign, run))),
+            None => make_check(ctx, owner, service, run).await,
         };
-        refused.extend(why.map(|why| (run, why)));
+        made.push((run, outcome));
     }
+    let (refused, passing) = check_job::apart(made);
     if let Some(text) = decided.with_refused(&refused, now) {
         ctx.cluster.apply_over(owner, observed.evidence.as_ref(), desired::evidence(service, text)).await?;
     }
-    Ok(())
+    passing.map_or(Ok(()), Err)
 }
 
 /// Makes a Job, or says why it can't be made.
-async fn make_check(
-    ctx: &Context,
-    owner: &Owner,
-    service: &InferenceService,
-    run: &Run,
-) -> Result<Option<String>, Error> {
+async fn make_check(ctx: &Context, owner: &Owner, service: &InferenceService, run: &Run) -> check_job::Outcome {
     match ctx.cluster.ensure(owner, check_job::job(service, run, &ctx.settings)).await {
         Ok(_) => Ok(None),
         Err(error) => check_job::refusal(&error, run).map(Some).ok_or(error),

@@ -39,6 +39,7 @@ impl Deciding<'_> {
         let mut evidence = before.clone();
         let has_settled = pair.has_settled(self.now);
         let is_measured = has_settled && self.is_current;
+        let is_paused = self.former.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some());
         if let Some(plan) = self.stored_plan.as_ref().filter(|_| is_measured) {
             let look = Look {
                 now: self.now,
@@ -62,7 +63,7 @@ impl Deciding<'_> {
                 let runs = metric::runs(metrics, &evidence.metrics, subject);
                 let found = self.observed.check_jobs.found(runs, self.now);
                 metric::count_runs(metrics, &mut evidence.metrics, weight, &found, self.now);
-                metric::note_lack(metrics, &mut evidence.metrics, weight, self.now);
+                metric::note_lack(metrics, &mut evidence.metrics, weight, is_paused, self.now);
             }
         }
         let is_news = is_measured && evidence.differs(&before);
@@ -71,7 +72,7 @@ impl Deciding<'_> {
             kind: pair.kind,
             weight: pair.new.weight.intended,
             start: pair.start,
-            is_paused: self.former.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some()),
+            is_paused,
             is_sticky: self.service.spec.sticky.is_some(),
             now: self.now,
             evidence: evidence.as_input(),
