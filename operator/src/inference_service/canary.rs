@@ -19,6 +19,7 @@ use super::{
     metric,
     phase::ascending,
 };
+use crate::conditions::whole_seconds;
 
 /// Pause between the moment every router follows a plan and the first request that counts.
 pub const SETTLE_SECONDS: i64 = 3;
@@ -242,9 +243,8 @@ fn judge_preview(rollout: &Rollout, evidence: &Evidence, start: Option<Timestamp
         return Judgement::Open { message: "the switch is not prepared yet".to_owned(), checks };
     };
     let open = checks.iter().filter(decides).filter(|check| check.verdict == Verdict::Unknown);
-    let missing: Vec<Missing> =
-        open.map(|check| Missing::of(check, &rollout.analysis, evidence, 0, (start, now))).collect();
-    if let Some(waits) = waits(&rollout.analysis, &missing, &checks) {
+    let missing: Vec<Missing> = open.map(|check| Missing::of(check, &rollout.analysis, evidence, 0, start)).collect();
+    if let Some(waits) = waits(&rollout.analysis, &missing, &checks, now) {
         return waits;
     }
     let passed = now.as_second() - start.as_second();
@@ -308,8 +308,8 @@ pub fn judge(rollout: &Rollout, evidence: &Evidence, stage: Stage<'_>, is_sticky
     let (Some(step), Some(start)) = (stage.step, stage.start) else {
         return Judgement::Open { message: "the next step has not begun".to_owned(), checks };
     };
-    let missing = missing(analysis, evidence, (goal, step.weight), &checks, (start, stage.now));
-    if let Some(waits) = waits(analysis, &missing, &checks) {
+    let missing = missing(analysis, evidence, (goal, step.weight), &checks, start);
+    if let Some(waits) = waits(analysis, &missing, &checks, stage.now) {
         return waits;
     }
     let passed = stage.now.as_second() - start.as_second();
@@ -353,28 +353,18 @@ struct Missing {
     what: String,
     /// Of what there is too little.
     of: &'static str,
-    /// For how long, in seconds.
-    seconds: i64,
+    /// Since when; absent where there is some, if not enough yet.
+    since: Option<Timestamp>,
 }
 
 impl Missing {
     /// A check that is open, at a share which began at `start`.
-    fn of(
-        check: &Check,
-        analysis: &Analysis,
-        evidence: &Evidence,
-        weight: i32,
-        (start, now): (Timestamp, Timestamp),
-    ) -> Self {
-        let until_now = |since: Timestamp| now.as_second() - since.as_second();
-        let (of, seconds) = match analysis.metrics.iter().find(|metric| metric.name == check.name) {
-            Some(metric) => {
-                let since = metric::lacking_since(metric, &evidence.metrics, weight, start);
-                ("data", since.map_or(0, until_now))
-            }
-            None => ("requests", until_now(start)),
+    fn of(check: &Check, analysis: &Analysis, evidence: &Evidence, weight: i32, start: Timestamp) -> Self {
+        let (of, since) = match analysis.metrics.iter().find(|metric| metric.name == check.name) {
+            Some(metric) => ("data", metric::lacking_since(metric, &evidence.metrics, weight, start)),
+            None => ("requests", Some(start)),
         };
-        Self { what: format!("{} is still open: {}", check.name, check.message), of, seconds }
+        Self { what: format!("{} is still open: {}", check.name, check.message), of, since }
     }
 }
 
@@ -384,32 +374,40 @@ fn missing(
     evidence: &Evidence,
     (goal, weight): (Goal, i32),
     checks: &[Check],
-    (start, now): (Timestamp, Timestamp),
+    start: Timestamp,
 ) -> Vec<Missing> {
     let requests = evidence.counts.canary_requests_at(f64::from(weight) / 100.0);
     let requests = i64::try_from(requests).unwrap_or(i64::MAX);
     let too_few = (requests < analysis.min_requests).then(|| Missing {
         what: format!("the canary has had {requests} of the {} requests this step needs", analysis.min_requests),
         of: "requests",
-        seconds: now.as_second() - start.as_second(),
+        since: Some(start),
     });
     // A step may pass before the sequential tests are done; without an own measurement nothing goes forward.
     let holds = |check: &&Check| goal == Goal::Promote || is_own(analysis, check);
     let open = checks.iter().filter(decides).filter(|check| check.verdict == Verdict::Unknown).filter(holds);
-    let open = open.map(|check| Missing::of(check, analysis, evidence, weight, (start, now)));
+    let open = open.map(|check| Missing::of(check, analysis, evidence, weight, start));
     too_few.into_iter().chain(open).collect()
 }
 
-/// What is waited for, where something is missing; once it was for too long, the policy decides.
-fn waits(analysis: &Analysis, missing: &[Missing], checks: &[Check]) -> Option<Judgement> {
+/// What is waited for, where something is missing; once it was for too long, the policy decides. The sentence names the moment: with the seconds
+/// since then each look would write another status.
+fn waits(analysis: &Analysis, missing: &[Missing], checks: &[Check], now: Timestamp) -> Option<Judgement> {
     let checks = checks.to_vec();
-    let is_late = |missing: &&Missing| missing.seconds >= analysis.no_data_seconds;
-    if let Some(Missing { what, of, seconds }) = missing.iter().find(is_late) {
+    let seconds = |since: Timestamp| now.as_second() - since.as_second();
+    let late = missing.iter().find_map(|missing| {
+        let since = missing.since.filter(|since| seconds(*since) >= analysis.no_data_seconds)?;
+        Some((missing, since))
+    });
+    if let Some((Missing { what, of, .. }, since)) = late {
         return Some(match analysis.on_no_data {
-            OnNoData::Hold => Judgement::Open { message: format!("waits for {of}, since {seconds} s: {what}"), checks },
+            OnNoData::Hold => {
+                let since = whole_seconds(since);
+                Judgement::Open { message: format!("waits for {of}, since {since}: {what}"), checks }
+            }
             OnNoData::Fail => Judgement::Bad {
                 reason: NO_DATA.to_owned(),
-                message: format!("after {seconds} s {what}, and onNoData is Fail"),
+                message: format!("after {} s {what}, and onNoData is Fail", seconds(since)),
                 checks,
             },
         });

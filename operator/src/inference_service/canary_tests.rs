@@ -90,10 +90,13 @@ fn errors_that_hit_both_alike_are_not_the_canarys() {
 fn without_requests_the_policy_decides() {
     let none = counted(Arm::default(), Arm::default());
     let fail = Analysis { on_no_data: OnNoData::Fail, ..analysis() };
-    assert_eq!(
-        word(&judge(&rollout(analysis()), &none, at_second(600, false), false)),
-        "open: waits for requests, since 600 s: the canary has had 0 of the 100 requests this step needs"
-    );
+    for second in [600, 602, 9_000] {
+        assert_eq!(
+            word(&judge(&rollout(analysis()), &none, at_second(second, false), false)),
+            "open: waits for requests, since 2026-01-01T00:00:00Z: the canary has had 0 of the 100 requests this step needs",
+            "at {second}: with nothing new there is nothing to write"
+        );
+    }
     assert_eq!(
         word(&judge(&rollout(fail.clone()), &none, at_second(599, false), false)),
         "open: the canary has had 0 of the 100 requests this step needs"
@@ -205,6 +208,17 @@ fn the_policy_waits_from_the_moment_a_check_lost_its_data() {
     for (successes, looks, second, expected) in cases {
         let said = judged_after(&impatient(successes), &looks, at_second(second, false));
         assert!(said.starts_with(expected), "{looks:?} at {second}: {said}");
+    }
+}
+
+#[test]
+fn a_wait_for_data_that_goes_on_is_told_by_its_beginning() {
+    let mut rollout = impatient(1);
+    rollout.analysis.on_no_data = OnNoData::Hold;
+    let looks: [Look; 2] = [(5_000, false, Ok(0.95)), (7_000, false, Err("the query returns nothing".to_owned()))];
+    for second in [7_600, 7_602] {
+        let said = judged_after(&rollout, &looks, at_second(second, false));
+        assert!(said.starts_with("open: waits for data, since 2026-01-01T01:56:40Z: recall is still open"), "{said}");
     }
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     pair::{has_given_room, running_rehearsal},
     phase::Phase,
-    target::is_approved,
+    target::{is_approved, number_of},
 };
 
 /// Longest nonce that fits into status.
@@ -237,11 +237,21 @@ fn not_to_retry(revision: &str, met: Met<'_>) -> Option<String> {
     if !is_approved(version) {
         return Some(format!("ModelVersion {name} is not approved: approve it first"));
     }
-    // A pin may go back to a lower number.
-    let is_followed = met.model.model_version.is_none();
-    let stable = met.status.stable.as_ref().filter(|_| is_followed)?;
-    let is_older = version_of(met, &stable.model_version)?.spec.version > version.spec.version;
-    let (serving, verb) = (&stable.model_version, "kubectl millrace rollback --to");
+    held(name, met).or_else(|| older(version, met))
+}
+
+fn held(name: &str, met: Met<'_>) -> Option<String> {
+    let held = met.status.overridden.as_ref().filter(|_| is_rolled_back(met.status))?;
+    let is_in_the_way = held.model == *met.model && held.model_version != name;
+    is_in_the_way.then(|| format!("a rollback holds {}: ask for kubectl millrace resume first", held.model_version))
+}
+
+/// A pin may go back to a lower number; a model that is followed never does, whether or not the version that serves is there still.
+fn older(version: &ModelVersion, met: Met<'_>) -> Option<String> {
+    let followed = met.model.name.as_deref().filter(|_| met.model.model_version.is_none())?;
+    let serving = &met.status.stable.as_ref()?.model_version;
+    let is_older = number_of(followed, serving)? > version.spec.version;
+    let (name, verb) = (version.name_any(), "kubectl millrace rollback --to");
     is_older.then(|| format!("{serving} serves, which is newer, so {name} would not be tried: ask for {verb} {name}"))
 }
 

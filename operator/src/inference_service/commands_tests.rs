@@ -1,7 +1,7 @@
 //! Tests of requests: which make sense, and who makes them.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use millrace_crds::inference_service::{PreviousRevision, RehearsalStatus};
+use millrace_crds::inference_service::{Override, PreviousRevision, RehearsalStatus};
 
 use super::*;
 use crate::inference_service::fixtures::{
@@ -92,28 +92,58 @@ fn a_request_is_accepted_where_it_makes_sense_and_refused_with_the_reason_elsewh
     }
 }
 
+/// What is said of a retry of a version that was rejected.
+fn retried(
+    status: InferenceServiceStatus,
+    rejects: &ModelVersion,
+    model: &ModelReference,
+    versions: &[ModelVersion],
+) -> String {
+    let status = InferenceServiceStatus { rejected: vec![rejected(rejects)], ..status };
+    let asked = asked("retry", &status.rejected[0].revision, "n");
+    told(request(Some(&asked), Met { status: &status, model, versions }, at(0)))
+}
+
+#[test]
+fn a_retry_is_refused_while_a_rollback_holds_another_version() {
+    use OverrideVerb::{Abort, Promote, Rollback};
+    let all = [approved("fraud", 2), approved("fraud", 4)];
+    let (followed, other) = (spec("fraud").model, spec("other").model);
+    let overridden = |verb, version: &str, model: &ModelReference| {
+        let (model_version, revision, time) = (version.to_owned(), String::new(), Time(at(0)));
+        let known = Override { verb, model_version, revision, left: None, model: model.clone(), time };
+        InferenceServiceStatus { overridden: Some(known), ..serving(&all[0]) }
+    };
+    for (verb, version, model, expected) in [
+        (Rollback, "fraud-2", &followed, "a rollback holds fraud-2: ask for kubectl millrace resume first"),
+        (Rollback, "fraud-4", &followed, "Retry"),
+        (Rollback, "fraud-2", &other, "Retry"),
+        (Promote, "fraud-2", &followed, "Retry"),
+        (Abort, "fraud-2", &followed, "Retry"),
+    ] {
+        let status = overridden(verb, version, model);
+        assert_eq!(retried(status, &all[1], &followed, &all), expected, "{verb:?} of {version}");
+    }
+}
+
 #[test]
 fn a_retry_is_refused_where_the_spec_would_not_ask_for_what_was_rejected() {
     let two = approved("fraud", 2);
     let pin = pinned_to("fraud-1").model;
     let of = |rejects: &ModelVersion, model: &ModelReference, versions: &[ModelVersion]| {
-        let status = InferenceServiceStatus { rejected: vec![rejected(rejects)], ..serving(&two) };
-        let asked = asked("retry", &status.rejected[0].revision, "n");
-        told(request(Some(&asked), Met { status: &status, model, versions }, at(0)))
+        retried(serving(&two), rejects, model, versions)
     };
     let followed = spec("fraud").model;
     let all = [approved("fraud", 1), two.clone(), model_version("fraud", 3), approved("fraud", 4)];
+    let newer =
+        "fraud-2 serves, which is newer, so fraud-1 would not be tried: ask for kubectl millrace rollback --to fraud-1";
     for (rejects, model, versions, expected) in [
         (&all[3], &followed, &all[..], "Retry"),
         (&all[1], &followed, &all[..], "Retry"),
         (&all[0], &pin, &all[..1], "Retry"),
-        (&all[0], &followed, &all[..1], "Retry"),
-        (
-            &all[0],
-            &followed,
-            &all[..],
-            "fraud-2 serves, which is newer, so fraud-1 would not be tried: ask for kubectl millrace rollback --to fraud-1",
-        ),
+        (&all[0], &followed, &all[..], newer),
+        // The version that serves was deleted.
+        (&all[0], &followed, &all[..1], newer),
         (&all[2], &followed, &all[..], "ModelVersion fraud-3 is not approved: approve it first"),
         (&all[3], &followed, &all[..3], "ModelVersion fraud-4 is no version of the model that this service follows"),
         (&all[3], &pin, &all[..1], "ModelVersion fraud-4 is no version of the model that this service follows"),

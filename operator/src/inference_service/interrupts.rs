@@ -47,16 +47,23 @@ pub(super) fn withdrawn(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Mo
     }
 }
 
-/// A newer version of the model that is followed comes by itself; another pin, another server block and the end of a version are a person's.
+/// A newer version of the model that is followed comes by itself; another model or pin, another server block and the end of a version are a
+/// person's.
 fn superseded(facts: &Facts<'_>, canary: &RevisionStatus, wanted: &Revision) -> Move {
     let version = &canary.model_version;
-    let is_followed = !facts.is_pinned && facts.canary_gone.is_none() && wanted.model_version != *version;
+    let is_other_version = wanted.model_version != *version && model_of(&wanted.model_version) == model_of(version);
+    let is_followed = !facts.is_pinned && facts.canary_gone.is_none() && is_other_version;
     let why = facts.canary_gone.map(|gone| format!("{gone} and ")).unwrap_or_default();
     Move::Withdraw {
         reason: "Superseded",
         message: format!("{version} {why}gives way to {}, revision {}", wanted.model_version, wanted.hash),
         decided_by: if is_followed { DecidedBy::Operator } else { DecidedBy::User },
     }
+}
+
+/// The model in a version's name.
+fn model_of(version: &str) -> Option<&str> {
+    version.rsplit_once('-').map(|(model, _)| model)
 }
 
 fn rejected(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
@@ -132,6 +139,7 @@ mod tests {
     #[test]
     fn the_end_of_a_rollout_says_whose_wish_it_was_and_what_became_of_the_version() {
         let (one, two, three) = (approved("fraud", 1), approved("fraud", 2), approved("fraud", 3));
+        let (other, longer) = (approved("churn", 3), approved("fraud-eu", 3));
         let mut edited = revision(&two);
         edited.hash = "0000aaaa".to_owned();
         let newer = revision(&three).hash;
@@ -144,6 +152,20 @@ mod tests {
         for (target, is_pinned, gone, message, by) in [
             (to(&three), false, None, format!("fraud-2 gives way to fraud-3, revision {newer}"), DecidedBy::Operator),
             (to(&three), true, None, format!("fraud-2 gives way to fraud-3, revision {newer}"), DecidedBy::User),
+            (
+                to(&other),
+                false,
+                None,
+                format!("fraud-2 gives way to churn-3, revision {}", revision(&other).hash),
+                DecidedBy::User,
+            ),
+            (
+                to(&longer),
+                false,
+                None,
+                format!("fraud-2 gives way to fraud-eu-3, revision {}", revision(&longer).hash),
+                DecidedBy::User,
+            ),
             (
                 Target::Revision(edited),
                 false,

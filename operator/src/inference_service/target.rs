@@ -115,7 +115,8 @@ fn newest(
     }
 }
 
-fn number_of(model: &str, version: &str) -> Option<i64> {
+/// The number in a version's name, which also tells it once the version is gone.
+pub(super) fn number_of(model: &str, version: &str) -> Option<i64> {
     version.strip_prefix(model)?.strip_prefix('-')?.parse().ok()
 }
 
