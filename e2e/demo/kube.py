@@ -14,7 +14,7 @@ import urllib.parse
 DEADLINE_SECONDS = 10
 # Where the API server has what is read.
 GROUPS = {
-    **dict.fromkeys(("events", "pods", "secrets"), "/api/v1"), "leases": "/apis/coordination.k8s.io/v1",
+    **dict.fromkeys(("events", "pods", "secrets"), "/api/v1"), "jobs": "/apis/batch/v1", "leases": "/apis/coordination.k8s.io/v1",
     "networkpolicies": "/apis/networking.k8s.io/v1", "httproutes": "/apis/gateway.networking.k8s.io/v1",
     **dict.fromkeys(("datasets", "trainingjobs", "modelversions", "inferenceservices"), "/apis/millrace.dev/v1alpha1"),
 }

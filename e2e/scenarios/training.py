@@ -6,7 +6,7 @@ import os
 import pathlib
 import subprocess
 
-from kube import Failed, Namespace, condition, kubectl, say, wait
+from kube import Failed, Namespace, condition, kubectl, read, say, wait
 
 NS = Namespace("bad-input")
 GPU_NODES = pathlib.Path(__file__).resolve().parents[1] / "cluster" / "gpu-nodes"
@@ -124,7 +124,7 @@ def exhausted():
 
 
 def gpus_of_nodes():
-    return {node["metadata"]["name"]: int(node["status"]["allocatable"].get(GPU, "0")) for node in NS.list("nodes")}
+    return {node["metadata"]["name"]: int(node["status"]["allocatable"].get(GPU, "0")) for node in read("/api/v1/nodes")["items"]}
 
 
 def gpu_pods():
