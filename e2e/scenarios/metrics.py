@@ -122,7 +122,8 @@ def main():
         NS.apply(model_version(NAME, 1, artifacts[0]))
         NS.apply(service(surroundings))
         wait("the first version serves", lambda: stable() == f"{NAME}-1" and status_of(NAME).get("phase") == "Serving", 120, lambda: status_of(NAME).get("nextStep"))
-        requests = Requests(address_of(NAME), NAME)
+        # Enough of them that a promotion is not waited for for want of requests.
+        requests = Requests(address_of(NAME), NAME, clients=5)
         waits_and_goes_on(surroundings, artifacts[1])
         is_rejected(surroundings, artifacts[0])
         is_rejected_by_a_job()
