@@ -65,7 +65,7 @@ crds-released: packages ## record what the CustomResourceDefinitions have now: f
 .PHONY: bench
 bench: packages ## the server beside in-process ONNX Runtime and a bare echo, in one run of some 6 minutes; ONLY="tiny idle", STRICT=1
 	@deploy/images/fetch-onnxruntime >/dev/null
-	@STRICT=$(STRICT) cargo bench --workspace --bench served_rate --profile dev -- $(ONLY)
+	@STRICT=$(STRICT) cargo bench --workspace --bench served_rate --profile $(or $(PROFILE),dev) -- $(ONLY)
 
 .PHONY: conformance
 conformance: packages ## the protocol's clauses over REST, binary and gRPC, on our server or on any: URL=http://host:port [GRPC=host:port]
