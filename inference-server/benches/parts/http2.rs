@@ -19,8 +19,6 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
-/// The setting of how many streams may be open at a time.
-const STREAMS: u16 = 3;
 const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
 const WINDOW: u8 = 8;
@@ -59,13 +57,6 @@ pub fn call(path: &str, message: &[u8]) -> Vec<u8> {
     [frame(HEADERS, END_HEADERS, 0, &block), frame(DATA, END_STREAM, 0, &prefixed)].concat()
 }
 
-/// How many streams these settings allow, if they say so.
-fn streams(settings: &[u8]) -> Option<usize> {
-    let mut pairs = settings.as_chunks::<6>().0.iter();
-    let found = pairs.find(|pair| pair[..2] == STREAMS.to_be_bytes())?;
-    usize::try_from(u32::from_be_bytes([found[2], found[3], found[4], found[5]])).ok()
-}
-
 fn number(call: &mut [u8], stream: u32) {
     let data = 9 + usize::from(call[1]) * 256 + usize::from(call[2]);
     call[5..9].copy_from_slice(&stream.to_be_bytes());
@@ -85,8 +76,6 @@ struct Connection {
     next: u32,
     /// Streams under way, oldest first.
     open: VecDeque<Call>,
-    /// How many of them the server allows.
-    most: usize,
     read: Vec<u8>,
     filled: usize,
     /// Bytes of DATA since the connection's window was last opened.
@@ -106,7 +95,7 @@ impl Connection {
             [PREFACE, &frame(SETTINGS, 0, 0, &settings), &frame(WINDOW, 0, 0, &(1_u32 << 30).to_be_bytes())].concat();
         stream.write_all(&hello).await?;
         let (read, out) = (vec![0; 1 << 18], Vec::with_capacity(1 << 16));
-        Ok(Self { stream, call, next: 1, open: VecDeque::new(), most: 100, read, filled: 0, taken: 0, out })
+        Ok(Self { stream, call, next: 1, open: VecDeque::new(), read, filled: 0, taken: 0, out })
     }
 
     /// A call that was due then.
@@ -157,10 +146,7 @@ impl Connection {
             let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
             let payload = &self.read[at + 9..at + 9 + length];
             match kind {
-                SETTINGS if flags & ACK == 0 => {
-                    self.most = streams(payload).unwrap_or(self.most);
-                    self.out.extend(frame(SETTINGS, ACK, 0, &[]));
-                }
+                SETTINGS if flags & ACK == 0 => self.out.extend(frame(SETTINGS, ACK, 0, &[])),
                 PING if flags & ACK == 0 => self.out.extend(frame(PING, ACK, 0, payload)),
                 DATA => self.taken += length as u32,
                 RESET | GO_AWAY => return Err(io::Error::other("the server broke a stream off")),
@@ -215,7 +201,7 @@ pub async fn closed(address: SocketAddr, call: &[u8], under_way: usize, length: 
     super::gather(tasks).await
 }
 
-/// So many calls a second, at even distances over a few connections, whether or not the ones before are answered; latencies count from when a
+/// So many calls a second, at even distances over a few connections, with at most as many under way as are named; latencies count from when a
 /// call was due.
 pub async fn paced(
     address: SocketAddr,
@@ -234,7 +220,7 @@ pub async fn paced(
             let mut latencies = Vec::with_capacity(1 << 14);
             let mut due = start + gap.mul_f64(index as f64 / connections as f64);
             while due < start + length {
-                while due <= Instant::now() && connection.open.len() < connection.most {
+                while due <= Instant::now() && connection.open.len() < under_way / connections {
                     connection.begin(due);
                     due += gap;
                 }
