@@ -3,6 +3,8 @@ SHELL := /bin/bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millrace
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 STAGE := e2e/stage
+# ONNX Runtime would send telemetry from tests and benchmarks, too.
+export ORT_DISABLE_TELEMETRY := 1
 
 # Cargo is told --workspace, never one package: dependencies would be built anew with the features of that package alone.
 

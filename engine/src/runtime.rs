@@ -1,6 +1,6 @@
 //! The one ONNX Runtime of the process: found, loaded and kept, with the one pool of threads that all sessions share. Telemetry off, as
-//! ONNX Runtime 1.29 and later send it by default on Linux. The images also set `ORT_DISABLE_TELEMETRY=1`, since a process cannot set its
-//! own environment safely.
+//! ONNX Runtime 1.29 and later send it by default on Linux. That says so only once it has begun, so the images set
+//! `ORT_DISABLE_TELEMETRY=1`, and `inference-server` begins anew with it where it is missing.
 
 use std::{path::PathBuf, sync::OnceLock};
 

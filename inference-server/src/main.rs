@@ -1,6 +1,11 @@
 //! `inference-server`: reads its configuration, sets up logs and runs; or explains a model or the configuration.
 
-use std::{future::Future, io::IsTerminal, process::ExitCode};
+use std::{
+    future::Future,
+    io::IsTerminal,
+    os::unix::process::CommandExt,
+    process::{Command as Process, ExitCode},
+};
 
 use clap::Parser;
 use millrace_contract::server::SERVER_CONFIG_ENV;
@@ -15,8 +20,14 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What ONNX Runtime looks for when it starts, before anybody can tell it to be silent.
+const NO_TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if std::env::var_os(NO_TELEMETRY).is_none() {
+        begin_anew_without_telemetry();
+    }
     match &cli.command {
         Some(Command::Schema { of, markdown }) => explain(*of, *markdown),
         Some(Command::Inspect { model }) => {
@@ -24,6 +35,13 @@ fn main() -> ExitCode {
         }
         Some(Command::Serve(_)) | None => serve(cli),
     }
+}
+
+/// No process can change its own environment safely, so it begins anew with another one; its identifier stays. Returns where that fails.
+fn begin_anew_without_telemetry() {
+    let Ok(program) = std::env::current_exe() else { return };
+    let error = Process::new(program).args(std::env::args_os().skip(1)).env(NO_TELEMETRY, "1").exec();
+    eprintln!("inference-server: ONNX Runtime may send telemetry, as {NO_TELEMETRY} is not set: {error}");
 }
 
 fn explain(of: Document, markdown: bool) -> ExitCode {

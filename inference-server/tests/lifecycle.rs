@@ -92,6 +92,19 @@ async fn why_the_process_ended_is_left_for_kubernetes() {
     assert_eq!(left, format!("InvalidModel: {}\n", trouble.message));
 }
 
+#[test]
+fn a_process_outside_of_the_images_sends_no_telemetry() {
+    // ONNX Runtime would keep an identifier of the machine there, and what it has to send.
+    let home = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_inference-server"));
+    command.arg("inspect").arg(support::model_file("classifier"));
+    command.env_remove("ORT_DISABLE_TELEMETRY").env_remove("XDG_CACHE_HOME");
+    command.env("HOME", home.path()).env("ORT_DYLIB_PATH", millrace_engine::library_path());
+    let ended = command.output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
 #[tokio::test]
 async fn a_model_that_appears_after_the_first_try_is_served() {
     let folder = tempfile::tempdir().unwrap();
