@@ -84,7 +84,8 @@ fn length(head: &[u8]) -> io::Result<usize> {
     if !head.starts_with(b"HTTP/1.1 200") {
         return Err(bad());
     }
-    let name = b"content-length: ";
+    // Its line begins with it: the length of an answer's JSON part has a header whose name ends like it.
+    let name = b"\r\ncontent-length: ";
     let start = find(head, name).ok_or_else(bad)? + name.len();
     let digits = head[start..].iter().take_while(|byte| byte.is_ascii_digit());
     Ok(digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0')))
