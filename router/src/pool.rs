@@ -21,7 +21,7 @@ use crate::{
     forward::Failure,
     recall::Pipes,
     router::Settings,
-    upstream::{Connection, connect},
+    upstream::{self, Connection, connect},
 };
 
 /// Idle connections to a server are closed before servers close theirs.
@@ -130,9 +130,12 @@ impl Pool {
         if let Some(stream) = on_open(shard) {
             return Ok(stream);
         }
-        let io = TokioIo::new(connect(endpoint.address(), settings.connect_timeout).await?);
+        let stream = connect(endpoint.address(), settings.connect_timeout).await?;
+        upstream::bound_unacknowledged(&stream);
+        let io = TokioIo::new(stream);
         let mut builder = http2::Builder::new(Pipes);
-        builder.timer(TokioTimer::new()).adaptive_window(true);
+        // Windows that adapt are measured by pings, of which servers of gRPC allow hardly any.
+        builder.timer(TokioTimer::new());
         builder.keep_alive_interval(settings.ping_every).keep_alive_timeout(settings.ping_every.min(PONG_WITHIN));
         let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::Refused)?;
         // How it ends is seen by its streams. It is no task of `Pipes`: trying the bodies of all streams, it would be recalled with one.

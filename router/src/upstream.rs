@@ -73,9 +73,13 @@ fn prepare(stream: &TcpStream) {
     // Without it small requests wait for acknowledgements.
     let _ = stream.set_nodelay(true);
     // The kernel looks for lost machines, since servers of gRPC allow hardly any pings.
-    let socket = SockRef::from(stream);
-    let _ = socket.set_tcp_keepalive(&PROBES);
-    let _ = socket.set_tcp_user_timeout(Some(LOST));
+    let _ = SockRef::from(stream).set_tcp_keepalive(&PROBES);
+}
+
+/// For a connection of many streams, which have no deadline of their own. One exchange has, and may wait longer for a server that is busy
+/// and leaves the rest of a body in its socket.
+pub fn bound_unacknowledged(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(LOST));
 }
 
 /// Why an exchange ended without an answer.
@@ -289,6 +293,8 @@ mod tests {
         let (first, next) = (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval());
         let probes = socket.tcp_keepalive_retries().expect("known");
         assert_eq!(first.expect("known") + next.expect("known") * probes, LOST);
+        assert_eq!(socket.tcp_user_timeout().expect("known"), None, "a busy server of HTTP/1.1 may take its time");
+        bound_unacknowledged(&stream);
         assert_eq!(socket.tcp_user_timeout().expect("known"), Some(LOST));
     }
 }
