@@ -46,6 +46,18 @@ pub fn better(best: &mut Measured, other: Measured) {
     }
 }
 
+/// Before any tail was seen.
+pub fn latest() -> Measured {
+    Measured { p99: Duration::MAX, ..Measured::default() }
+}
+
+/// Of two tails the shorter one counts.
+pub fn calmer(best: &mut Measured, other: Measured) {
+    if other.p99 < best.p99 {
+        *best = other;
+    }
+}
+
 /// A wire form of a request.
 pub enum Wire {
     Http(Vec<u8>),
@@ -77,6 +89,11 @@ pub fn forms(subject: Subject) -> [(&'static str, Wire); 3] {
     let binary = http1::request(&subject.path(), &headers, &body);
     let grpc = http2::call("/inference.GRPCInferenceService/ModelInfer", &subject.grpc());
     [("JSON", Wire::Http(json)), ("binary", Wire::Http(binary)), ("gRPC", Wire::Grpc(grpc))]
+}
+
+/// The bare echo of one of these forms, whose answers have so many numbers.
+pub fn echo(form: &str, answers: usize) -> Process {
+    Process::role(SERVER_CORE, &["echo", &form.to_lowercase(), &answers.to_string()])
 }
 
 /// A configuration with these models, under their own names.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    bench::{SERVER_CORE, TARGET, Wire, alone_at_best, better, forms, rounds, serve},
+    bench::{SERVER_CORE, TARGET, Wire, alone_at_best, better, echo, forms, rounds, serve},
     child::Process,
     http1,
     models::{COPY, IMAGE, Subject},
@@ -28,11 +28,11 @@ pub async fn wires(folder: &Path, subject: Subject, what: &str, answers: usize) 
     figure("alone, in runs of 1", one, "rows a second");
     figure("alone, in runs of 32", many, "rows a second");
     let wires = std::env::var("MILLRACE_BENCH_WIRES").unwrap_or_default();
-    for (index, (name, wire)) in forms(subject).iter().enumerate() {
+    for (name, wire) in &forms(subject) {
         if !wires.is_empty() && !wires.contains(name) {
             continue;
         }
-        let echo = Process::role(SERVER_CORE, &["echo", ["json", "binary", "grpc"][index], &answers.to_string()]);
+        let echo = echo(name, answers);
         let ours = serve(folder, subject);
         for (connections, rate) in [(1, one), (64, many)] {
             let (mut limit, mut served) = (Measured::default(), Measured::default());
@@ -62,7 +62,7 @@ pub async fn image(folder: &Path) {
     figure("alone", rate, "pictures a second");
     let request = http1::request(&IMAGE.path(), "content-type: application/json\r\n", &IMAGE.json());
     figure("request", request.len() as f64 / 1e6, "MB");
-    let echo = Process::role(SERVER_CORE, &["echo", "json", "2"]);
+    let echo = echo("JSON", 2);
     let ours = serve(folder, IMAGE);
     let (mut limit, mut served) = (Measured::default(), Measured::default());
     let wire = Wire::Http(request);

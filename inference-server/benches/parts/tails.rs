@@ -1,11 +1,11 @@
 //! Latencies at 80 % of the highest rate, where requests come when they come: the tail is what users wait for.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use serde_json::json;
 
 use super::{
-    bench::{SERVER_CORE, Wire, alone, better, config, forms, rounds, serve},
+    bench::{SERVER_CORE, Wire, alone, better, calmer, config, echo, forms, latest, rounds, serve},
     child::Process,
     http1,
     models::{ENCODER, MLP},
@@ -13,22 +13,18 @@ use super::{
 };
 
 pub async fn tails(folder: &Path) {
-    for (index, (name, wire)) in forms(MLP).iter().enumerate() {
+    for (name, wire) in &forms(MLP) {
         title(&format!("30→64→2 MLP at 80 % of its highest rate, {name}"));
-        let echo = Process::role(SERVER_CORE, &["echo", ["json", "binary", "grpc"][index], "2"]);
+        let echo = echo(name, 2);
         let ours = serve(folder, MLP);
         let mut best = Measured::default();
         for _ in 0..=rounds() {
             better(&mut best, wire.load(&ours, 64).await);
         }
-        let late = || Measured { p99: Duration::MAX, ..Measured::default() };
-        let (mut of_echo, mut of_ours) = (late(), late());
+        let (mut of_echo, mut of_ours) = (latest(), latest());
         for _ in 0..rounds() {
             for (server, kept) in [(&echo, &mut of_echo), (&ours, &mut of_ours)] {
-                let paced = wire.paced(server, 64, best.per_second * 0.8).await;
-                if paced.p99 < kept.p99 {
-                    *kept = paced;
-                }
+                calmer(kept, wire.paced(server, 64, best.per_second * 0.8).await);
             }
         }
         row("highest rate", &best);
@@ -58,16 +54,13 @@ pub async fn heavy(folder: &Path) {
     row("server, 4 under way", &served);
     verdict("of the best runs alone", served.per_second / limit.1, "", 0.99, true);
     drop(ours);
-    let mut tails = [Measured { p99: Duration::MAX, ..Measured::default() }; 2];
+    let mut tails = [latest(); 2];
     for (index, batching) in [json!({"maxSize": 1}), json!({})].into_iter().enumerate() {
         let path = config(folder, &[("encoder".to_owned(), ENCODER)], json!({"batching": batching}));
         let server = Process::server(&SERVER_CORE.to_string(), &path);
         for _ in 0..=rounds() {
             let rate = limit.1 * 0.8;
-            let paced = wire.paced(&server, 16, rate).await;
-            if paced.p99 < tails[index].p99 {
-                tails[index] = paced;
-            }
+            calmer(&mut tails[index], wire.paced(&server, 16, rate).await);
         }
     }
     row("at 80 %, unbatched", &tails[0]);
