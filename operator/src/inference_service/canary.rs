@@ -231,6 +231,11 @@ fn decides(check: &&Check) -> bool {
     !check.message.starts_with(DRY_RUN)
 }
 
+/// Checks that decide and have no verdict yet.
+fn open(checks: &[Check]) -> impl Iterator<Item = &Check> {
+    checks.iter().filter(decides).filter(|check| check.verdict == Verdict::Unknown)
+}
+
 /// Judges a revision that gets no requests of its own.
 fn judge_preview(rollout: &Rollout, evidence: &Evidence, start: Option<Timestamp>, now: Timestamp) -> Judgement {
     let mut checks = copied(rollout, evidence);
@@ -242,8 +247,8 @@ fn judge_preview(rollout: &Rollout, evidence: &Evidence, start: Option<Timestamp
     let Some(start) = start else {
         return Judgement::Open { message: "the switch is not prepared yet".to_owned(), checks };
     };
-    let open = checks.iter().filter(decides).filter(|check| check.verdict == Verdict::Unknown);
-    let missing: Vec<Missing> = open.map(|check| Missing::of(check, &rollout.analysis, evidence, 0, start)).collect();
+    let missing: Vec<Missing> =
+        open(&checks).map(|check| Missing::of(check, &rollout.analysis, evidence, 0, start)).collect();
     if let Some(waits) = waits(&rollout.analysis, &missing, &checks, now) {
         return waits;
     }
@@ -385,14 +390,14 @@ fn missing(
     });
     // A step may pass before the sequential tests are done; without an own measurement nothing goes forward.
     let holds = |check: &&Check| goal == Goal::Promote || is_own(analysis, check);
-    let open = checks.iter().filter(decides).filter(|check| check.verdict == Verdict::Unknown).filter(holds);
-    let open = open.map(|check| Missing::of(check, analysis, evidence, weight, start));
+    let open = open(checks).filter(holds).map(|check| Missing::of(check, analysis, evidence, weight, start));
     too_few.into_iter().chain(open).collect()
 }
 
 /// What is waited for, where something is missing; once it was for too long, the policy decides. The sentence names the moment: with the seconds
 /// since then each look would write another status.
 fn waits(analysis: &Analysis, missing: &[Missing], checks: &[Check], now: Timestamp) -> Option<Judgement> {
+    let first = missing.first()?;
     let checks = checks.to_vec();
     let seconds = |since: Timestamp| now.as_second() - since.as_second();
     let late = missing.iter().find_map(|missing| {
@@ -412,7 +417,7 @@ fn waits(analysis: &Analysis, missing: &[Missing], checks: &[Check], now: Timest
             },
         });
     }
-    missing.first().map(|first| Judgement::Open { message: first.what.clone(), checks })
+    Some(Judgement::Open { message: first.what.clone(), checks })
 }
 
 #[cfg(test)]
