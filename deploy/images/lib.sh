@@ -10,6 +10,9 @@ BIN=$MILLRACE_CACHE/bin
 CACHE=$MILLRACE_CACHE/images
 IMAGE_PREFIX=${IMAGE_PREFIX:-localhost/millrace}
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$MILLRACE_CACHE/target}
+# The profile of Cargo whose programs go into the images, and where it puts them.
+PROFILE=${PROFILE:-dev}
+BUILT=$CARGO_TARGET_DIR/${PROFILE/%dev/debug}
 # The Debian release that images are made of: this machine's, for the programs in them are linked with its libc.
 DEBIAN=${DEBIAN:-$(. /etc/os-release && [[ ${ID:-} == debian ]] && echo "${VERSION_CODENAME:-}" || true)}
 DEBIAN=${DEBIAN:-bookworm}

@@ -19,8 +19,8 @@ cluster-tools: packages ## build the programs of the cluster into the cache
 	@e2e/cluster/tools-build
 
 .PHONY: images
-images: packages-all ## build the images whose inputs changed, and bring them to the cluster
-	@e2e/cluster/images $(MILLRACE_IMAGES)
+images: packages-all ## build the images whose inputs changed, and bring them to the cluster; with CLUSTER=current in the release profile (PROFILE=dev: quicker)
+	@PROFILE=$(or $(PROFILE),$(if $(filter current,$(CLUSTER)),release,dev)) e2e/cluster/images $(MILLRACE_IMAGES)
 
 .PHONY: cluster-test
 cluster-test: packages-all ## test that the cluster starts, works, restarts and leaves nothing
