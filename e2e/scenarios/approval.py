@@ -6,25 +6,10 @@ import json
 import time
 
 from kube import Failed, condition, kubectl, say, wait
-from served import NS, approved, status_of
+from served import NS, approved, model_version, phase_of, status_of
 
 NAME = "approvals"
 NUMBERS = {"manual": 901, "failing": 902}
-
-
-def version(number, artifact, threshold):
-    return f"""
-apiVersion: millrace.dev/v1alpha1
-kind: ModelVersion
-metadata: {{name: approvals-{number}}}
-spec:
-  model: approvals
-  version: {number}
-  artifact: {{uri: "{artifact['uri']}", digest: "{artifact['digest']}"}}
-  source: {{external: {{origin: a scenario}}}}
-  approval: Manual
-  evaluation: {{dataset: flights, task: Classification, gates: [{{metric: accuracy, threshold: {threshold}}}]}}
-"""
 
 
 SERVICE = f"""
@@ -35,10 +20,6 @@ spec:
   model: {{name: {NAME}}}
   server: {{resources: {{requests: {{cpu: 20m, memory: 64Mi}}}}}}
 """
-
-
-def phase(number):
-    return ((NS.get("modelversion", f"approvals-{number}") or {}).get("status") or {}).get("phase")
 
 
 def edit(number, user, check=False, **spec):
@@ -120,10 +101,10 @@ def requests():
 
 def main():
     artifacts = list({one["spec"]["artifact"]["digest"]: one["spec"]["artifact"] for one in approved()}.values())
-    NS.apply(version(NUMBERS["manual"], artifacts[0], 0.5))
-    NS.apply(version(NUMBERS["failing"], artifacts[1], 0.999))
-    wait("one awaits approval, the other is rejected", lambda: phase(901) == "AwaitingApproval" and phase(902) == "Rejected", 90,
-         lambda: f"{phase(901)} {phase(902)}")
+    NS.apply(model_version(NAME, NUMBERS["manual"], artifacts[0], "Manual"))
+    NS.apply(model_version(NAME, NUMBERS["failing"], artifacts[1], "Manual", 0.999))
+    phases = lambda: (phase_of("approvals-901"), phase_of("approvals-902"))
+    wait("one awaits approval, the other is rejected", lambda: phases() == ("AwaitingApproval", "Rejected"), 90, lambda: " ".join(map(str, phases())))
     kubectl("create", "rolebinding", "eve", "--clusterrole=edit", "--user=eve", namespace=NS.name, check=False)
     kubectl("create", "rolebinding", "ann", "--clusterrole=millrace-approver", "--user=ann", namespace=NS.name, check=False)
     for by, user, what in [("ann", "eve", "in another's name"), ("eve", "eve", "without the verb")]:
@@ -133,11 +114,11 @@ def main():
     leave_it_to_the_gates()
     if not approve(901, "ann", "ann"):
         raise Failed("ann, who may approve, was refused")
-    wait("ann's approval counts", lambda: phase(901) == "Approved", 60, lambda: " ".join(condition(NS.get("modelversion", "approvals-901"), "Ready")))
+    wait("ann's approval counts", lambda: phase_of("approvals-901") == "Approved", 60, lambda: " ".join(condition(NS.get("modelversion", "approvals-901"), "Ready")))
     wait("it is told in an Event", lambda: event("modelversion", "approvals-901", "ApprovalDecided"), 30)
     wait("it is in the audit log once", lambda: audited(901).count("ApprovedByUser") == 1, 30, lambda: f"decisions in the log: {audited(901)}")
     approve(902, "ann", "ann")
-    wait("a failed gate stays a rejection", lambda: phase(902) == "Rejected", 10)
+    wait("a failed gate stays a rejection", lambda: phase_of("approvals-902") == "Rejected", 10)
     requests()
     kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name)
     kubectl("delete", "modelversion", "approvals-901", "approvals-902", "--wait=false", namespace=NS.name)

@@ -6,13 +6,9 @@ import subprocess
 import time
 
 from kube import Failed, kubectl, say, wait
-from served import BODY, CLI, NS, Requests, address_of, approved, model_version, status_of
+from served import BODY, CLI, NS, Requests, address_of, approved, model_version, phase_of, status_of
 
 NAME = "switched"
-
-
-def phase(number):
-    return ((NS.get("modelversion", f"{NAME}-{number}") or {}).get("status") or {}).get("phase")
 
 
 def service(rollout):
@@ -103,7 +99,7 @@ def main():
     NS.apply(model_version(NAME, 1, good[0]["spec"]["artifact"], "Automatic"))
     NS.apply(model_version(NAME, 2, good[1]["spec"]["artifact"], "Manual"))
     NS.apply(service("{strategy: BlueGreen, switch: {holdSeconds: 1, approval: Manual}, bakeSeconds: 600}"))
-    wait(f"{first} serves, {second} awaits approval", lambda: version_of("stable") == first and phase(2) == "AwaitingApproval", 180, lambda: status_of(NAME).get("nextStep"))
+    wait(f"{first} serves, {second} awaits approval", lambda: version_of("stable") == first and phase_of(second) == "AwaitingApproval", 180, lambda: status_of(NAME).get("nextStep"))
     address = address_of(NAME)
     wait("the router knows it", lambda: answered_by(address, NAME)[0] == 200, 30)
     requests = Requests(address, NAME)

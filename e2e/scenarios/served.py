@@ -28,7 +28,11 @@ def approved():
     return sorted((v for v in NS.list("modelversions") if v["status"]["phase"] == "Approved"), key=lambda v: v["spec"]["version"])
 
 
-def model_version(model, number, artifact, approval="Automatic"):
+def phase_of(version):
+    return ((NS.get("modelversion", version) or {}).get("status") or {}).get("phase")
+
+
+def model_version(model, number, artifact, approval="Automatic", threshold=0.5):
     return f"""
 apiVersion: millrace.dev/v1alpha1
 kind: ModelVersion
@@ -39,7 +43,7 @@ spec:
   artifact: {{uri: "{artifact['uri']}", digest: "{artifact['digest']}"}}
   source: {{external: {{origin: a scenario}}}}
   approval: {approval}
-  evaluation: {{dataset: flights, task: Classification, gates: [{{metric: accuracy, threshold: 0.5}}]}}
+  evaluation: {{dataset: flights, task: Classification, gates: [{{metric: accuracy, threshold: {threshold}}}]}}
 """
 
 
