@@ -58,6 +58,15 @@ install_packages() {
     [[ -z $missing ]] || install_or_say_how "$missing"
 }
 
+# install_bench_packages: wrk and h2load, and nginx beneath the cache, as Debian would start it as a service.
+install_bench_packages() {
+    local missing="" nginx=$MILLRACE_CACHE/peers/nginx
+    command -v wrk >/dev/null || missing+="wrk "
+    command -v h2load >/dev/null || missing+="nghttp2-client "
+    [[ -z $missing ]] || install_or_say_how "${missing% }"
+    command -v nginx >/dev/null || [[ -x $nginx/usr/sbin/nginx ]] || unpack_packages "$nginx" nginx
+}
+
 install_or_say_how() {
     local missing=${1//$'\n'/ }
     [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null || die "missing: $missing; as root: apt-get install $missing"
