@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     connection,
-    keeper::Phase,
+    keeper::{FIRST_REQUEST, Phase},
     router::{Peer, Router},
 };
 
@@ -162,11 +162,23 @@ async fn accepted(
     let Some(tls) = &door.tls else {
         return connection::serve(stream, Peer::new(address.ip(), false), router, door, phase).await;
     };
-    match timeout(door.header_timeout, TlsAcceptor::from(tls.clone()).accept(stream)).await {
-        Ok(Ok(stream)) => connection::serve(stream, Peer::new(address.ip(), true), router, door, phase).await,
+    let handshake = TlsAcceptor::from(tls.clone()).accept(stream);
+    let agreed = tokio::select! {
+        agreed = timeout(door.header_timeout, handshake) => agreed.ok().and_then(Result::ok),
+        () = hurry(phase.clone()) => None,
+    };
+    match agreed {
+        Some(stream) => connection::serve(stream, Peer::new(address.ip(), true), router, door, phase).await,
         // Port scanners and clients that do not trust the certificate: their side says why.
-        Ok(Err(_)) | Err(_) => router.metrics.handshake_failed(),
+        None => router.metrics.handshake_failed(),
     }
+}
+
+/// Ready when the router ends and a connection has had the moment that it then has to begin.
+async fn hurry(mut phase: watch::Receiver<Phase>) {
+    // An error says that the router has ended.
+    let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
+    sleep(FIRST_REQUEST).await;
 }
 
 #[cfg(test)]
