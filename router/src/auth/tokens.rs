@@ -179,7 +179,8 @@ impl Tokens {
     /// Whether the key set is to be read again: regularly every `every` seconds, and after `soonest` when a key is missing. Asking is
     /// taken for an attempt, which ends when it was [`tried`](Self::tried).
     pub fn is_due(&self, now: u64, every: u64, soonest: u64) -> bool {
-        let age = now.saturating_sub(self.read_at.load(Ordering::Relaxed));
+        // A clock that was set back says nothing of the age.
+        let age = now.checked_sub(self.read_at.load(Ordering::Relaxed)).unwrap_or(every);
         let is_time = age >= every || (age >= soonest && self.wants_keys.load(Ordering::Relaxed));
         let due = is_time && !self.is_reading.load(Ordering::Relaxed);
         if due {
@@ -325,5 +326,9 @@ mod tests {
         tokens.tried();
         assert!(!tokens.is_due(1_004, 300, 5));
         assert!(tokens.is_due(1_005, 300, 5));
+        tokens.tried();
+        assert!(tokens.is_due(500, 300, 5), "the clock was set back");
+        tokens.tried();
+        assert!(!tokens.is_due(500, 300, 5));
     }
 }
