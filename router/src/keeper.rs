@@ -11,7 +11,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Longest that a first request is waited for once the router ends: whoever has got a connection counts on an answer.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
+pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What the router is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,11 @@ use crate::{patience::Patience, refusal::Refusal};
 /// What is still read of a body that is refused, so that its client gets to read the answer instead of a reset.
 const DISCARDED: usize = 8 * 1024 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
+/// What is charged at once for a body that announces more than has arrived of it: a short one is charged once.
+const STEP: usize = 64 * 1024;
+/// Room is made beforehand for so many times what has arrived of a body, so that a long one is seldom moved. Where nothing was written yet,
+/// it costs addresses and no memory.
+const AHEAD: usize = 16;
 
 /// An amount that all requests share: bytes of bodies, or requests in hand. Nobody waits for it.
 #[derive(Debug)]
@@ -42,8 +47,18 @@ impl Budget {
 
     /// A part of it, if there is so much left.
     pub fn reserve(self: &Arc<Self>, amount: usize) -> Option<Reserved> {
-        let mut reserved = Reserved { budget: self.clone(), amount: 0 };
+        let mut reserved = self.nothing();
         reserved.grow(amount).then_some(reserved)
+    }
+
+    /// A part that is to grow.
+    pub fn nothing(self: &Arc<Self>) -> Reserved {
+        Reserved { budget: self.clone(), amount: 0 }
+    }
+
+    /// Whether so much is left now. It is not taken.
+    pub fn has(&self, amount: usize) -> bool {
+        self.used().saturating_add(amount) <= self.limit
     }
 
     /// Whether more than half of it is in use.
@@ -68,6 +83,15 @@ impl Reserved {
             self.budget.used.fetch_sub(more, Ordering::Relaxed);
         }
         fits
+    }
+
+    /// Charge a body for what has arrived of it, and in steps for what it announces. Says whether there is so much left.
+    fn charge(&mut self, arrived: usize, announced: usize) -> bool {
+        if arrived <= self.amount {
+            return true;
+        }
+        let due = announced.min(arrived.next_multiple_of(STEP)).max(arrived);
+        self.grow(due - self.amount)
     }
 }
 
@@ -134,9 +158,9 @@ impl Held {
     }
 }
 
-/// Read a body of at most `limit` bytes within `within`. One that announces its length reserves it at once, so that bodies do not fail
-/// each other half read; one that does not reserves what has arrived: to announce nothing must not be the way to take everything. A
-/// client that `waits` (100-continue) has not begun to send.
+/// Read a body of at most `limit` bytes within `within`. It reserves what has arrived of it: to announce much, or nothing, must not be the
+/// way to take everything. One that could not be held as a whole now is refused before it is read, and one that there is no room for any
+/// more at once: if it waited, bodies would wait for each other half read. A client that `waits` (100-continue) has not begun to send.
 pub async fn read(
     mut body: Incoming,
     limit: usize,
@@ -146,18 +170,21 @@ pub async fn read(
     waits: bool,
 ) -> Result<Held, Refusal> {
     let hint = body.size_hint();
-    let least = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
-    if least > limit {
+    let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
+    if announced > limit {
         if !waits {
             Box::pin(discard(body)).await;
         }
         return Err(Refusal::BodyTooLarge { limit });
     }
-    let mut reserved = budget.reserve(least).ok_or(Refusal::Overloaded)?;
+    let mut reserved = budget.nothing();
     if body.is_end_stream() {
         return Ok(Held::new(Bytes::new(), reserved));
     }
-    let reading = collect(&mut body, least, limit, &mut reserved);
+    if !budget.has(announced) {
+        return Err(Refusal::Overloaded);
+    }
+    let reading = collect(&mut body, announced, limit, &mut reserved);
     match patience.until(Instant::now() + within, reading).await {
         Ok(Ok(bytes)) => Ok(Held::new(bytes, reserved)),
         Ok(Err(Cut::TooLong)) => {
@@ -181,18 +208,19 @@ async fn collect(body: &mut Incoming, announced: usize, limit: usize, reserved: 
     let mut parts = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Cut::Broken)?.into_data() else { continue };
-        if parts.len() + data.len() > limit {
+        let arrived = parts.len() + data.len();
+        if arrived > limit {
             return Err(Cut::TooLong);
         }
-        let unannounced = (parts.len() + data.len()).saturating_sub(announced.max(parts.len()));
-        if unannounced > 0 && !reserved.grow(unannounced) {
+        if !reserved.charge(arrived, announced) {
             return Err(Cut::NoRoom);
         }
-        if parts.is_empty() {
-            if body.is_end_stream() {
-                return Ok(data);
-            }
-            parts.reserve(announced.max(data.len()));
+        if parts.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        if parts.capacity() < arrived {
+            let room = announced.min(arrived.saturating_mul(AHEAD)).max(arrived);
+            parts.reserve(room - parts.len());
         }
         parts.extend_from_slice(&data);
     }
@@ -241,5 +269,28 @@ mod tests {
         assert!(reserved.grow(4));
         drop(reserved);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_body_is_charged_for_what_has_arrived_in_steps_up_to_what_it_announces() {
+        // Announced, and what is charged after so much has arrived.
+        for (announced, charged) in [
+            (0, [(10, 10), (70_000, 70_000)]),
+            (10, [(1, 10), (10, 10)]),
+            (100_000, [(1, STEP), (STEP, STEP)]),
+            (100_000, [(STEP + 1, 100_000), (100_000, 100_000)]),
+            (1_000_000, [(200_000, 4 * STEP), (1_000_000, 1_000_000)]),
+        ] {
+            let mut reserved = Budget::new(usize::MAX).nothing();
+            for (arrived, due) in charged {
+                assert!(reserved.charge(arrived, announced));
+                assert_eq!(reserved.amount, due, "{arrived} of {announced} bytes");
+            }
+        }
+        let budget = Budget::new(STEP);
+        let mut reserved = budget.nothing();
+        assert!(budget.has(STEP) && reserved.charge(1, 2 * STEP));
+        assert!(!budget.has(1) && !reserved.charge(STEP + 1, 2 * STEP));
+        assert_eq!(budget.used(), STEP);
     }
 }

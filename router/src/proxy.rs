@@ -120,7 +120,7 @@ async fn whole(router: &Router, body: Incoming, limit: usize, waits: bool, peer:
 }
 
 async fn admit(gate: &Gate, service: &Service, headers: &mut HeaderMap) -> Result<Caller, Refusal> {
-    gate.wait().await;
+    gate.wait(headers).await;
     gate.admit(headers, unix_now()).inspect_err(|refusal| {
         if matches!(refusal, Refusal::Unauthenticated(_)) {
             service.traffic.refused_caller();

@@ -1,7 +1,13 @@
 //! The front door: accept connections, with or without TLS, and end without losing a request. What goes on in one is in
 //! [`crate::connection`].
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt;
 use tokio::{
@@ -16,9 +22,12 @@ use tracing::{info, warn};
 
 use crate::{
     connection,
-    keeper::Phase,
+    keeper::{FIRST_REQUEST, Phase},
     router::{Peer, Router},
 };
+
+/// Before accepting is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Times and bounds of the front door.
 #[derive(Clone, Debug)]
@@ -88,14 +97,19 @@ pub async fn serve(
     phase.send_replace(Phase::Draining);
     let _ = timeout(door.drain, &mut accepting).await;
     drop(accepting);
-    // Whoever is in the kernel's queue got a connection and counts on an answer. As a good neighbour, a task would see some 128 of them only.
-    while let Some(Ok((stream, address))) = unconstrained(listener.accept()).now_or_never() {
-        open(stream, address, None);
-    }
     phase.send_replace(Phase::Closing);
+    let closing_since = Instant::now();
+    // Whoever is in the kernel's queue got a connection and counts on an answer. As a good neighbour, a task would see some 128 of them only.
+    let emptying = async {
+        while let Some((stream, address)) = next_in_queue(|| unconstrained(listener.accept()).now_or_never()).await {
+            open(stream, address, None);
+        }
+    };
+    let _ = timeout(door.finish, emptying).await;
     drop(listener);
     connections.close();
-    let finished = timeout(door.finish, connections.wait()).await.is_ok();
+    let left = door.finish.saturating_sub(closing_since.elapsed());
+    let finished = timeout(left, connections.wait()).await.is_ok();
     info!(finished, open = connections.len(), "closed");
     finished
 }
@@ -108,13 +122,33 @@ async fn accept(
     loop {
         match listener.accept().await {
             Ok((stream, address)) => return (stream, address, slot),
-            Err(error) => {
-                // Out of file descriptors, most likely: connections that end free some.
-                warn!(%error, "can't accept");
-                sleep(Duration::from_millis(50)).await;
-            }
+            Err(error) => pause_after(&error).await,
         }
     }
+}
+
+/// The next of those who wait already, which `accept` takes one of; none when nobody waits any more.
+async fn next_in_queue<T>(mut accept: impl FnMut() -> Option<io::Result<T>>) -> Option<T> {
+    loop {
+        match accept()? {
+            Ok(accepted) => return Some(accepted),
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+/// No error is the end of accepting: others wait behind it.
+async fn pause_after(error: &io::Error) {
+    let is_of_one_client = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    );
+    if is_of_one_client {
+        return;
+    }
+    // Out of file descriptors, most likely: connections that end free some.
+    warn!(%error, "can't accept");
+    sleep(PAUSE).await;
 }
 
 async fn accepted(
@@ -128,9 +162,41 @@ async fn accepted(
     let Some(tls) = &door.tls else {
         return connection::serve(stream, Peer::new(address.ip(), false), router, door, phase).await;
     };
-    match timeout(door.header_timeout, TlsAcceptor::from(tls.clone()).accept(stream)).await {
-        Ok(Ok(stream)) => connection::serve(stream, Peer::new(address.ip(), true), router, door, phase).await,
+    let handshake = TlsAcceptor::from(tls.clone()).accept(stream);
+    let agreed = tokio::select! {
+        agreed = timeout(door.header_timeout, handshake) => agreed.ok().and_then(Result::ok),
+        () = hurry(phase.clone()) => None,
+    };
+    match agreed {
+        Some(stream) => connection::serve(stream, Peer::new(address.ip(), true), router, door, phase).await,
         // Port scanners and clients that do not trust the certificate: their side says why.
-        Ok(Err(_)) | Err(_) => router.metrics.handshake_failed(),
+        None => router.metrics.handshake_failed(),
+    }
+}
+
+/// Ready when the router ends and a connection has had the moment that it then has to begin.
+async fn hurry(mut phase: watch::Receiver<Phase>) {
+    // An error says that the router has ended.
+    let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
+    sleep(FIRST_REQUEST).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_error_of_accepting_ends_nothing_for_those_who_wait_behind_it() {
+        const TOO_MANY_OPEN_FILES: i32 = 24;
+        let gone = || Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+        let full = || Err(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES));
+        let mut queue = [gone(), Ok(1), full(), gone(), Ok(2)].into_iter();
+        let began = Instant::now();
+        let mut accepted = Vec::new();
+        while let Some(client) = next_in_queue(|| queue.next()).await {
+            accepted.push(client);
+        }
+        assert_eq!(accepted, [1, 2]);
+        assert!(began.elapsed() >= PAUSE, "connections that end have a moment to free a file");
     }
 }

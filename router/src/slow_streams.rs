@@ -5,15 +5,19 @@
 //! Until then the library waits for the window with the piece in hand, asking for no other, or has it in a queue; dropping the stream's
 //! task resets the stream in both cases. A stream whose end is in the queue too can't be reset any more, so the end of an answer of
 //! several pieces is given last of all. That of a single piece goes with it, which is cheaper; where it is left behind, the connection ends.
+//!
+//! A single piece gets into the queue as soon as the window has room for a byte of it, and may wait there for the window of the connection,
+//! which others have filled that their client reads slowly. So it is left behind only when they would be given up too: what has left of them
+//! pays for it as well.
 
 use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -66,7 +70,65 @@ struct Shared {
     longest: Duration,
     begun: AtomicUsize,
     open: AtomicUsize,
+    /// The latest moment that what has left of any stream has paid for.
+    paid: Mutex<Option<Instant>>,
     left_behind: Notify,
+}
+
+impl Shared {
+    /// What has left of a stream pays until then.
+    fn pay(&self, until: Instant) {
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        *paid = (*paid).max(Some(until));
+    }
+
+    /// How long an answer is waited for that was due then, before its connection ends: as long as its client has for the others, but not for
+    /// ever.
+    fn last(&self, due: Instant) -> Instant {
+        let paid = *self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        // Streams are looked at as seldom as they are due: by then, more may have left of them than is known.
+        let others = paid.map_or(due, |paid| paid + self.longest);
+        others.clamp(due, due + self.longest * STORE)
+    }
+}
+
+/// An answer that waits for its client.
+struct Waiting {
+    patience: Patience,
+    pace: Pace,
+    /// Pieces that had left at the last look, and when another must have. None if nothing has waited since.
+    seen: Option<(usize, Instant)>,
+}
+
+impl Waiting {
+    fn new(shared: &Shared) -> Self {
+        Self { patience: shared.peer.take_patience(), pace: Pace::new(shared.longest), seen: None }
+    }
+
+    /// Ready when its time is up. So many pieces have left; where it `has_ended`, nobody can reset its stream.
+    fn poll(&mut self, left: usize, has_ended: bool, shared: &Shared, context: &mut Context<'_>) -> Poll<()> {
+        let due = match self.seen {
+            Some((seen, due)) if seen == left => due,
+            Some(_) | None => self.look(left, shared),
+        };
+        ready!(self.patience.poll(context));
+        let last = if has_ended { shared.last(due) } else { due };
+        if last <= Instant::now() {
+            return Poll::Ready(());
+        }
+        self.patience.set(last);
+        self.patience.poll(context)
+    }
+
+    fn look(&mut self, left: usize, shared: &Shared) -> Instant {
+        let due = self.pace.due(left, Instant::now());
+        if left > 0 {
+            shared.pay(due);
+        }
+        self.seen = Some((left, due));
+        self.patience.set(due);
+        due
+    }
 }
 
 /// A stream that is not over, until it is dropped.
@@ -82,7 +144,7 @@ impl Streams {
     /// Of this client, which may take nothing of an answer for so long.
     pub fn new(peer: Arc<Peer>, longest: Duration) -> Self {
         let (begun, open) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self(Arc::new(Shared { peer, longest, begun, open, left_behind: Notify::new() }))
+        Self(Arc::new(Shared { peer, longest, begun, open, paid: Mutex::default(), left_behind: Notify::new() }))
     }
 
     /// How many there were. None over HTTP/1.1.
@@ -122,7 +184,7 @@ where
 async fn run(stream: impl Future<Output = ()>, taken: Arc<Taken>, open: Open) {
     let shared = &open.0;
     let mut stream = pin!(Some(stream));
-    let (mut waiting, mut seen): (Option<(Patience, Pace)>, Option<usize>) = (None, None);
+    let mut waiting: Option<Waiting> = None;
     let is_given_up = poll_fn(|context| {
         // Before anything is looked at that a piece may change when it leaves.
         taken.watch(context.waker());
@@ -132,20 +194,19 @@ async fn run(stream: impl Future<Output = ()>, taken: Arc<Taken>, open: Open) {
             // One that its client resets ends with a piece in hand, which would wait here until the connection is closed for it.
             stream.set(None);
         }
-        if !taken.is_waiting() {
-            seen = None;
-            return if stream.is_none() { Poll::Ready(false) } else { Poll::Pending };
+        let has_ended = stream.is_none();
+        if taken.is_waiting() {
+            let waiting = waiting.get_or_insert_with(|| Waiting::new(shared));
+            return waiting.poll(taken.left(), has_ended, shared, context).map(|()| true);
         }
-        let (patience, pace) = waiting.get_or_insert_with(|| (shared.peer.take_patience(), Pace::new(shared.longest)));
-        let left = taken.left();
-        if seen.replace(left) != Some(left) {
-            patience.set(pace.due(left, Instant::now()));
+        if let Some(waiting) = &mut waiting {
+            waiting.seen = None;
         }
-        patience.poll(context).map(|()| true)
+        if has_ended { Poll::Ready(false) } else { Poll::Pending }
     })
     .await;
-    if let Some((patience, _)) = waiting {
-        shared.peer.give_back(patience);
+    if let Some(waiting) = waiting {
+        shared.peer.give_back(waiting.patience);
     }
     if is_given_up && stream.is_none() {
         shared.left_behind.notify_one();
@@ -202,6 +263,38 @@ mod tests {
             assert_eq!(streams.left_behind().now_or_never().is_some(), has_ended);
             assert_eq!((streams.begun(), streams.open()), (1, 0));
             drop(piece);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_can_not_be_reset_has_the_time_of_the_others_and_not_for_ever() {
+        let (start, streams) = (Instant::now(), streams(Duration::from_secs(30)));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(streams.0.last(after(40)), after(40), "there are no others");
+        // What was paid until then by others, and how long one is waited for that was due after 40 s.
+        for (paid, last) in [(5, 40), (100, 130), (90, 130), (1_000, 310)] {
+            streams.0.pay(after(paid));
+            assert_eq!(streams.0.last(after(40)), after(last), "paid until {paid} s");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_left_of_an_answer_pays_for_a_short_one_behind_it_too() {
+        let longest = Duration::from_millis(50);
+        // Pieces that have left of the one before, and how many times the time the one behind has at least.
+        for (pieces, times) in [(0, 1), (60, 5)] {
+            let streams = streams(longest);
+            let (before, behind) = (Arc::new(Taken::default()), Arc::new(Taken::default()));
+            (0..pieces).for_each(|_| drop(before.hold(Bytes::from_static(b"x"))));
+            let held = [before.hold(Bytes::from_static(b"x")), behind.hold(Bytes::from_static(b"x"))];
+            let started = Instant::now();
+            let going_on = tokio::spawn(run(pending(), before, streams.begin()));
+            let given_up = tokio::time::timeout(PATIENCE, run(async {}, behind, streams.begin())).await;
+            given_up.expect("it is given up");
+            assert!(started.elapsed() >= longest * times, "{pieces} pieces");
+            assert!(streams.left_behind().now_or_never().is_some());
+            going_on.abort();
+            drop(held);
         }
     }
 

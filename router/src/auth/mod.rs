@@ -64,11 +64,21 @@ impl Gate {
     }
 
     /// Wait for a key set that nobody has read yet, but not for long: after a start or a change of the plan, tokens are valid that nobody
-    /// can verify.
-    pub async fn wait(&self) {
-        if let Some(tokens) = self.tokens.as_ref().filter(|tokens| tokens.is_unread()) {
+    /// can verify. Who shows none has nothing to wait for.
+    pub async fn wait(&self, headers: &HeaderMap) {
+        if let Some(tokens) = self.tokens.as_ref().filter(|tokens| tokens.is_unread())
+            && self.is_for_tokens(headers)
+        {
             Box::pin(tokens.first_reading()).await;
         }
+    }
+
+    /// Whether a token decides: there is one, and no API key that does.
+    fn is_for_tokens(&self, headers: &HeaderMap) -> bool {
+        let key = headers.get(API_KEY).and_then(|value| value.to_str().ok());
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
+        let is_known = |secret: &str| self.keys.as_ref().is_some_and(|keys| keys.owner(secret).is_some());
+        token.is_some() && !key.into_iter().chain(token).any(is_known)
     }
 
     /// Who calls, by the credentials in these headers, `now` in seconds since 1970. Credentials are taken out of the headers: they
@@ -110,16 +120,21 @@ fn inside(folder: &Path, name: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use http::HeaderValue;
-    use millrace_contract::routing_policy::ApiKeys;
+    use millrace_contract::routing_policy::{ApiKeys, Jwt};
 
     use super::*;
 
-    fn gate() -> Gate {
+    fn rule() -> Auth {
         // echo -n open-sesame | sha256sum
         let hash = "d7ecdf25eaf3deba0f2628771dbdd22d4138ab6cf38f91ed02a2ca0dec7c8ab7";
         let api_keys = ApiKeys { hashes: [("shop".to_owned(), hash.to_owned())].into(), folder: None };
-        Gate::new(Auth { api_keys: Some(api_keys), jwt: None }, Places::default(), None)
+        Auth { api_keys: Some(api_keys), jwt: None }
+    }
+
+    fn gate() -> Gate {
+        Gate::new(rule(), Places::default(), None)
     }
 
     fn admitted(headers: &[(&'static str, &'static str)]) -> Result<String, String> {
@@ -137,6 +152,22 @@ mod tests {
         assert_eq!(admitted(&[("x-api-key", "open-sesame")]), Ok("shop".into()));
         assert_eq!(admitted(&[("authorization", "Bearer open-sesame")]), Ok("shop".into()));
         assert_eq!(admitted(&[("authorization", "bearer open-sesame")]), Ok("shop".into()));
+    }
+
+    #[tokio::test]
+    async fn only_who_shows_a_token_waits_for_the_first_reading_of_a_key_set() {
+        let jwt = Jwt { issuer: "i".into(), audiences: vec!["a".into()], jwks: "https://issuer.test/keys".into() };
+        let gate = Gate::new(Auth { jwt: Some(jwt), ..rule() }, Places::default(), None);
+        for (name, value, waits) in [
+            ("x-api-key", "open-sesame", false),
+            ("authorization", "Bearer open-sesame", false),
+            ("authorization", "Basic open-sesame", false),
+            ("authorization", "Bearer a.b.c", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            assert_eq!(gate.wait(&headers).now_or_never().is_none(), waits, "{name}: {value}");
+        }
     }
 
     #[test]

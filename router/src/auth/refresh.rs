@@ -7,7 +7,7 @@ use std::{
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::Semaphore,
+    sync::{Mutex, Semaphore},
     time::{interval, timeout},
 };
 use tracing::{info, warn};
@@ -104,7 +104,10 @@ async fn read_set(
 
 /// For the next start: until the issuer answers, tokens are verified by what was kept.
 async fn keep(router: &Router, service: &str, tokens: &Tokens) {
+    // Services of one issuer keep its set in one file, and read it at the same time.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
     let Some(path) = &tokens.kept else { return };
+    let _one_at_a_time = ONE_AT_A_TIME.lock().await;
     let draft = path.with_extension("draft");
     let kept = async {
         tokio::fs::write(&draft, tokens.text().as_slice()).await?;
@@ -138,4 +141,33 @@ async fn read(tokens: &Tokens, client: Option<&reqwest::Client>) -> Result<Vec<u
         Ok(text)
     };
     timeout(FETCH_WITHIN, fetch).await.map_err(|_| format!("{url}: no answer in {FETCH_WITHIN:?}"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use millrace_contract::routing_policy::Jwt;
+
+    use super::*;
+    use crate::router::Settings;
+
+    #[tokio::test]
+    async fn services_of_one_issuer_keep_its_key_set_at_the_same_time() {
+        let given: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/it/tokens.json")).expect("the fixture");
+        let text = given["jwks"].to_string();
+        let folder = tempfile::tempdir().expect("a folder");
+        let kept = folder.path().join("keys.json");
+        let jwks = "https://issuer.test/keys".into();
+        let rule = Jwt { issuer: "https://issuer.test".into(), audiences: vec!["millrace".into()], jwks };
+        let services = [(); 16].map(|()| Tokens::new(rule.clone(), None, Some(kept.clone()), None));
+        for tokens in &services {
+            tokens.replace_if_new(text.as_bytes()).expect("a key set");
+        }
+        let router = Router::new(Settings::default());
+        join_all(services.iter().map(|tokens| keep(&router, "fraud", tokens))).await;
+        assert_eq!(std::fs::read(&kept).expect("kept"), text.as_bytes());
+        let metrics = router.metrics.text(&router.traffic());
+        assert!(!metrics.contains("StateFile"), "{metrics}");
+    }
 }

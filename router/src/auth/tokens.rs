@@ -1,5 +1,6 @@
 //! JSON Web Tokens: verified by the key set of their issuer, which is read by [`super::refresh`]. What was verified is remembered until
-//! it expires or the key set changes, since a signature costs more than a whole request.
+//! it expires, since a signature costs more than a whole request, and holds by the key set it was verified by and no other: a key that is
+//! withdrawn takes its tokens with it, also one that was just being verified.
 
 use std::{
     path::PathBuf,
@@ -54,7 +55,7 @@ pub struct Tokens {
     pub kept: Option<PathBuf>,
     /// The set as it was read.
     text: ArcSwap<Vec<u8>>,
-    keys: ArcSwap<Vec<Key>>,
+    set: ArcSwap<Set>,
     verified: Cache<Arc<str>, Verified>,
     /// Somebody showed a token of a key that is not in the set.
     wants_keys: AtomicBool,
@@ -64,6 +65,20 @@ pub struct Tokens {
     is_reading: AtomicBool,
     /// Whether an attempt has ended.
     was_tried: watch::Sender<bool>,
+}
+
+/// A key set, with a number that no other one of this process has.
+#[derive(Debug, Default)]
+struct Set {
+    number: u64,
+    keys: Vec<Key>,
+}
+
+impl Set {
+    fn new(keys: Vec<Key>) -> Self {
+        static SETS: AtomicU64 = AtomicU64::new(1);
+        Self { number: SETS.fetch_add(1, Ordering::Relaxed), keys }
+    }
 }
 
 #[derive(Debug)]
@@ -77,6 +92,21 @@ struct Key {
 struct Verified {
     caller: Caller,
     expires: u64,
+    /// Number of the key set it was verified by.
+    set: u64,
+}
+
+impl Verified {
+    fn new(claims: Value, set: &Set) -> Self {
+        let name = claims.get("sub").and_then(Value::as_str).unwrap_or_default().into();
+        let expires = claims.get("exp").and_then(Value::as_f64).unwrap_or_default() as u64;
+        Self { caller: Caller { name, claims: Some(Arc::new(claims)) }, expires, set: set.number }
+    }
+
+    /// Whether it is still valid by this key set at this second.
+    fn holds(&self, set: &Set, now: u64) -> bool {
+        self.set == set.number && self.expires.saturating_add(LEEWAY) > now
+    }
 }
 
 impl Tokens {
@@ -88,7 +118,7 @@ impl Tokens {
             kept: kept.filter(|_| file.is_none()),
             file,
             text: ArcSwap::default(),
-            keys: ArcSwap::default(),
+            set: ArcSwap::default(),
             verified: Cache::new(REMEMBERED),
             wants_keys: AtomicBool::new(true),
             read_at: AtomicU64::new(0),
@@ -99,7 +129,7 @@ impl Tokens {
         match former.filter(is_same).filter(|former| former.has_keys()) {
             Some(former) => {
                 tokens.text.store(former.text.load_full());
-                tokens.keys.store(former.keys.load_full());
+                tokens.set.store(former.set.load_full());
                 tokens.read_at.store(former.read_at.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             None => {
@@ -120,7 +150,7 @@ impl Tokens {
 
     /// Keys by which tokens are verified.
     pub fn count(&self) -> usize {
-        self.keys.load().len()
+        self.set.load().keys.len()
     }
 
     /// Whether any key is known.
@@ -149,7 +179,8 @@ impl Tokens {
     /// Whether the key set is to be read again: regularly every `every` seconds, and after `soonest` when a key is missing. Asking is
     /// taken for an attempt, which ends when it was [`tried`](Self::tried).
     pub fn is_due(&self, now: u64, every: u64, soonest: u64) -> bool {
-        let age = now.saturating_sub(self.read_at.load(Ordering::Relaxed));
+        // A clock that was set back says nothing of the age.
+        let age = now.checked_sub(self.read_at.load(Ordering::Relaxed)).unwrap_or(every);
         let is_time = age >= every || (age >= soonest && self.wants_keys.load(Ordering::Relaxed));
         let due = is_time && !self.is_reading.load(Ordering::Relaxed);
         if due {
@@ -177,37 +208,32 @@ impl Tokens {
             return Err("no key in the set has an algorithm that is supported".to_owned());
         }
         self.text.store(Arc::new(text.to_vec()));
-        self.keys.store(Arc::new(keys));
+        self.set.store(Arc::new(Set::new(keys)));
         self.wants_keys.store(false, Ordering::Relaxed);
-        // A key that was withdrawn takes its tokens with it.
-        self.verified.clear();
         Ok(count)
     }
 
     /// Who shows this token, `now` in seconds since 1970; else why it is not valid.
     pub fn verify(&self, token: &str, now: u64) -> Result<Caller, String> {
+        let set = self.set.load();
         if let Some(known) = self.verified.get(token)
-            && known.expires + LEEWAY > now
+            && known.holds(&set, now)
         {
             return Ok(known.caller);
         }
         if token.len() > LONGEST_TOKEN {
             return Err("the token is too long".to_owned());
         }
-        let claims = self.claims(token)?;
-        let name = claims.get("sub").and_then(Value::as_str).unwrap_or_default().into();
-        let expires = claims.get("exp").and_then(Value::as_f64).unwrap_or_default() as u64;
-        let caller = Caller { name, claims: Some(Arc::new(claims)) };
-        self.verified.insert(token.into(), Verified { caller: caller.clone(), expires });
-        Ok(caller)
+        let verified = Verified::new(self.claims(token, &set)?, &set);
+        self.verified.insert(token.into(), verified.clone());
+        Ok(verified.caller)
     }
 
-    fn claims(&self, token: &str) -> Result<Value, String> {
+    fn claims(&self, token: &str, set: &Set) -> Result<Value, String> {
         let header = decode_header(token).map_err(|_| "no API key and no token".to_owned())?;
         if !ALGORITHMS.contains(&header.alg) {
             return Err(format!("algorithm {:?} is not accepted", header.alg));
         }
-        let keys = self.keys.load();
         let fits = |key: &&Key| {
             let same_id = header.kid.is_none() || key.id == header.kid;
             same_id && key.algorithm.is_none_or(|algorithm| algorithm == header.alg)
@@ -219,13 +245,13 @@ impl Tokens {
         validation.set_audience(&self.rule.audiences);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         let mut reason = "its key is not in the key set".to_owned();
-        for key in keys.iter().filter(fits) {
+        for key in set.keys.iter().filter(fits) {
             match decode::<Value>(token, &key.key, &validation) {
                 Ok(decoded) => return Ok(decoded.claims),
                 Err(error) => reason = explain(error.kind()),
             }
         }
-        if !keys.iter().any(|key| fits(&key)) {
+        if !set.keys.iter().any(|key| fits(&key)) {
             self.wants_keys.store(true, Ordering::Relaxed);
         }
         Err(reason)
@@ -258,15 +284,51 @@ fn explain(kind: &ErrorKind) -> String {
 mod tests {
     use super::*;
 
+    fn tokens() -> Tokens {
+        let jwks = "https://issuer.test/keys".into();
+        let rule = Jwt { issuer: "https://issuer.test".into(), audiences: vec!["millrace".into()], jwks };
+        Tokens::new(rule, None, None, None)
+    }
+
+    #[test]
+    fn a_token_that_was_being_verified_when_its_key_was_withdrawn_is_not_remembered() {
+        let given: Value = serde_json::from_str(include_str!("../../tests/it/tokens.json")).expect("the fixture");
+        let token = given["tokens"]["rs256"].as_str().expect("a token");
+        let both = given["jwks"].to_string();
+        let only_ec = serde_json::json!({"keys": [given["jwks"]["keys"][1]]}).to_string();
+        let tokens = tokens();
+        assert_eq!(tokens.replace_if_new(both.as_bytes()), Ok(Some(2)));
+        let former = tokens.set.load_full();
+        let claims = tokens.claims(token, &former).expect("valid");
+        assert_eq!(tokens.replace_if_new(only_ec.as_bytes()), Ok(Some(1)));
+        tokens.verified.insert(token.into(), Verified::new(claims, &former));
+        assert_eq!(tokens.verify(token, 0), Err("its key is not in the key set".to_owned()));
+        assert_eq!(tokens.replace_if_new(both.as_bytes()), Ok(Some(2)));
+        assert!(tokens.verify(token, 0).is_ok() && tokens.verify(token, 0).is_ok(), "its key is there again");
+    }
+
+    #[test]
+    fn what_was_verified_holds_by_its_key_set_until_it_expires_however_late_that_is() {
+        let (set, other) = (Set::new(Vec::new()), Set::new(Vec::new()));
+        for (expires, now, holds) in [(1_000, 1_029, true), (1_000, 1_030, false), (u64::MAX, 1_000, true)] {
+            let verified = Verified { expires, ..Verified::new(Value::Null, &set) };
+            assert_eq!(verified.holds(&set, now), holds, "{expires} after {now} s");
+            assert!(!verified.holds(&other, now));
+        }
+    }
+
     #[test]
     fn a_set_that_is_none_is_asked_for_again_soon_but_not_while_it_is_read() {
-        let rule = Jwt { issuer: "i".into(), audiences: vec!["a".into()], jwks: "https://issuer.test/keys".into() };
-        let tokens = Tokens::new(rule, None, None, None);
+        let tokens = tokens();
         assert!(tokens.is_due(1_000, 300, 5));
         assert!(!tokens.is_due(1_400, 300, 5), "it is being read");
         assert!(tokens.replace_if_new(b"<html>").is_err());
         tokens.tried();
         assert!(!tokens.is_due(1_004, 300, 5));
         assert!(tokens.is_due(1_005, 300, 5));
+        tokens.tried();
+        assert!(tokens.is_due(500, 300, 5), "the clock was set back");
+        tokens.tried();
+        assert!(!tokens.is_due(500, 300, 5));
     }
 }

@@ -4,6 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
+use millrace_contract::routing::RoutingPlan;
 use millrace_router::{router::Settings, server::FrontDoor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -65,9 +66,9 @@ async fn memory_for_bodies_is_bounded_over_all_requests() {
     let settings = Settings { body_budget: 10_010, ..Settings::default() };
     let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
     let running = Running::start_with(inputs, settings, FrontDoor::default()).await;
-    // This one announces all there is and does not send it.
+    // This one announces all there is, and sends no more than its beginning.
     let mut greedy = TcpStream::connect(running.address).await.expect("connected");
-    greedy.write_all(b"POST / HTTP/1.1\r\nhost: fraud\r\ncontent-length: 10000\r\n\r\n").await.expect("sent");
+    greedy.write_all(b"POST / HTTP/1.1\r\nhost: fraud\r\ncontent-length: 10000\r\n\r\n ").await.expect("sent");
     let client = TestClient::keeping(running.address);
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -104,6 +105,40 @@ async fn a_body_that_announces_no_length_takes_the_memory_of_what_has_arrived() 
     until("five chunks are held", || running.router.body_budget.used() == 10_000).await;
     greedy[1].write_all(&chunk).await.expect("sent");
     assert!(first_line(&mut greedy[1]).await.starts_with("HTTP/1.1 503"), "what does not fit is refused");
+}
+
+#[tokio::test]
+async fn long_bodies_take_what_has_arrived_and_one_without_room_for_more_is_refused_at_once() {
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let settings = Settings { body_budget: 300_000, ..Settings::default() };
+    let plan = RoutingPlan { max_body_bytes: 200_000, ..plan(1, &[("a", 1)]) };
+    let inputs = inputs(plan, &[("a", &[backend.address])]);
+    let running = Running::start_with(inputs, settings, FrontDoor::default()).await;
+    let head = b"POST / HTTP/1.1\r\nhost: fraud\r\ncontent-length: 200000\r\n\r\n";
+    let half = vec![b' '; 100_000];
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        stream.write_all(head).await.expect("sent");
+        streams.push(stream);
+    }
+    until("all are in hand", || running.router.requests.used() == 3).await;
+    used(&running, 0).await;
+    for (index, bytes) in [(0, 131_072), (1, 262_144)] {
+        streams[index].write_all(&half).await.expect("sent");
+        used(&running, bytes).await;
+    }
+    streams[2].write_all(b" ").await.expect("sent");
+    assert!(first_line(&mut streams[2]).await.starts_with("HTTP/1.1 503"));
+    let mut late = TcpStream::connect(running.address).await.expect("connected");
+    late.write_all(head).await.expect("sent");
+    assert!(first_line(&mut late).await.starts_with("HTTP/1.1 503"), "it could not be held as a whole");
+    // Neither of the other two can go on while both are there, so the first that would is refused.
+    streams[0].write_all(&half).await.expect("sent");
+    assert!(first_line(&mut streams[0]).await.starts_with("HTTP/1.1 503"));
+    streams[1].write_all(&half).await.expect("sent");
+    assert!(first_line(&mut streams[1]).await.starts_with("HTTP/1.1 200"));
+    used(&running, 0).await;
 }
 
 #[tokio::test]
@@ -239,6 +274,10 @@ async fn a_client_that_goes_away_leaves_nothing_in_flight_and_blames_nobody() {
     until("all are counted", || running.stats(1, "a").requests == 5).await;
     let stats = running.stats(1, "a");
     assert_eq!((stats.errors, stats.client_errors, stats.latency.iter().sum::<u64>()), (0, 5, 5));
+}
+
+async fn used(running: &Running, bytes: usize) {
+    until("as much is used", || running.router.body_budget.used() == bytes).await;
 }
 
 async fn first_line(stream: &mut TcpStream) -> String {

@@ -23,10 +23,13 @@ use crate::{
 
 /// A client whose answers may be so many bytes ahead of what it has read of them. It answers pings by itself.
 async fn client(running: &Running, window: u32) -> SendRequest<Body> {
-    let stream = TcpStream::connect(running.address).await.expect("connected");
     let mut builder = Builder::new(TokioExecutor::new());
-    let connecting = builder.initial_stream_window_size(window).handshake(TokioIo::new(stream));
-    let (sender, connection) = connecting.await.expect("HTTP/2 is spoken");
+    connected(running, builder.initial_stream_window_size(window)).await
+}
+
+async fn connected(running: &Running, builder: &Builder<TokioExecutor>) -> SendRequest<Body> {
+    let stream = TcpStream::connect(running.address).await.expect("connected");
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.expect("HTTP/2 is spoken");
     tokio::spawn(connection);
     sender
 }
@@ -61,18 +64,22 @@ fn to(backend: &Backend) -> Inputs {
     inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])])
 }
 
-#[tokio::test]
-async fn a_stream_of_which_nothing_is_taken_is_reset_and_its_server_is_free_while_others_go_on() {
-    let long: &'static str = "x".repeat(8 * 1024 * 1024).leak();
-    let (endless, brief) = (Backend::start(Behaviour::Say(long)).await, Backend::start(Behaviour::Say("brief")).await);
-    let mut inputs = to(&endless);
+/// And to another one as the service `brief`.
+fn and_brief(mut inputs: Inputs, backend: &Backend) -> Inputs {
     inputs.plans.push(RoutingPlan {
         service: "brief".into(),
         targets: vec![Target { revision: "b".into(), service: "brief-b".into(), weight: 1 }],
         ..plan(1, &[])
     });
-    inputs.endpoints.insert("brief-b".into(), [brief.address].into());
-    let running = serving(inputs).await;
+    inputs.endpoints.insert("brief-b".into(), [backend.address].into());
+    inputs
+}
+
+#[tokio::test]
+async fn a_stream_of_which_nothing_is_taken_is_reset_and_its_server_is_free_while_others_go_on() {
+    let long: &'static str = "x".repeat(8 * 1024 * 1024).leak();
+    let (endless, brief) = (Backend::start(Behaviour::Say(long)).await, Backend::start(Behaviour::Say("brief")).await);
+    let running = serving(and_brief(to(&endless), &brief)).await;
     let in_flight = || running.router.snapshot().service("fraud").expect("planned").targets[0].endpoints[0].in_flight();
     for (stuck, window) in [(1, 0), (2, 1), (3, 1_000), (4, 65_535)] {
         let mut client = client(&running, window).await;
@@ -90,6 +97,29 @@ async fn a_stream_of_which_nothing_is_taken_is_reset_and_its_server_is_free_whil
         let counted = running.stats(1, "a");
         assert_eq!((counted.requests, counted.errors, counted.client_errors), (stuck, 0, stuck), "window {window}");
     }
+}
+
+#[tokio::test]
+async fn a_short_answer_behind_one_that_is_read_slowly_has_the_time_of_that_and_costs_no_connection() {
+    const WINDOW: u32 = 1_048_576;
+    let patience = Duration::from_millis(500);
+    let (long, short): (&'static str, &'static str) = ("x".repeat(1_048_576).leak(), "x".repeat(8_000).leak());
+    let (first, brief) = (Backend::start(Behaviour::Say(long)).await, Backend::start(Behaviour::Say(short)).await);
+    let door = FrontDoor { write_timeout: patience, ..FrontDoor::default() };
+    let running = Running::start_with(and_brief(to(&first), &brief), Settings::default(), door).await;
+    // The long answer fills the window of its stream, and leaves to the short one less than it needs of that of the connection.
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW + 5_000);
+    let mut client = connected(&running, &builder).await;
+    let slow = ask(&mut client, "fraud").await;
+    until("all of it has left", || running.router.requests.used() == 0).await;
+    let behind = ask(&mut client, "brief").await;
+    let closed = until("it is closed", || running.router.metrics.connections.get() == 0);
+    assert!(timeout(patience * 2, closed).await.is_err(), "its client has time to read the long one");
+    let slow = timeout(PATIENCE, slow.into_body().collect()).await.expect("in time").expect("whole");
+    assert_eq!(slow.to_bytes().len(), long.len());
+    let behind = timeout(PATIENCE, behind.into_body().collect()).await.expect("in time").expect("whole");
+    assert_eq!(behind.to_bytes().len(), short.len());
 }
 
 #[tokio::test]

@@ -180,3 +180,15 @@ async fn a_client_without_tls_gets_no_answer_and_blocks_nobody() {
     let text = running.router.metrics.text(&running.router.traffic());
     assert!(text.contains("millrace_router_failed_handshakes_total 1"), "{text}");
 }
+
+#[tokio::test]
+async fn who_never_begins_tls_does_not_delay_the_end_of_the_router() {
+    let (files, _) = Files::new();
+    let hour = Duration::from_secs(3_600);
+    let tls = Some(files.certificate().config());
+    let door = FrontDoor { header_timeout: hour, drain: Duration::ZERO, finish: hour, tls, ..FrontDoor::default() };
+    let mut running = Running::start_with(inputs(plan(1, &[("a", 1)]), &[]), Settings::default(), door).await;
+    let _silent = TcpStream::connect(running.address).await.expect("connected");
+    running.stop.take().expect("running").send(()).expect("it listens");
+    assert!(timeout(PATIENCE, &mut running.task).await.expect("in time").expect("it ends"));
+}
