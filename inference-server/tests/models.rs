@@ -7,6 +7,7 @@ mod repository;
 mod support;
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -56,6 +57,15 @@ async fn index(server: &Server) -> Vec<String> {
     .collect()
 }
 
+/// A model of the configuration, whose weight is its version.
+fn named(folder: &Path, name: &str, version: u32) -> ServedModel {
+    let bytes = multiplier(4, version as f32);
+    let file = put(folder, name, version, &bytes);
+    let artifact =
+        Artifact { uri: format!("file://{}", file.display()), digest: Digest::of(&bytes), format: ModelFormat::Onnx };
+    ServedModel { version: Some(version.to_string()), ..ServedModel::new(name, artifact) }
+}
+
 /// Waits until a condition over the known models holds.
 async fn until_known(server: &Server, condition: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -93,17 +103,7 @@ async fn a_folder_is_served_with_its_highest_versions_and_those_that_its_setting
 #[tokio::test(flavor = "multi_thread")]
 async fn models_that_are_named_with_their_digests_are_served_beside_each_other() {
     let folder = tempfile::tempdir().unwrap();
-    let named = |name: &str, version: u32| {
-        let bytes = multiplier(4, version as f32);
-        let file = put(folder.path(), name, version, &bytes);
-        let artifact = Artifact {
-            uri: format!("file://{}", file.display()),
-            digest: Digest::of(&bytes),
-            format: ModelFormat::Onnx,
-        };
-        ServedModel { version: Some(version.to_string()), ..ServedModel::new(name, artifact) }
-    };
-    let models = vec![named("a", 1), named("a", 2), named("b", 7)];
+    let models = [("a", 1), ("a", 2), ("b", 7)].map(|(name, version)| named(folder.path(), name, version)).to_vec();
     let server = Server::ready(ServerConfig { models, ..ServerConfig::default() }).await;
     assert_eq!(first(&server, "a").await, json!(8.0));
     assert_eq!(first(&server, "a/versions/1").await, json!(4.0));
@@ -242,6 +242,30 @@ async fn clients_load_and_unload_only_where_the_configuration_lets_them() {
     assert_eq!(ask(&server, "m").await.status, StatusCode::SERVICE_UNAVAILABLE);
     let ready = server.call(Method::POST, "/v2/repository/index", r#"{"ready": true}"#).await;
     assert_eq!(ready.json(), json!([]));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_the_configuration_names_is_loaded_again_as_it_is_named_there() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // Of the same name: that of the configuration goes before it.
+    put(folder.path(), "m", 9, &multiplier(4, 9.0));
+    let models = vec![named(elsewhere.path(), "m", 1), named(elsewhere.path(), "m", 2)];
+    let server = Server::ready(ServerConfig { models, ..serving(folder.path(), Control::Explicit) }).await;
+    for _ in 0..2 {
+        assert_eq!((first(&server, "m").await, first(&server, "m/versions/1").await), (json!(8.0), json!(4.0)));
+        assert_eq!(index(&server).await, ["m 1 READY", "m 2 READY"]);
+        assert_eq!(post(&server, "/v2/repository/models/m/unload").await.status, StatusCode::OK);
+        assert_eq!(ask(&server, "m").await.status, StatusCode::SERVICE_UNAVAILABLE);
+        let loaded = load(&server, "m").await;
+        assert_eq!(loaded.status, StatusCode::OK, "{}", loaded.text());
+    }
+    assert_eq!(post(&server, "/v2/repository/models/m/unload").await.status, StatusCode::OK);
+    std::fs::remove_dir_all(elsewhere.path().join("m")).unwrap();
+    let missing = load(&server, "m").await;
+    assert_eq!(missing.status, StatusCode::BAD_REQUEST, "{}", missing.text());
+    assert!(missing.error().contains("NotFound"), "{}", missing.error());
+    assert_eq!(ask(&server, "m").await.status, StatusCode::SERVICE_UNAVAILABLE);
     server.end().await.unwrap();
 }
 
