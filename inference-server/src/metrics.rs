@@ -199,6 +199,7 @@ mod tests {
         model.batched(Duration::from_micros(2));
         let (input, compute, output) = (Duration::ZERO, Duration::from_micros(60), Duration::ZERO);
         model.computed(&Run { rows: &[3, 1], input, compute, output });
+        model.inferred(4);
         model.shares(Sharing::RowsDepend);
         model.responded(Duration::from_micros(5));
         model.queue_length(7);
