@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use millrace_contract::{
-    model::Tensors,
     server::{ProfileRef, ServerConfig},
     sketch::DatasetProfile,
 };
@@ -20,7 +19,7 @@ use crate::{
     beside::Beside,
     metrics::Metrics,
     models::Spec,
-    models::signature::{self, SignatureError},
+    models::signature::{self, Interface, SignatureError},
     runtime::{self, Observer, Running, Sessions},
     sketches::{Identity, Sketches},
     status::Trouble,
@@ -115,12 +114,12 @@ impl Loader {
         &self.config
     }
 
-    /// Fetches, verifies, opens and warms up a model, and starts its threads. `former` are the tensors of what it is to replace, which its
-    /// own must equal.
+    /// Fetches, verifies, opens and warms up a model, and starts its threads. `former` is what clients know of the one that it is to replace,
+    /// and must find in it.
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn open(&self, spec: &Spec, former: Option<&Tensors>) -> Result<Opened, Failure> {
+    pub async fn open(&self, spec: &Spec, former: Option<Interface<'_>>) -> Result<Opened, Failure> {
         let bytes = self.fetch(spec).await?;
         let profile = match &spec.profile {
             Some(reference) => self.profile(reference).await?,
@@ -139,7 +138,7 @@ impl Loader {
             Sessions::open(|options| file.open(options), &of_run)
         };
         let sessions = tokio::task::spawn_blocking(open).await.map_err(|e| Failure::Process(e.to_string()))??;
-        signature::verify(spec, sessions.tensors(), former)?;
+        signature::verify(spec, sessions.interface(), former)?;
         let sketches = Arc::new(self.sketches(spec, &sessions, profile.as_ref()));
         let observers: Vec<Arc<dyn Observer>> = vec![Arc::clone(&sketches) as Arc<dyn Observer>];
         let running = runtime::start(sessions, &run, observers.clone(), &self.metrics)

@@ -20,7 +20,7 @@ use millrace_contract::{
     server::{ServedModel, ServerConfig},
     server_options::ResponseCache,
 };
-use repository::{multiplier, multiplier_outside, put, serving, shares_of_all, weights};
+use repository::{multiplier, multiplier_by_any, multiplier_outside, put, serving, shares_of_all, weights};
 use serde_json::{Value, json};
 use support::{Answer, Server};
 
@@ -298,6 +298,36 @@ async fn a_load_that_fails_leaves_what_answered_and_tells_why() {
     std::fs::remove_file(folder.path().join("m/config.json")).unwrap();
     assert_eq!(load(&server, "m").await.status, StatusCode::OK);
     assert_eq!((first(&server, "m").await, index(&server).await), (json!(8.0), vec!["m 1 READY".to_owned()]));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_clients_may_give_cannot_be_taken_from_a_version_that_answers_them() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier_by_any(4, 1.0));
+    let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    let tensor = |name: &str, shape: [usize; 2], value: f32| {
+        let data = vec![value; shape[0] * shape[1]];
+        json!({"name": name, "shape": shape, "datatype": "FP32", "data": data})
+    };
+    let doubled = json!({"inputs": [tensor("X", [1, 4], 1.0), tensor("W", [4, 4], 2.0)]}).to_string();
+    assert_eq!(server.infer(doubled.clone()).await.json()["outputs"][0]["data"][0], json!(8.0));
+    put(folder.path(), "m", 1, &multiplier(4, 3.0));
+    let refused = load(&server, "m").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.error().contains("SignatureChanged: input \"W\" is missing"), "{}", refused.error());
+    assert_eq!(server.infer(doubled.clone()).await.json()["outputs"][0]["data"][0], json!(8.0));
+    // Whoever unloads it first has said that nobody asks for it any more.
+    assert_eq!(post(&server, "/v2/repository/models/m/unload").await.status, StatusCode::OK);
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!(first(&server, "m").await, json!(12.0));
+    assert_eq!(server.infer(doubled.clone()).await.status, StatusCode::BAD_REQUEST);
+    // One more that nobody need give takes nothing from anybody.
+    put(folder.path(), "m", 1, &multiplier_by_any(4, 5.0));
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!(first(&server, "m").await, json!(20.0));
+    assert_eq!(server.infer(doubled).await.json()["outputs"][0]["data"][0], json!(8.0));
     server.end().await.unwrap();
 }
 
