@@ -157,8 +157,15 @@ impl Loader {
 
     async fn fetch(&self, spec: &Spec) -> Result<Bytes, StoreError> {
         let source = self.open_location(&spec.uri)?;
-        let Some(digest) = &spec.digest else { return source.get(MAX_MODEL_BYTES).await };
-        match self.cache.as_ref().filter(|_| !spec.uri.starts_with("file:")) {
+        let is_local = spec.uri.starts_with("file:");
+        let Some(digest) = &spec.digest else {
+            // A file of this machine may be replaced at any moment: one that was opened is read to its end.
+            if is_local {
+                return source.get(MAX_MODEL_BYTES).await;
+            }
+            return source.get_in_parts(MAX_MODEL_BYTES, self.parts).await;
+        };
+        match self.cache.as_ref().filter(|_| !is_local) {
             Some(cache) => {
                 let (bytes, found) = cache.fetch(&source, digest, MAX_MODEL_BYTES, self.parts).await?;
                 tracing::info!(uri = source.uri(), bytes = bytes.len(), ?found, "fetched");
