@@ -376,6 +376,35 @@ async fn settings_that_cannot_be_read_hold_up_no_other_model_and_are_forgotten_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_unloaded_answers_what_it_has_and_nothing_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &std::fs::read(support::model_file("slow")).unwrap());
+    let server = Arc::new(Server::ready(serving(folder.path(), Control::Explicit)).await);
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    let body = json!({"inputs": [
+        {"name": "X", "shape": [1, 1], "datatype": "FP32", "data": [5]},
+        {"name": "loops", "shape": [1], "datatype": "INT64", "data": [200_000]},
+    ]})
+    .to_string();
+    let call = {
+        let (server, body) = (Arc::clone(&server), body.clone());
+        tokio::spawn(async move { server.infer(body).await })
+    };
+    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let unload = post(&server, "/v2/repository/models/m/unload");
+    let (unloaded, refused) = tokio::join!(unload, async {
+        until_known(&server, |known| known[0]["state"] == "UNLOADING").await;
+        server.infer(body).await
+    });
+    assert_eq!((unloaded.status, refused.status), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
+    let answer = call.await.unwrap();
+    assert_eq!((answer.status, &answer.json()["outputs"][0]["data"]), (StatusCode::OK, &json!([5.0])));
+    Arc::into_inner(server).unwrap().end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn loads_and_unloads_that_come_at_the_same_time_end_in_a_whole_state() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "m", 1, &multiplier(4, 1.0));
