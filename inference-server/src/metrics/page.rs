@@ -237,6 +237,9 @@ fn process(encoder: &mut DescriptorEncoder, metrics: &Metrics) -> fmt::Result {
         let count = metrics.closed[why as usize].load(Relaxed);
         family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
     }
+    let help = "Streams of HTTP/2 that were reset, as their clients took nothing of a long answer";
+    let mut family = encoder.encode_descriptor("millrace_server_streams_reset", help, None, MetricType::Counter)?;
+    family.encode_counter::<NoLabelSet, _, u64>(&metrics.streams_reset.load(Relaxed), None)?;
     let logs = [
         (
             "millrace_server_payload_log_records",
