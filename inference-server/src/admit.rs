@@ -17,6 +17,7 @@ use crate::{
     beside::Aside,
     errors::{Reason, Refusal},
     inline::Inline,
+    models::signature::Interface,
     queue::{Entry, Full, Places, Reply, Work},
     request::{Answer, Infer, Wanted},
     schedule::Schedule,
@@ -66,6 +67,11 @@ impl Door {
     /// Outputs whose columns are classes that the model names.
     pub fn classes(&self) -> &[OutputClasses] {
         &self.classes
+    }
+
+    /// What clients see of the model.
+    pub fn interface(&self) -> Interface<'_> {
+        Interface { tensors: &self.tensors, optional: &self.optional, classes: &self.classes }
     }
 
     /// Checks a request, waits for its turn and answers it with all outputs of the model. Dropped before it is done (the client went

@@ -121,7 +121,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
     use millrace_contract::{Digest, repository::Control};
 
     use super::*;
@@ -190,6 +190,23 @@ mod tests {
         let (_folder, path) = file("fraud.pkl", "x");
         assert!(settings(&["serve", &path], None).unwrap_err().contains("ends in .onnx"));
         assert!(settings(&["serve", "/nowhere/m.onnx"], None).unwrap_err().contains("cannot read /nowhere/m.onnx"));
+    }
+
+    #[test]
+    fn help_shows_every_way_to_serve_and_each_flag_says_what_it_is_for() {
+        let mut command = Cli::command();
+        let page = command.render_long_help().to_string();
+        for way in
+            ["serve fraud.onnx", "serve ./models", "s3://", "--config server.yaml", "inspect fraud.onnx", "curl "]
+        {
+            assert!(page.contains(way), "{way}: {page}");
+        }
+        for command in command.get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for flag in command.get_arguments() {
+                assert!(flag.get_help().is_some(), "{} {}", command.get_name(), flag.get_id());
+            }
+        }
     }
 
     #[test]

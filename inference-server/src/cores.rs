@@ -15,10 +15,7 @@ use std::{
 use futures::future::join_all;
 use http::Version;
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -31,7 +28,7 @@ use crate::{
     front::Front,
     gated::Gated,
     inline::{become_core, is_alone},
-    limits::{FIRST_REQUEST, Guarded, Limits, Sent, Watch, drive},
+    limits::{FIRST_REQUEST, Guarded, Limits, Sent, Streams, Watch, drive},
     metrics::{Closed, Metrics},
     tls::Tls,
 };
@@ -43,7 +40,6 @@ const DEALT: usize = 256;
 /// Tasks that a core runs before it looks at its sockets again. All that waits on 64 connections should make one batch.
 const EVENT_INTERVAL: u32 = 128;
 
-type Builder = auto::Builder<TokioExecutor>;
 /// How long the drain may take, once there is one.
 type Stopped = watch::Receiver<Option<Duration>>;
 
@@ -160,18 +156,15 @@ impl Cores {
 
 /// One core's life: takes connections until it is told to stop, or nobody is left to tell it.
 async fn serve(ways: Ways, mut dealt: mpsc::Receiver<Dealt>, open: Arc<AtomicUsize>, mut stopped: Stopped) -> bool {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    ways.limits.apply(&mut builder);
-    let builder = Arc::new(builder);
     let connections = TaskTracker::new();
     let told = stopped.clone();
     let take = |Dealt { stream, place }| {
-        let (ways, builder, stopped, open) = (ways.clone(), Arc::clone(&builder), told.clone(), Arc::clone(&open));
+        let (ways, stopped, open) = (ways.clone(), told.clone(), Arc::clone(&open));
         connections.spawn(async move {
             let open = Owned(open);
             if let Ok(stream) = TcpStream::from_std(stream) {
                 ways.metrics.connected();
-                let why = connection(&ways, &builder, stream, &open.0, stopped).await;
+                let why = connection(&ways, stream, &open.0, stopped).await;
                 ways.metrics.disconnected(why);
             }
             drop((open, place));
@@ -199,16 +192,10 @@ async fn serve(ways: Ways, mut dealt: mpsc::Receiver<Dealt>, open: Arc<AtomicUsi
 }
 
 /// One connection until its end; which limit ended it, if one did.
-async fn connection(
-    ways: &Ways,
-    builder: &Builder,
-    stream: TcpStream,
-    open: &Arc<AtomicUsize>,
-    mut stopped: Stopped,
-) -> Option<Closed> {
+async fn connection(ways: &Ways, stream: TcpStream, open: &Arc<AtomicUsize>, mut stopped: Stopped) -> Option<Closed> {
     let watch = Arc::new(Watch::default());
     let Some(tls) = &ways.tls else {
-        return drive_http(ways, builder, Guarded::new(stream, Arc::clone(&watch)), watch, open, stopped).await;
+        return drive_http(ways, Guarded::new(stream, Arc::clone(&watch)), watch, open, stopped).await;
     };
     let late = async {
         _ = stopped.wait_for(Option::is_some).await;
@@ -219,9 +206,7 @@ async fn connection(
         () = late => return None,
     };
     match shaken {
-        Ok(Ok(stream)) => {
-            drive_http(ways, builder, Guarded::new(stream, Arc::clone(&watch)), watch, open, stopped).await
-        }
+        Ok(Ok(stream)) => drive_http(ways, Guarded::new(stream, Arc::clone(&watch)), watch, open, stopped).await,
         Ok(Err(_)) => Some(Closed::TlsFailed),
         Err(_) => Some(Closed::SlowHead),
     }
@@ -230,7 +215,6 @@ async fn connection(
 /// HTTP/1.1 and HTTP/2 on one connection, told apart by its first bytes.
 async fn drive_http<I>(
     ways: &Ways,
-    builder: &Builder,
     io: Guarded<I>,
     watch: Arc<Watch>,
     open: &Arc<AtomicUsize>,
@@ -254,6 +238,8 @@ where
         }
     });
     let stop = Gated::new(async move { _ = stopped.wait_for(Option::is_some).await });
+    let mut builder = auto::Builder::new(Streams::new(ways.limits.write, &ways.metrics));
+    ways.limits.apply(&mut builder);
     drive(builder.serve_connection(TokioIo::new(io), service), &watch, &ways.limits, stop).await
 }
 

@@ -32,7 +32,7 @@ async fn read(model: &str) -> Result<(Bytes, Settings), Trouble> {
     if model.contains("://") {
         let told = |e: millrace_store::Error| Trouble::new(e.reason(), e);
         let location = millrace_store::open(model, STORE_PREFIX).map_err(told)?;
-        let bytes = location.get(MAX_BYTES).await.map_err(told)?;
+        let bytes = location.get_in_parts(MAX_BYTES, millrace_store::Parts::default()).await.map_err(told)?;
         return Ok((bytes, Settings::default()));
     }
     let unreadable = |e| Trouble::new("NotFound", format!("cannot read {model}: {e}"));

@@ -1,6 +1,7 @@
 //! What one client may ask of the server, in the types that the code uses, and where each limit is kept: slow clients in `guard` (by what
-//! `watch` sees and `judge` says) and `slow_body`; the memory of all requests in `budget`, answers on their way in `sent`; heads, headers and
-//! streams by the HTTP library, set up here; tensors and JSON by the codecs in `api`. `ending` is for bodies without an end of their own.
+//! `watch` sees and `judge` says), `streams` and `slow_body`; the memory of all requests in `budget`, answers on their way in `sent`; heads,
+//! headers and how many streams by the HTTP library, set up here; tensors and JSON by the codecs in `api`. `ending` is for bodies without
+//! an end of their own.
 
 mod budget;
 mod ending;
@@ -8,6 +9,7 @@ mod guard;
 mod judge;
 mod sent;
 mod slow_body;
+mod streams;
 mod watch;
 
 use std::time::Duration;
@@ -21,6 +23,7 @@ pub use self::{
     guard::{FIRST_REQUEST, Guarded, drive},
     sent::Sent,
     slow_body::{Broken, Patience, SlowBody, TooSlow},
+    streams::Streams,
     watch::{InFlight, Watch},
 };
 

@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use millrace_contract::{
-    model::Tensors,
     server::{ProfileRef, ServerConfig},
     sketch::DatasetProfile,
 };
@@ -20,7 +19,7 @@ use crate::{
     beside::Beside,
     metrics::Metrics,
     models::Spec,
-    models::signature::{self, SignatureError},
+    models::signature::{self, Interface, SignatureError},
     runtime::{self, Observer, Running, Sessions},
     sketches::{Identity, Sketches},
     status::Trouble,
@@ -115,12 +114,12 @@ impl Loader {
         &self.config
     }
 
-    /// Fetches, verifies, opens and warms up a model, and starts its threads. `former` are the tensors of what it is to replace, which its
-    /// own must equal.
+    /// Fetches, verifies, opens and warms up a model, and starts its threads. `former` is what clients know of the one that it is to replace,
+    /// and must find in it.
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn open(&self, spec: &Spec, former: Option<&Tensors>) -> Result<Opened, Failure> {
+    pub async fn open(&self, spec: &Spec, former: Option<Interface<'_>>) -> Result<Opened, Failure> {
         let bytes = self.fetch(spec).await?;
         let profile = match &spec.profile {
             Some(reference) => self.profile(reference).await?,
@@ -139,7 +138,7 @@ impl Loader {
             Sessions::open(|options| file.open(options), &of_run)
         };
         let sessions = tokio::task::spawn_blocking(open).await.map_err(|e| Failure::Process(e.to_string()))??;
-        signature::verify(spec, sessions.tensors(), former)?;
+        signature::verify(spec, sessions.interface(), former)?;
         let sketches = Arc::new(self.sketches(spec, &sessions, profile.as_ref()));
         let observers: Vec<Arc<dyn Observer>> = vec![Arc::clone(&sketches) as Arc<dyn Observer>];
         let running = runtime::start(sessions, &run, observers.clone(), &self.metrics)
@@ -158,8 +157,15 @@ impl Loader {
 
     async fn fetch(&self, spec: &Spec) -> Result<Bytes, StoreError> {
         let source = self.open_location(&spec.uri)?;
-        let Some(digest) = &spec.digest else { return source.get(MAX_MODEL_BYTES).await };
-        match self.cache.as_ref().filter(|_| !spec.uri.starts_with("file:")) {
+        let is_local = spec.uri.starts_with("file:");
+        let Some(digest) = &spec.digest else {
+            // A file of this machine may be replaced at any moment: one that was opened is read to its end.
+            if is_local {
+                return source.get(MAX_MODEL_BYTES).await;
+            }
+            return source.get_in_parts(MAX_MODEL_BYTES, self.parts).await;
+        };
+        match self.cache.as_ref().filter(|_| !is_local) {
             Some(cache) => {
                 let (bytes, found) = cache.fetch(&source, digest, MAX_MODEL_BYTES, self.parts).await?;
                 tracing::info!(uri = source.uri(), bytes = bytes.len(), ?found, "fetched");

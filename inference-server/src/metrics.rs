@@ -88,6 +88,7 @@ pub struct Metrics {
     ready: AtomicI64,
     connections: AtomicI64,
     closed: [AtomicU64; Closed::ALL.len()],
+    streams_reset: AtomicU64,
     payload_log: [AtomicU64; Written::ALL.len()],
     access_log: [AtomicU64; Written::ALL.len()],
     certificate_reloads: AtomicU64,
@@ -105,6 +106,7 @@ impl Metrics {
             ready: AtomicI64::new(0),
             connections: AtomicI64::new(0),
             closed: std::array::from_fn(|_| AtomicU64::new(0)),
+            streams_reset: AtomicU64::new(0),
             payload_log: zeros(),
             access_log: zeros(),
             certificate_reloads: AtomicU64::new(0),
@@ -150,6 +152,11 @@ impl Metrics {
         if let Some(why) = why {
             self.closed[why as usize].fetch_add(1, Relaxed);
         }
+    }
+
+    /// A stream of HTTP/2 was reset, as its client took nothing of a long answer.
+    pub fn stream_reset(&self) {
+        self.streams_reset.fetch_add(1, Relaxed);
     }
 
     /// So many records of the payload log ended so.
@@ -199,6 +206,7 @@ mod tests {
         model.batched(Duration::from_micros(2));
         let (input, compute, output) = (Duration::ZERO, Duration::from_micros(60), Duration::ZERO);
         model.computed(&Run { rows: &[3, 1], input, compute, output });
+        model.inferred(4);
         model.shares(Sharing::RowsDepend);
         model.responded(Duration::from_micros(5));
         model.queue_length(7);

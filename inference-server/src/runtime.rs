@@ -21,6 +21,7 @@ use crate::{
     inline::Inline,
     lane::Lane,
     metrics::{Metrics, ModelMetrics},
+    models::signature::Interface,
     place::{Place, SHORT},
     queue::Places,
     request::Sketched,
@@ -166,6 +167,11 @@ impl Sessions {
     /// Inputs and outputs as the model declares them.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
+    }
+
+    /// What clients will see of the model.
+    pub fn interface(&self) -> Interface<'_> {
+        Interface { tensors: &self.tensors, optional: &self.optional, classes: &self.classes }
     }
 
     /// Digest of the bytes that were loaded.

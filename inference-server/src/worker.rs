@@ -160,6 +160,9 @@ impl Worker {
         let parts = outputs.and_then(|outputs| scatter::scatter(outputs, rows));
         let (compute, output) = (computed.duration_since(started), computed.elapsed());
         self.metrics.computed(&Run { rows, input, compute, output });
+        if parts.is_ok() {
+            self.metrics.inferred(rows.iter().sum());
+        }
         parts
     }
 }

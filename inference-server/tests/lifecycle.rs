@@ -57,6 +57,19 @@ async fn a_model_that_cannot_be_loaded_leaves_a_live_server_that_says_why_and_th
     );
 }
 
+#[tokio::test]
+async fn a_model_at_an_address_that_trusts_its_caller_is_not_fetched() {
+    let at = |uri: &str| {
+        let mut config = config("classifier");
+        support::model(&mut config).artifact.uri = uri.to_owned();
+        config
+    };
+    tokio::join!(
+        is_refused(at("http://169.254.169.254/latest/meta-data/model.onnx"), None, "AddressRefused"),
+        is_refused(at("http://localhost:9/model.onnx"), None, "AddressRefused"),
+    );
+}
+
 /// This ONNX Runtime was built for the CPU. What that of the CUDA image says without a GPU is tested in `e2e/cuda-without-gpu`.
 #[tokio::test]
 async fn a_model_for_a_gpu_is_not_run_on_the_cpu_unless_that_is_allowed() {

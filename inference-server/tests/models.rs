@@ -7,6 +7,7 @@ mod repository;
 mod support;
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -19,7 +20,7 @@ use millrace_contract::{
     server::{ServedModel, ServerConfig},
     server_options::ResponseCache,
 };
-use repository::{multiplier, multiplier_outside, put, serving, shares_of_all, weights};
+use repository::{multiplier, multiplier_by_any, multiplier_outside, put, serving, shares_of_all, weights};
 use serde_json::{Value, json};
 use support::{Answer, Server};
 
@@ -54,6 +55,15 @@ async fn index(server: &Server) -> Vec<String> {
     })
     .map(|row| row.trim().to_owned())
     .collect()
+}
+
+/// A model of the configuration, whose weight is its version.
+fn named(folder: &Path, name: &str, version: u32) -> ServedModel {
+    let bytes = multiplier(4, version as f32);
+    let file = put(folder, name, version, &bytes);
+    let artifact =
+        Artifact { uri: format!("file://{}", file.display()), digest: Digest::of(&bytes), format: ModelFormat::Onnx };
+    ServedModel { version: Some(version.to_string()), ..ServedModel::new(name, artifact) }
 }
 
 /// Waits until a condition over the known models holds.
@@ -93,17 +103,7 @@ async fn a_folder_is_served_with_its_highest_versions_and_those_that_its_setting
 #[tokio::test(flavor = "multi_thread")]
 async fn models_that_are_named_with_their_digests_are_served_beside_each_other() {
     let folder = tempfile::tempdir().unwrap();
-    let named = |name: &str, version: u32| {
-        let bytes = multiplier(4, version as f32);
-        let file = put(folder.path(), name, version, &bytes);
-        let artifact = Artifact {
-            uri: format!("file://{}", file.display()),
-            digest: Digest::of(&bytes),
-            format: ModelFormat::Onnx,
-        };
-        ServedModel { version: Some(version.to_string()), ..ServedModel::new(name, artifact) }
-    };
-    let models = vec![named("a", 1), named("a", 2), named("b", 7)];
+    let models = [("a", 1), ("a", 2), ("b", 7)].map(|(name, version)| named(folder.path(), name, version)).to_vec();
     let server = Server::ready(ServerConfig { models, ..ServerConfig::default() }).await;
     assert_eq!(first(&server, "a").await, json!(8.0));
     assert_eq!(first(&server, "a/versions/1").await, json!(4.0));
@@ -246,6 +246,30 @@ async fn clients_load_and_unload_only_where_the_configuration_lets_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_the_configuration_names_is_loaded_again_as_it_is_named_there() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // Of the same name: that of the configuration goes before it.
+    put(folder.path(), "m", 9, &multiplier(4, 9.0));
+    let models = vec![named(elsewhere.path(), "m", 1), named(elsewhere.path(), "m", 2)];
+    let server = Server::ready(ServerConfig { models, ..serving(folder.path(), Control::Explicit) }).await;
+    for _ in 0..2 {
+        assert_eq!((first(&server, "m").await, first(&server, "m/versions/1").await), (json!(8.0), json!(4.0)));
+        assert_eq!(index(&server).await, ["m 1 READY", "m 2 READY"]);
+        assert_eq!(post(&server, "/v2/repository/models/m/unload").await.status, StatusCode::OK);
+        assert_eq!(ask(&server, "m").await.status, StatusCode::SERVICE_UNAVAILABLE);
+        let loaded = load(&server, "m").await;
+        assert_eq!(loaded.status, StatusCode::OK, "{}", loaded.text());
+    }
+    assert_eq!(post(&server, "/v2/repository/models/m/unload").await.status, StatusCode::OK);
+    std::fs::remove_dir_all(elsewhere.path().join("m")).unwrap();
+    let missing = load(&server, "m").await;
+    assert_eq!(missing.status, StatusCode::BAD_REQUEST, "{}", missing.text());
+    assert!(missing.error().contains("NotFound"), "{}", missing.error());
+    assert_eq!(ask(&server, "m").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_load_that_fails_leaves_what_answered_and_tells_why() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "m", 1, &multiplier(4, 1.0));
@@ -274,6 +298,36 @@ async fn a_load_that_fails_leaves_what_answered_and_tells_why() {
     std::fs::remove_file(folder.path().join("m/config.json")).unwrap();
     assert_eq!(load(&server, "m").await.status, StatusCode::OK);
     assert_eq!((first(&server, "m").await, index(&server).await), (json!(8.0), vec!["m 1 READY".to_owned()]));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_clients_may_give_cannot_be_taken_from_a_version_that_answers_them() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier_by_any(4, 1.0));
+    let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    let tensor = |name: &str, shape: [usize; 2], value: f32| {
+        let data = vec![value; shape[0] * shape[1]];
+        json!({"name": name, "shape": shape, "datatype": "FP32", "data": data})
+    };
+    let doubled = json!({"inputs": [tensor("X", [1, 4], 1.0), tensor("W", [4, 4], 2.0)]}).to_string();
+    assert_eq!(server.infer(doubled.clone()).await.json()["outputs"][0]["data"][0], json!(8.0));
+    put(folder.path(), "m", 1, &multiplier(4, 3.0));
+    let refused = load(&server, "m").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.error().contains("SignatureChanged: input \"W\" is missing"), "{}", refused.error());
+    assert_eq!(server.infer(doubled.clone()).await.json()["outputs"][0]["data"][0], json!(8.0));
+    // Whoever unloads it first has said that nobody asks for it any more.
+    assert_eq!(post(&server, "/v2/repository/models/m/unload").await.status, StatusCode::OK);
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!(first(&server, "m").await, json!(12.0));
+    assert_eq!(server.infer(doubled.clone()).await.status, StatusCode::BAD_REQUEST);
+    // One more that nobody need give takes nothing from anybody.
+    put(folder.path(), "m", 1, &multiplier_by_any(4, 5.0));
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    assert_eq!(first(&server, "m").await, json!(20.0));
+    assert_eq!(server.infer(doubled).await.json()["outputs"][0]["data"][0], json!(8.0));
     server.end().await.unwrap();
 }
 
@@ -319,6 +373,35 @@ async fn settings_that_cannot_be_read_hold_up_no_other_model_and_are_forgotten_w
     until_known(&server, |known| known.as_array().unwrap().len() == 1).await;
     assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::OK);
     server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_unloaded_answers_what_it_has_and_nothing_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &std::fs::read(support::model_file("slow")).unwrap());
+    let server = Arc::new(Server::ready(serving(folder.path(), Control::Explicit)).await);
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    let body = json!({"inputs": [
+        {"name": "X", "shape": [1, 1], "datatype": "FP32", "data": [5]},
+        {"name": "loops", "shape": [1], "datatype": "INT64", "data": [200_000]},
+    ]})
+    .to_string();
+    let call = {
+        let (server, body) = (Arc::clone(&server), body.clone());
+        tokio::spawn(async move { server.infer(body).await })
+    };
+    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let unload = post(&server, "/v2/repository/models/m/unload");
+    let (unloaded, refused) = tokio::join!(unload, async {
+        until_known(&server, |known| known[0]["state"] == "UNLOADING").await;
+        server.infer(body).await
+    });
+    assert_eq!((unloaded.status, refused.status), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
+    let answer = call.await.unwrap();
+    assert_eq!((answer.status, &answer.json()["outputs"][0]["data"]), (StatusCode::OK, &json!([5.0])));
+    Arc::into_inner(server).unwrap().end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PATH: &[u8] = b"/v2/models/m/infer";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW: u8 = 8;
@@ -88,10 +89,49 @@ async fn http2(server: &Server, window: u32) -> TcpStream {
     stream
 }
 
-async fn ask(stream: &mut TcpStream, id: u8, body: &str) {
+/// A request as a stream of that number.
+fn call(id: u8, body: &str) -> Vec<u8> {
     let head = [&[0x83, 0x86, 0x04, 18], PATH].concat();
-    let call = [frame(HEADERS, END_HEADERS, id, &head), frame(DATA, END_STREAM, id, body.as_bytes())].concat();
-    stream.write_all(&call).await.unwrap();
+    let mut frames = frame(HEADERS, END_HEADERS, id, &head);
+    let mut parts = body.as_bytes().chunks(16_000).peekable();
+    while let Some(part) = parts.next() {
+        frames.extend(frame(DATA, if parts.peek().is_none() { END_STREAM } else { 0 }, id, part));
+    }
+    frames
+}
+
+async fn ask(stream: &mut TcpStream, id: u8, body: &str) {
+    stream.write_all(&call(id, body)).await.unwrap();
+}
+
+/// A request that is answered, as its stream may have so many bytes.
+fn call_with_window(id: u8) -> Vec<u8> {
+    [call(id, &rows(1)), frame(WINDOW, 0, id, &[0, 1, 0, 0])].concat()
+}
+
+/// Kind, flags and stream of the next frame.
+async fn next_frame(stream: &mut TcpStream) -> (u8, u8, u8) {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.expect("a frame");
+    let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+    stream.read_exact(&mut payload).await.expect("its payload");
+    (head[3], head[4], head[8])
+}
+
+/// The first stream that the server resets while the others of its connection are asked and answered.
+async fn first_reset(stream: &mut TcpStream) -> u8 {
+    for id in (3..=253).step_by(2) {
+        stream.write_all(&call_with_window(id)).await.unwrap();
+        loop {
+            match next_frame(stream).await {
+                (RESET, _, of) => return of,
+                (DATA, flags, of) if of == id && flags & END_STREAM != 0 => break,
+                _ => {}
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    0
 }
 
 /// Reads to the end and answers every ping, as any client does that is alive, and pings as often itself.
@@ -151,6 +191,41 @@ async fn an_answer_that_is_left_behind_a_shut_window_is_given_up() {
     let both = async { tokio::join!(polite_to_the_end(&mut nothing), polite_to_the_end(&mut a_little)) };
     timeout(PATIENCE, both).await.expect("an end");
     until(&server, "millrace_server_connections_closed_total{reason=\"slow_reader\"}", 2.0).await;
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_answer_that_is_left_loses_its_stream_while_the_others_of_its_connection_go_on() {
+    let server = serving(Limits { write_milliseconds: 300, ..Limits::default() }).await;
+    // In hand, as none of it may go, and queued, as some of it may.
+    for window in [0, 10] {
+        let mut stream = http2(&server, window).await;
+        ask(&mut stream, 1, &rows(4_000)).await;
+        assert_eq!(timeout(PATIENCE, first_reset(&mut stream)).await.expect("a reset"), 1, "window {window}");
+        stream.write_all(&call_with_window(255)).await.unwrap();
+        let answered = async { while !matches!(next_frame(&mut stream).await, (DATA, _, 255)) {} };
+        timeout(PATIENCE, answered).await.expect("an answer");
+    }
+    assert_eq!(server.metric("millrace_server_streams_reset_total").await, Some(2.0));
+    assert_eq!(server.metric("millrace_server_connections_closed_total{reason=\"slow_reader\"}").await, Some(0.0));
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_short_answer_that_is_left_ends_its_connection_although_others_are_taken() {
+    let server = serving(Limits { write_milliseconds: 300, ..Limits::default() }).await;
+    let mut stream = http2(&server, 0).await;
+    ask(&mut stream, 1, &rows(1)).await;
+    let mut is_open = true;
+    for id in (3..=253).step_by(2) {
+        is_open = stream.write_all(&call_with_window(id)).await.is_ok();
+        if !is_open {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!is_open, "the others hide it");
+    until(&server, "millrace_server_connections_closed_total{reason=\"slow_reader\"}", 1.0).await;
     server.end().await.unwrap();
 }
 

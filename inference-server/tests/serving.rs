@@ -45,6 +45,14 @@ async fn one_bad_request_in_a_batch_fails_alone() {
     assert_eq!(server.metric("millrace_server_queue_duration_seconds_count").await, Some(4.0));
     assert_eq!(server.metric("millrace_server_batch_rows_bucket{le=\"4.0\"").await, Some(5.0));
     assert_eq!(server.metric("millrace_server_batch_rows_sum").await, Some(8.0));
+    // Three rows were answered, and each of them counts once, however often it was run.
+    assert_eq!(server.metric("nv_inference_count").await, Some(3.0));
+    assert_eq!(server.metric("nv_inference_exec_count").await, Some(5.0));
+    let stats = server.get("/v2/models/m/stats").await.json()["model_stats"][0].clone();
+    assert_eq!((&stats["inference_count"], &stats["execution_count"]), (&json!(3), &json!(5)));
+    let sizes: Vec<_> = stats["batch_stats"].as_array().expect("sizes").iter().collect();
+    let runs = |index: usize| (&sizes[index]["batch_size"], &sizes[index]["compute_infer"]["count"]);
+    assert_eq!((sizes.len(), runs(0), runs(1)), (2, (&json!(1), &json!(4)), (&json!(4), &json!(1))));
     let server = Arc::into_inner(server).unwrap();
     server.end().await.unwrap();
 }

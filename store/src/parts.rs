@@ -119,7 +119,7 @@ impl Location {
 }
 
 /// The tag, if it may be asked for: a weak one never matches.
-fn strong_tag(meta: &ObjectMeta) -> Option<String> {
+pub(crate) fn strong_tag(meta: &ObjectMeta) -> Option<String> {
     meta.e_tag.clone().filter(|tag| !tag.starts_with("W/"))
 }
 

@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
-use crate::{Error, Location, Parts};
+use crate::{Error, Location, Parts, parts::strong_tag};
 
 /// Part size of uploads, bytes; above S3's least part of 5 MiB.
 const PART_BYTES: usize = 8 << 20;
@@ -140,6 +140,27 @@ impl Location {
         } else {
             Err(Error::DigestMismatch { uri: self.uri(), expected: expected.clone(), found: digest })
         }
+    }
+
+    /// The whole object, whatever its digest. In parts where the store can tell that all of them are of one object; and however large it is:
+    /// the deadline of [`Location::get`] is for small ones.
+    ///
+    /// # Errors
+    /// Those of [`Location::get`].
+    pub async fn get_in_parts(&self, limit: u64, parts: Parts) -> Result<Bytes, Error> {
+        let meta = self.head().await?;
+        self.check_size(meta.size, limit)?;
+        let parts = match strong_tag(&meta) {
+            Some(_) => self.possible(&meta, parts).await?,
+            None => Parts { connections: 0, ..parts },
+        };
+        let mut whole = BytesMut::with_capacity(usize::try_from(meta.size).unwrap_or_default());
+        let mut chunks = std::pin::pin!(self.chunks(&meta, 0, parts));
+        while let Some(chunk) = chunks.try_next().await? {
+            self.check_size((whole.len() + chunk.len()) as u64, limit)?;
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.freeze())
     }
 
     /// Uploads a file in parts, replacing what was there; nobody sees a half-written object.

@@ -125,12 +125,24 @@ async fn a_large_object_comes_in_parts_at_the_same_time_and_whole() {
 }
 
 #[tokio::test]
+async fn an_object_whose_digest_nobody_knows_comes_in_parts_too_and_only_up_to_the_limit() {
+    let object = bytes(10_500);
+    let (site, address) = Site::new(object.clone()).serve().await;
+    let location = open(address, "m.onnx").unwrap();
+    assert_eq!(location.get_in_parts(1 << 20, PARTS).await.unwrap(), object);
+    let most = site.most_at_once.load(Ordering::SeqCst);
+    assert!((2..=4).contains(&most), "{most} parts at once");
+    assert!(matches!(location.get_in_parts(10_000, PARTS).await, Err(Error::TooLarge { .. })));
+}
+
+#[tokio::test]
 async fn a_server_without_parts_gives_the_whole_object() {
     let object = bytes(5000);
     let (_site, address) = Site { whole_only: true, ..Site::new(object.clone()) }.serve().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m");
     let location = open(address, "m.onnx").unwrap();
+    assert_eq!(location.get_in_parts(1 << 20, PARTS).await.unwrap(), object);
     location.download_with(&file, Some(&Digest::of(&object)), 1 << 20, PARTS).await.unwrap();
     assert_eq!(std::fs::read(&file).unwrap(), object);
 }

@@ -43,7 +43,11 @@ where
     let mut why = None;
     let mut judge = Judge::new(Instant::now());
     loop {
-        let look_again = match judge.judge(watch.seen(), limits, Instant::now()) {
+        let now = Instant::now();
+        if judge.turns(limits, now) {
+            watch.turn();
+        }
+        let look_again = match judge.judge(watch.seen(), limits, now) {
             Verdict::Close(Closed::Idle) if why.is_none() => {
                 // Says goodbye, so that no request is lost that is on its way.
                 connection.as_mut().graceful_shutdown();

@@ -24,19 +24,34 @@ pub(super) struct Judge {
     head: Option<Instant>,
     /// A write has been blocked since then.
     blocked: Option<Instant>,
+    /// An answer was left although others are taken.
+    left: bool,
+    /// The round of the watch began then.
+    turned: Instant,
 }
 
 impl Judge {
     pub fn new(now: Instant) -> Self {
-        Self { seen: Seen::default(), active: now, head: None, blocked: None }
+        Self { seen: Seen::default(), active: now, head: None, blocked: None, left: false, turned: now }
+    }
+
+    /// Whether it is time for another round of the watch. To be asked before each look.
+    pub fn turns(&mut self, limits: &Limits, now: Instant) -> bool {
+        let is_over = now >= self.turned + limits.write;
+        if is_over {
+            self.turned = now;
+        }
+        is_over
     }
 
     pub fn judge(&mut self, seen: Seen, limits: &Limits, now: Instant) -> Verdict {
         let before = std::mem::replace(&mut self.seen, seen);
         let has_begun = seen.started != before.started;
         // The library answers pings, and sends its own, without anybody asking for anything: over HTTP/2 only answers are activity. And there
-        // a client can leave an answer where it is while the socket takes everything else.
-        let (has_written, is_blocked) = if seen.http2 && seen.unsent > 0 {
+        // a client can leave an answer where it is while the socket takes everything else, other answers among it. Long ones are watched
+        // by their streams.
+        self.left = seen.http2 && seen.left;
+        let (has_written, is_blocked) = if seen.http2 && seen.short > 0 {
             (seen.sent != before.sent, true)
         } else {
             (seen.written != before.written, seen.blocked)
@@ -64,6 +79,7 @@ impl Judge {
     /// may be exceeded by half of it, never be cut short.
     fn verdict(&self, limits: &Limits, now: Instant) -> Verdict {
         let running = [
+            self.left.then_some((now, Closed::SlowReader)),
             self.blocked.map(|since| (since + limits.write, Closed::SlowReader)),
             self.head.map(|since| (since + limits.head, Closed::SlowHead)),
             Some((self.active + limits.idle, Closed::Idle)),
@@ -169,7 +185,7 @@ mod tests {
     #[test]
     fn an_answer_over_http2_that_is_left_where_it_is_is_given_up_whatever_else_is_written() {
         let mut bench = Bench::new();
-        let left = Seen { heard: 1, started: 1, in_flight: 1, unsent: 1, http2: true, ..Seen::default() };
+        let left = Seen { heard: 1, started: 1, in_flight: 1, unsent: 1, short: 1, http2: true, ..Seen::default() };
         for second in 1..31 {
             assert_eq!(bench.after(second, Seen { written: second as u32, ..left }), None);
         }
@@ -179,7 +195,24 @@ mod tests {
             assert_eq!(bench.after(second, Seen { sent: second as u32 / 20, ..left }), None, "taken slowly");
         }
         let mut bench = Bench::new();
-        let watching = Seen { unsent: 0, ..left };
+        let watching = Seen { unsent: 0, short: 0, ..left };
         assert!((0..600).all(|second| bench.after(second, watching).is_none()), "a stream with nothing to say");
+        let mut bench = Bench::new();
+        let long = Seen { short: 0, ..left };
+        assert!((0..600).all(|second| bench.after(second, long).is_none()), "its stream is watched for it");
+    }
+
+    #[test]
+    fn an_answer_over_http2_that_was_left_for_a_round_is_given_up_although_others_are_taken() {
+        let mut bench = Bench::new();
+        let taken = Seen { heard: 1, started: 1, in_flight: 2, unsent: 2, short: 2, http2: true, ..Seen::default() };
+        for second in 0..90 {
+            assert_eq!(bench.after(second, Seen { sent: second as u32, ..taken }), None);
+            let now = bench.start + Duration::from_secs(second);
+            assert_eq!(bench.judge.turns(&bench.limits, now), second > 0 && second % 30 == 0, "{second}");
+        }
+        assert_eq!(bench.after(90, Seen { sent: 90, left: true, ..taken }), Some(Closed::SlowReader));
+        let mut bench = Bench::new();
+        assert_eq!(bench.after(1, Seen { left: true, http2: false, ..taken }), None, "one answer at a time");
     }
 }

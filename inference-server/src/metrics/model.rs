@@ -42,6 +42,8 @@ pub(super) struct Cells {
     pub(super) response: Durations,
     pub(super) rows: Sizes,
     pub(super) requests: Sizes,
+    /// Rows of the runs that did not fail.
+    pub(super) inferred: AtomicU64,
     /// Made by the first run: most models never run on most shards.
     pub(super) by_size: OnceLock<Box<BySize>>,
     /// Milliseconds since 1970.
@@ -79,9 +81,9 @@ pub struct Totals {
     pub success: u64,
     /// Requests turned down.
     pub failure: u64,
-    /// Rows run.
+    /// Rows answered by a run; those of a run that failed count when they are run again and answered.
     pub inferences: u64,
-    /// Runs.
+    /// Runs, also those that failed.
     pub executions: u64,
     /// From the head of an answered request to its answer, nanoseconds, all added up.
     pub request_nanoseconds: u64,
@@ -157,6 +159,11 @@ impl ModelMetrics {
         cells.last_run.store(u64::try_from(since_1970.as_millis()).unwrap_or_default(), Relaxed);
     }
 
+    /// A run answered so many rows.
+    pub fn inferred(&self, rows: usize) {
+        self.cells.mine().inferred.fetch_add(rows as u64, Relaxed);
+    }
+
     /// Whether its requests share runs, as was found when it was loaded.
     pub fn shares(&self, sharing: Sharing) {
         self.sharing.store(sharing as usize, Relaxed);
@@ -194,12 +201,11 @@ impl ModelMetrics {
     /// All of it, added up.
     pub fn totals(&self) -> Totals {
         let sum = |one: fn(&Cells) -> u64| self.cells.iter().map(one).sum();
-        let rows = Histogram::of(self.cells.iter().map(|cells| &cells.rows));
         Totals {
             success: sum(|cells| cells.ok.load(Relaxed)),
             failure: sum(|cells| cells.refused.iter().map(|count| count.load(Relaxed)).sum()),
-            inferences: rows.sum,
-            executions: rows.count(),
+            inferences: sum(|cells| cells.inferred.load(Relaxed)),
+            executions: Histogram::of(self.cells.iter().map(|cells| &cells.rows)).count(),
             request_nanoseconds: Histogram::of(self.cells.iter().map(|cells| &cells.request)).sum,
             queue_nanoseconds: Histogram::of(self.cells.iter().map(|cells| &cells.queue)).sum,
             input_nanoseconds: Histogram::of(self.cells.iter().map(|cells| &cells.batch)).sum,

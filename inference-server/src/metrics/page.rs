@@ -66,8 +66,8 @@ type Alias = (&'static str, &'static str, fn(&Totals) -> u64);
 const ALIASES: [Alias; 11] = [
     ("nv_inference_request_success", "Requests answered", |totals| totals.success),
     ("nv_inference_request_failure", "Requests turned down", |totals| totals.failure),
-    ("nv_inference_count", "Rows run", |totals| totals.inferences),
-    ("nv_inference_exec_count", "Runs of the model", |totals| totals.executions),
+    ("nv_inference_count", "Rows answered by a run", |totals| totals.inferences),
+    ("nv_inference_exec_count", "Runs of the model, also those that failed", |totals| totals.executions),
     ("nv_inference_request_duration_us", "Request durations, added up", |totals| totals.request_nanoseconds / 1000),
     ("nv_inference_queue_duration_us", "Queue durations, added up", |totals| totals.queue_nanoseconds / 1000),
     ("nv_inference_compute_input_duration_us", "Batches put together, added up", |totals| {
@@ -237,6 +237,9 @@ fn process(encoder: &mut DescriptorEncoder, metrics: &Metrics) -> fmt::Result {
         let count = metrics.closed[why as usize].load(Relaxed);
         family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
     }
+    let help = "Streams of HTTP/2 that were reset, as their clients took nothing of a long answer";
+    let mut family = encoder.encode_descriptor("millrace_server_streams_reset", help, None, MetricType::Counter)?;
+    family.encode_counter::<NoLabelSet, _, u64>(&metrics.streams_reset.load(Relaxed), None)?;
     let logs = [
         (
             "millrace_server_payload_log_records",

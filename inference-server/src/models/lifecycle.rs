@@ -136,8 +136,9 @@ impl Models {
         if former.is_none() {
             self.set(key, Standing::Loading(self.last_trouble(key)));
         }
-        let tensors = former.as_ref().map(|loaded| loaded.serving.door.tensors().clone());
-        match self.keeper.loader.open(spec, tensors.as_ref()).await {
+        let known = former.as_ref().map(|loaded| loaded.serving.door.interface());
+        let opened = self.keeper.loader.open(spec, known).await;
+        match opened {
             Ok(Opened { running, sketches }) => {
                 let loaded = Loaded { serving: Arc::clone(&running.serving), sketches };
                 tracing::info!(model = %key.0, version = %key.1, digest = loaded.serving.digest, "ready");

@@ -47,6 +47,13 @@ impl Models {
             .ok_or_else(|| Refusal::new(Reason::Unsupported, message))
     }
 
+    /// The versions of a model that the configuration names itself.
+    fn named(&self, name: &str) -> Vec<Spec> {
+        let config = self.keeper.config();
+        let named = config.model.iter().chain(&config.models).filter(|model| model.name == name);
+        named.map(|model| Spec::of(model, config)).collect()
+    }
+
     /// Looks into the folder; for one model, or for all.
     async fn survey(&self, repository: &Repository, only: Option<&str>) -> Result<Survey, Failure> {
         let loader = &self.keeper.loader;
@@ -54,7 +61,7 @@ impl Models {
         let files: Vec<File> = listed.into_iter().map(|entry| File { path: entry.relative, tag: entry.tag }).collect();
         let mut survey = Survey::new();
         for (name, found) in layout::read(&files) {
-            if self.keeper.config().model.iter().chain(&self.keeper.config().models).any(|model| model.name == name) {
+            if !self.named(&name).is_empty() {
                 tracing::warn!(
                     model = name,
                     "the configuration names this model itself: that of the repository is not served"
@@ -146,6 +153,7 @@ impl Models {
         for (name, specs) in survey {
             match specs {
                 Ok(specs) => {
+                    self.keeper.of_repository(&name.as_str().into());
                     let fresh: Vec<Spec> =
                         specs.iter().filter(|spec| tried.get(&spec.key) != Some(*spec)).cloned().collect();
                     let nothing_failed = fresh.len() == specs.len();
@@ -176,7 +184,6 @@ impl Models {
     async fn bring_all_up(self: &Arc<Self>, specs: &[Spec]) -> Vec<(Spec, Failure)> {
         let mut failed = Vec::new();
         for spec in specs {
-            self.keeper.of_repository(&spec.key.0);
             let turn = self.keeper.turn(&spec.key.0).await;
             if let Err(failure) = self.bring_up(spec, turn).await {
                 failed.push((spec.clone(), failure));
@@ -248,7 +255,7 @@ impl Models {
         Ok(rows)
     }
 
-    /// Loads a model of the repository as it is now, beside what answers, and switches to it.
+    /// Loads a model as the configuration names it, or else as it is in the repository now, beside what answers, and switches to it.
     ///
     /// # Errors
     /// [`Reason::Unsupported`] where the extension is off, [`Reason::UnknownModel`], [`Reason::LoadFailed`] with why; what answered
@@ -260,25 +267,34 @@ impl Models {
     }
 
     async fn load_now(self: &Arc<Self>, repository: &Repository, name: &str) -> Result<(), Refusal> {
-        let failed =
-            |trouble: &Trouble| Refusal::new(Reason::LoadFailed, format!("model {name:?} was not loaded: {trouble}"));
-        let survey = self.survey(repository, Some(name)).await.map_err(|failure| failed(&failure.trouble()))?;
-        let Some(specs) = survey.into_values().next() else {
-            let message = format!("the repository {} has no model {name:?}", repository.uri);
-            return Err(Refusal::new(Reason::UnknownModel, message));
-        };
-        let specs = specs.map_err(|trouble| {
-            self.told(&name.into(), trouble.clone());
-            failed(&trouble)
-        })?;
+        let mut specs = self.named(name);
+        if specs.is_empty() {
+            specs = self.in_repository(repository, name).await?;
+            self.keeper.of_repository(&name.into());
+        }
         let troubles = self.bring_all_up(&specs).await;
         if let Some((_, failure)) = troubles.first() {
             // Nobody tries again by itself: they are not on their way.
             self.change(|table| troubles.iter().for_each(|(spec, _)| table.give_up(&spec.key)));
-            return Err(failed(&failure.trouble()));
+            return Err(not_loaded(name, &failure.trouble()));
         }
         self.retire_others(name, &specs).await;
         Ok(())
+    }
+
+    /// The versions to serve of a model of the repository, as it is now.
+    async fn in_repository(&self, repository: &Repository, name: &str) -> Result<Vec<Spec>, Refusal> {
+        let survey = self.survey(repository, Some(name)).await;
+        let survey = survey.map_err(|failure| not_loaded(name, &failure.trouble()))?;
+        let Some(specs) = survey.into_values().next() else {
+            let message = format!("the repository {} has no model {name:?}", repository.uri);
+            return Err(Refusal::new(Reason::UnknownModel, message));
+        };
+        specs.map_err(|trouble| {
+            let refusal = not_loaded(name, &trouble);
+            self.told(&name.into(), trouble);
+            refusal
+        })
     }
 
     /// Unloads all versions of a model: they answer what they have, then their memory is freed.
@@ -331,6 +347,10 @@ impl Models {
 }
 
 const NOT_LOADED: &str = "NotLoaded: it is in the repository; load it to serve it";
+
+fn not_loaded(name: &str, trouble: &Trouble) -> Refusal {
+    Refusal::new(Reason::LoadFailed, format!("model {name:?} was not loaded: {trouble}"))
+}
 
 fn own_config(bytes: &[u8]) -> Result<ModelConfig, String> {
     let document = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;

@@ -46,6 +46,17 @@ pub fn multiplier(size: usize, weight: f32) -> Vec<u8> {
     of_weights(&[number(1, width), number(1, width), number(2, 1), field(8, b"W"), raw].concat(), width)
 }
 
+/// The same with W as an input that may be left out: the model has a value for it.
+pub fn multiplier_by_any(size: usize, weight: f32) -> Vec<u8> {
+    let width = size as u64;
+    let raw = field(9, &self::weights(size, weight));
+    let weights = [number(1, width), number(1, width), number(2, 1), field(8, b"W"), raw].concat();
+    let side = || field(1, &number(1, width));
+    let tensor = [number(1, 1), field(2, &[side(), side()].concat())].concat();
+    let input = [field(1, b"W"), field(2, &field(1, &tensor))].concat();
+    of_graph(&[field(5, &weights), field(11, &input)].concat(), width)
+}
+
 /// The same with W in a file `weights` beside it, which is to hold [`weights`].
 pub fn multiplier_outside(size: usize) -> Vec<u8> {
     let width = size as u64;
@@ -62,11 +73,16 @@ pub fn weights(size: usize, weight: f32) -> Vec<u8> {
 }
 
 fn of_weights(weights: &[u8], width: u64) -> Vec<u8> {
+    of_graph(&field(5, weights), width)
+}
+
+/// `Y = X * W`, of which `more` has W.
+fn of_graph(more: &[u8], width: u64) -> Vec<u8> {
     let node = [field(1, b"X"), field(1, b"W"), field(2, b"Y"), field(4, b"MatMul")].concat();
     let graph = [
         field(1, &node),
         field(2, b"g"),
-        field(5, weights),
+        more.to_vec(),
         field(11, &matrix("X", width)),
         field(12, &matrix("Y", width)),
     ];
