@@ -31,7 +31,7 @@ pub const MAX_UNREADY_SECONDS: i64 = 30;
 /// Reason of a rejection by a check of the users' own.
 const METRIC_FAILED: &str = "MetricFailed";
 /// Reason of a rejection for want of requests.
-const NO_DATA: &str = "NoData";
+pub(super) const NO_DATA: &str = "NoData";
 /// How the message of a check begins that never decides.
 pub(super) const DRY_RUN: &str = "dry run, decides nothing: ";
 /// Copies a rehearsal needs before its checks can pass, where no `shadow` says otherwise.

@@ -212,7 +212,10 @@ impl Moved {
         if let Some(rollout) = &mut self.status.rollout {
             rollout.start_time = now;
             rollout.step_start_time = None;
+            // It is held back in favour of nobody.
+            rollout.paused_since = None;
         }
+        self.end_pause();
         let message = format!(
             "the pods of {} are gone and can't be made again, since its ModelVersion or its server block is not there any more",
             lost.model_version

@@ -1,5 +1,7 @@
 //! Tests of the moves.
 
+use millrace_crds::conditions::PAUSED;
+
 use super::*;
 use crate::{
     conditions::find,
@@ -114,6 +116,15 @@ fn without_stable_a_canary_that_gets_requests_gets_all_and_another_starts_anew()
         assert_eq!(status.stable, None);
         assert_eq!(status.canary.unwrap().weight.intended, expected);
     }
+}
+
+#[test]
+fn a_pause_ends_with_the_revision_that_it_was_to_spare() {
+    let before = moved(&rolling(0), &Move::Pause).status;
+    assert!(find(&before.conditions, PAUSED).is_some());
+    let status = moved(&before, &Move::Lose).status;
+    assert_eq!(find(&status.conditions, PAUSED), None);
+    assert_eq!(status.rollout.unwrap().paused_since, None);
 }
 
 #[test]
