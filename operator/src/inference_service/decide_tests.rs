@@ -317,6 +317,8 @@ fn a_stable_revision_without_pods_is_made_again_where_that_is_possible() {
     assert!(again.status.stable.is_some() && again.wanted[0].version.is_some());
     let lost = decided(two, &Observed { recorded: Vec::new(), versions: Vec::new(), ..gone });
     assert_eq!(lost.status.stable, None);
+    let history: Vec<_> = lost.status.history.iter().map(|made| (&*made.subject, &*made.reason)).collect();
+    assert_eq!(history, [("fraud-2", "StableLost")]);
 }
 
 #[test]

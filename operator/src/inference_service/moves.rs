@@ -73,7 +73,7 @@ pub fn make(status: &InferenceServiceStatus, setting: Setting, chosen: &Move) ->
         Move::Return { reason, message, decided_by, checks } => {
             moved.give_back(reason, message, *decided_by, checks, generation, now);
         }
-        Move::Baked { reason, message } => moved.baked(reason, message),
+        Move::Baked { verdict, reason, message } => moved.baked(*verdict, reason, message),
         Move::Hold(version) => moved.hold(version),
         Move::Follow => moved.follow(),
         Move::Rehearse(revision, wanted) => moved.rehearse(revision, *wanted, now),
@@ -220,6 +220,8 @@ impl Moved {
             "the pods of {} are gone and can't be made again, since its ModelVersion or its server block is not there any more",
             lost.model_version
         );
+        let subject = lost.model_version;
+        self.decide(Question::Rollback, subject, Verdict::Fail, "StableLost", &message, DecidedBy::Operator, &[]);
         self.status.next_step = Some(message.clone());
         self.told.push(warning(Happened::StableLost, message));
     }

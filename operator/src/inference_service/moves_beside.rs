@@ -110,10 +110,12 @@ impl Moved {
         self.told.push(warning(Happened::RolledBack, format!("{reason}: {message}")));
     }
 
-    pub(super) fn baked(&mut self, reason: &str, message: &str) {
+    pub(super) fn baked(&mut self, verdict: Verdict, reason: &str, message: &str) {
         if self.status.previous.take().is_none() {
             return;
         }
+        let subject = self.status.stable.as_ref().map(|stable| stable.model_version.clone()).unwrap_or_default();
+        self.decide(Question::Promote, subject, verdict, reason, message, DecidedBy::Operator, &[]);
         self.status.next_step = Some(message.to_owned());
         self.told.push(normal(Happened::Baked, format!("{reason}: {message}")));
     }

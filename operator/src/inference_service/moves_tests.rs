@@ -112,9 +112,30 @@ fn a_withdrawn_canary_is_not_remembered_as_bad() {
 #[test]
 fn without_stable_a_canary_that_gets_requests_gets_all_and_another_starts_anew() {
     for (weight, expected) in [(0, 0), (5, 100)] {
-        let status = moved(&rolling(weight), &Move::Lose).status;
+        let Moved { status, made, told } = moved(&rolling(weight), &Move::Lose);
         assert_eq!(status.stable, None);
         assert_eq!(status.canary.unwrap().weight.intended, expected);
+        assert_eq!(recorded(&made), [(Question::Rollback, "fraud-1", Verdict::Fail, "StableLost")]);
+        assert_eq!(made[0].message, told[0].note);
+    }
+}
+
+/// What was decided about which version, and why.
+fn recorded(made: &[Made]) -> Vec<(Question, &str, Verdict, &str)> {
+    made.iter().map(|made| (made.question, &*made.subject, made.verdict, &*made.reason)).collect()
+}
+
+#[test]
+fn the_end_of_baking_is_a_decision() {
+    let mut before = serving(&approved("fraud", 2));
+    let revision = serving(&approved("fraud", 1)).stable.unwrap();
+    before.previous = Some(PreviousRevision { revision, rollout_start_time: None, until: Time(at(5)) });
+    for (verdict, reason) in [(Verdict::Pass, "Baked"), (Verdict::Unknown, "Superseded")] {
+        let message = "fraud-1 is not kept warm any more".to_owned();
+        let Moved { status, made, told } = moved(&before, &Move::Baked { verdict, reason, message });
+        assert_eq!((status.previous, told[0].reason), (None, Happened::Baked));
+        assert_eq!(recorded(&made), [(Question::Promote, "fraud-2", verdict, reason)]);
+        assert_eq!(made[0].decided_by, DecidedBy::Operator);
     }
 }
 

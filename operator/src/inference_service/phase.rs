@@ -190,6 +190,8 @@ pub enum Move {
     },
     /// The former revision goes.
     Baked {
+        /// Pass: its time is over, and nothing spoke against the new one. Unknown: another one comes before.
+        verdict: Verdict,
         /// CamelCase.
         reason: &'static str,
         /// A sentence.
