@@ -6,13 +6,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_contract::decision::{Check, DecidedBy, Question, Verdict};
 use millrace_crds::{
     conditions::ROLLOUT_SUCCEEDED,
-    inference_service::{InferenceServiceStatus, PreviousRevision, RejectedRevision, RevisionStatus, RolloutStatus},
+    inference_service::{
+        InferenceServiceStatus, MAX_REJECTED, PreviousRevision, RejectedRevision, RevisionStatus, RolloutStatus,
+    },
 };
 
 use super::{
     phase::Move,
     revision::Revision,
     routing::ALL,
+    target::is_older,
     told::{Happened, normal, warning},
 };
 use crate::{
@@ -20,9 +23,6 @@ use crate::{
     decision::Made,
     events::Told,
 };
-
-/// Rejections remembered. A version whose rejection is forgotten would be tried again while it is newer than what serves.
-const MAX_REJECTED: usize = 32;
 
 /// A status after a move, and what to record and tell about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,7 +190,20 @@ impl Moved {
             time: now.clone(),
         };
         self.status.rejected.insert(0, rejected);
-        self.status.rejected.truncate(MAX_REJECTED);
+        self.forget_some();
+    }
+
+    /// First what only a pin or a rollback could ask for: older versions than the one that serves. Where another must go, `target.rs` sees
+    /// to it that it is not tried again.
+    fn forget_some(&mut self) {
+        let serving = self.status.stable.as_ref().map(|stable| stable.model_version.as_str());
+        let is_out_of_reach =
+            |known: &RejectedRevision| serving.is_some_and(|serving| is_older(&known.model_version, serving));
+        let rejected = &mut self.status.rejected;
+        while rejected.len() > MAX_REJECTED {
+            let oldest = rejected.iter().rposition(is_out_of_reach).unwrap_or(rejected.len() - 1);
+            rejected.remove(oldest);
+        }
     }
 
     fn withdraw(&mut self, reason: &str, message: &str, decided_by: DecidedBy) {

@@ -101,6 +101,22 @@ fn only_so_many_rejections_are_remembered() {
 }
 
 #[test]
+fn what_is_older_than_the_version_that_serves_is_forgotten_first() {
+    let mut before = rolling_out(&approved("fraud", 20), &approved("fraud", 60), 50);
+    before.rejected = [3].into_iter().chain(21..=51).map(|number| rejected(&approved("fraud", number))).collect();
+    let numbers = |status: &InferenceServiceStatus| -> Vec<String> {
+        status.rejected.iter().map(|known| known.model_version.clone()).collect()
+    };
+    let first = moved(&before, &rejection("Latency")).status;
+    assert_eq!(numbers(&first).len(), MAX_REJECTED);
+    assert_eq!((numbers(&first)[0].as_str(), numbers(&first)[31].as_str()), ("fraud-60", "fraud-51"));
+    let mut again = rolling_out(&approved("fraud", 20), &approved("fraud", 61), 50);
+    again.rejected = first.rejected;
+    let second = numbers(&moved(&again, &rejection("Latency")).status);
+    assert_eq!((second.len(), second[31].as_str()), (MAX_REJECTED, "fraud-50"), "then the oldest rejection");
+}
+
+#[test]
 fn a_withdrawn_canary_is_not_remembered_as_bad() {
     let (reason, message, decided_by) = ("Superseded", "newer".to_owned(), DecidedBy::Operator);
     let Moved { status, made, .. } = moved(&rolling(50), &Move::Withdraw { reason, message, decided_by });
