@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use millrace_contract::decision::{Check, Verdict};
 use millrace_crds::inference_service::{Analysis, AnalysisCheck, Rollout, Step};
 use millrace_profile::{
-    agreement::AgreementSettings,
+    agreement::{self, AgreementSettings},
     canary_evidence::{CanaryCheck, EvidenceSettings, Goal},
 };
 use serde::{Deserialize, Serialize};
@@ -143,6 +143,9 @@ pub struct Inputs {
     /// Requests with the same key see the same revision.
     #[serde(default)]
     pub is_sticky: bool,
+    /// Copies that were asked for, where it is a rehearsal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsed: Option<i64>,
     /// When it was judged.
     pub now: Timestamp,
     /// What was counted.
@@ -152,6 +155,9 @@ pub struct Inputs {
 impl Inputs {
     /// Judges.
     pub fn judge(&self) -> Judgement {
+        if let Some(wanted) = self.rehearsed {
+            return judge_rehearsal(&self.rollout, &self.evidence, wanted);
+        }
         let judgement = match self.kind {
             Kind::Split => {
                 let steps = ascending(&self.rollout.steps);
@@ -186,6 +192,19 @@ pub fn agreement_settings(rollout: &Rollout) -> AgreementSettings {
         min_agreement: shadow.map_or(0.95, |shadow| shadow.min_agreement),
         max_latency_ratio: shadow.map_or(2.0, |shadow| shadow.max_latency_ratio),
     }
+}
+
+/// Judges a version that is rehearsed, by its copies alone; `rehearsal::outcome` is the same as one verdict.
+fn judge_rehearsal(rollout: &Rollout, evidence: &Evidence, wanted: i64) -> Judgement {
+    let checks = agreement::checks(&evidence.copies, &agreement_settings(rollout));
+    if let Some((reason, message)) = failed(&checks, &rollout.analysis) {
+        return Judgement::Bad { reason, message, checks };
+    }
+    let compared = i64::try_from(evidence.copies.copies()).unwrap_or(i64::MAX);
+    if compared < wanted || open(&checks).next().is_some() {
+        return Judgement::Open { message: format!("{compared} of {wanted} copies were compared"), checks };
+    }
+    Judgement::Good { checks }
 }
 
 /// Judges a revision that gets no requests of its own.

@@ -77,7 +77,9 @@ pub fn make(status: &InferenceServiceStatus, setting: Setting, chosen: &Move) ->
         Move::Hold(version) => moved.hold(version),
         Move::Follow => moved.follow(),
         Move::Rehearse(revision, wanted) => moved.rehearse(revision, *wanted, now),
-        Move::Rehearsed { verdict, message, decided_by } => moved.rehearsed(*verdict, message, *decided_by, now),
+        Move::Rehearsed { verdict, message, decided_by, checks } => {
+            moved.rehearsed(*verdict, message, *decided_by, checks, now);
+        }
     }
     moved.share_out();
     moved

@@ -11,6 +11,7 @@ use super::{
     moves::{Moved, shortened},
     pair::running_rehearsal,
     phase::Phase,
+    rehearsal::outcome,
     revision::Revision,
     routing::ALL,
     told::{Happened, normal, warning},
@@ -154,22 +155,30 @@ impl Moved {
         self.told.push(normal(Happened::RehearsalStarted, message));
     }
 
-    pub(super) fn rehearsed(&mut self, verdict: Verdict, message: &str, decided_by: DecidedBy, now: Time) {
+    pub(super) fn rehearsed(
+        &mut self,
+        verdict: Verdict,
+        message: &str,
+        decided_by: DecidedBy,
+        checks: &[Check],
+        now: Time,
+    ) {
         let Some(rehearsal) = &mut self.status.rehearsal else { return };
         rehearsal.end_time = Some(now);
         rehearsal.verdict = Some(verdict);
         rehearsal.message = shortened(message);
-        let (subject, checks) = (rehearsal.revision.model_version.clone(), rehearsal.checks.clone());
-        self.decide(Question::Rehearse, subject, verdict, "Rehearsed", message, decided_by, &checks);
+        let subject = rehearsal.revision.model_version.clone();
+        self.decide(Question::Rehearse, subject, verdict, "Rehearsed", message, decided_by, checks);
         self.told.push(normal(Happened::RehearsalEnded, message));
     }
 
     /// A rollout needs the room, and the copies' place in the plan.
     pub(super) fn end_rehearsal(&mut self, why: &str, now: &Time) {
-        let running = running_rehearsal(&self.status);
-        let Some(version) = running.map(|rehearsal| rehearsal.revision.model_version.clone()) else { return };
-        let message = format!("the rehearsal of {version} ended early: {why}");
-        self.rehearsed(Verdict::Unknown, &message, DecidedBy::Operator, now.clone());
+        let Some(running) = running_rehearsal(&self.status) else { return };
+        let message = format!("the rehearsal of {} ended early: {why}", running.revision.model_version);
+        let checks = running.checks.clone();
+        let verdict = outcome(running.compared, running.wanted, &checks);
+        self.rehearsed(verdict, &message, DecidedBy::Operator, &checks, now.clone());
     }
 
     /// Nobody but these two has requests.

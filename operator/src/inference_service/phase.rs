@@ -211,6 +211,8 @@ pub enum Move {
         message: String,
         /// Who ended it.
         decided_by: DecidedBy,
+        /// What the verdict rests on; nothing where it rests on no copies.
+        checks: Vec<Check>,
     },
 }
 
