@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::ModelReference;
 use crate::common::{MAX_DECISIONS, never_observed, unobserved};
 
+/// Rejections that are remembered.
+pub const MAX_REJECTED: usize = 32;
+
 /// What is known of the service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -64,7 +67,7 @@ pub struct InferenceServiceStatus {
     pub plan_generation: i64,
     /// Revisions that are not tried again unless something in them changes or `retry` asks for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("maxItems" = 32))]
+    #[schemars(extend("maxItems" = MAX_REJECTED))]
     pub rejected: Vec<RejectedRevision>,
     /// Drift of live inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

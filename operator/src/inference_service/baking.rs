@@ -1,7 +1,7 @@
 //! After promotion: the former revision stays warm for a while, answers what the new one fails, and gets all requests back at once when
 //! the new one turns out bad. Also what a person's `rollback` does. Pure.
 
-use millrace_contract::decision::DecidedBy;
+use millrace_contract::decision::{DecidedBy, Verdict};
 use millrace_crds::inference_service::{PreviousRevision, RevisionStatus};
 
 use super::{
@@ -30,7 +30,7 @@ pub fn bake(facts: &Facts<'_>) -> Move {
     }
     if facts.now >= previous.until.0 {
         let message = format!("{} has baked; {} is not kept warm any more", stable.model_version, former(previous));
-        return Move::Baked { reason: "Baked", message };
+        return Move::Baked { verdict: Verdict::Pass, reason: "Baked", message };
     }
     Move::Stay(format!(
         "{} serves; {} stays warm until {}, and gets the requests back if it gets worse",
@@ -54,6 +54,7 @@ fn another_wish(facts: &Facts<'_>, previous: &PreviousRevision, stable: &Revisio
             checks: Vec::new(),
         }),
         Target::Revision(wanted) if wanted.hash != stable.revision => Some(Move::Baked {
+            verdict: Verdict::Unknown,
             reason: "Superseded",
             message: format!("{} is not kept warm any more, since {} comes", former(previous), wanted.model_version),
         }),

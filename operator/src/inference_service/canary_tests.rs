@@ -1,5 +1,6 @@
 //! Tests of the judgement.
 
+use millrace_crds::inference_service::OnNoData;
 use millrace_profile::canary_evidence::Arm;
 
 use super::*;

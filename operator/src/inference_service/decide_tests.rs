@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use millrace_contract::{
-    decision::DecidedBy,
+    decision::{DecidedBy, Question, Verdict},
     routing::{PLAN_KEY, RouterStats, ServiceStats},
     sketch::ServerSketches,
 };
-use millrace_crds::labels::COMMAND_BY;
+use millrace_crds::{inference_service::RehearsalStatus, labels::COMMAND_BY};
+use millrace_profile::agreement::Mirrored;
 use serde_json::json;
 
 use super::*;
@@ -16,6 +17,7 @@ use crate::inference_service::{
     check_job::CheckJobs,
     fixtures::{approved, at, model_version, rolling_out, service, serving, settings, spec},
     pods::Trouble,
+    replay,
     retraining::Sources,
     routing::RouterAnswers,
 };
@@ -279,6 +281,50 @@ fn a_check_whose_job_is_refused_lacks_data_and_the_policy_decides() {
     }
 }
 
+#[test]
+fn the_verdict_of_a_rehearsal_can_be_computed_again_however_it_ends() {
+    let (one, two) = (approved("fraud", 1), approved("fraud", 2));
+    let mut status = serving(&one);
+    let stable = status.stable.as_ref().unwrap().revision.clone();
+    let tried = RevisionStatus { weight: Default::default(), ..serving(&two).stable.unwrap() };
+    let canary = tried.revision.clone();
+    status.rehearsal = Some(RehearsalStatus {
+        revision: tried,
+        start_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)),
+        end_time: None,
+        wanted: 100,
+        compared: 0,
+        verdict: None,
+        checks: Vec::new(),
+        message: String::new(),
+    });
+    // Copies, how many of them agreed, and whether a rollout begins before there are enough.
+    for (compared, agreed, is_begun, expected) in [
+        (100, 100, false, Verdict::Pass),
+        (100, 50, false, Verdict::Fail),
+        (60, 60, true, Verdict::Unknown),
+        (60, 10, true, Verdict::Fail),
+    ] {
+        let mut evidence = Evidence::of(None, (&canary, &stable), Some(at(0)));
+        evidence.copies = Mirrored {
+            classes_compared: compared,
+            classes_agreed: agreed,
+            latency_ratio: vec![compared],
+            ..Mirrored::default()
+        };
+        let mut there = observed(&status);
+        there.evidence = Some(stored_evidence(serde_json::to_string(&evidence).unwrap()));
+        if !is_begun {
+            there.versions = vec![one.clone()];
+        }
+        let decided = decided(status.clone(), &there);
+        let [decision] = decided.decisions.as_slice() else { panic!("{:?}", decided.decisions) };
+        assert_eq!((decision.question, decision.verdict), (Question::Rehearse, expected), "{}", decision.message);
+        let again = replay::replay(decision, &decided.records.unwrap()[&decision.id.to_string()]).unwrap();
+        assert_eq!(again.differences, Vec::<String>::new(), "{compared} copies, {agreed} agreed");
+    }
+}
+
 fn stored_evidence(text: String) -> ConfigMap {
     let data = BTreeMap::from([(crate::inference_service::evidence::EVIDENCE_KEY.to_owned(), text)]);
     ConfigMap { data: Some(data), ..ConfigMap::default() }
@@ -317,6 +363,8 @@ fn a_stable_revision_without_pods_is_made_again_where_that_is_possible() {
     assert!(again.status.stable.is_some() && again.wanted[0].version.is_some());
     let lost = decided(two, &Observed { recorded: Vec::new(), versions: Vec::new(), ..gone });
     assert_eq!(lost.status.stable, None);
+    let history: Vec<_> = lost.status.history.iter().map(|made| (&*made.subject, &*made.reason)).collect();
+    assert_eq!(history, [("fraud-2", "StableLost")]);
 }
 
 #[test]

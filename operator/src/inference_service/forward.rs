@@ -3,7 +3,7 @@
 //! Pods come before weight, and the evidence before the next step. Each function is asked only when nothing ends the rollout.
 
 use millrace_contract::decision::{Check, DecidedBy};
-use millrace_crds::inference_service::{Capacity, OverrideVerb, RevisionStatus, StepApproval, Strategy};
+use millrace_crds::inference_service::{Capacity, OverrideVerb, RevisionStatus, Rollout, StepApproval, Strategy};
 
 use super::{
     canary::Judgement,
@@ -83,7 +83,7 @@ enum Way {
 
 impl Way {
     fn of(facts: &Facts<'_>) -> Self {
-        let is_alone = facts.status.stable.is_none() || facts.stable_down_seconds >= STABLE_DOWN_SECONDS;
+        let is_alone = facts.status.stable.is_none() || is_outage(facts);
         let is_asked_for = facts.status.overridden.as_ref().is_some_and(|known| known.verb == OverrideVerb::Rollback);
         // At zero there are no requests to compare by.
         if is_alone || has_given_room(facts.status) || is_asked_for || facts.replicas == 0 {
@@ -110,6 +110,19 @@ fn no_room(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<String> {
         "no node has room for {} beside {} ({}), and capacity is Recreate: the pods of {} go first",
         canary.model_version, stable.model_version, trouble.message, stable.model_version
     ))
+}
+
+/// No pod of the stable revision has been ready for long: there is nobody to compare with, and whoever can answer has the requests.
+pub(super) fn is_outage(facts: &Facts<'_>) -> bool {
+    facts.stable_down_seconds >= STABLE_DOWN_SECONDS
+}
+
+/// Whether a person is asked before the one switch is made.
+pub(super) fn has_gate(rollout: &Rollout) -> bool {
+    match rollout.strategy {
+        Strategy::BlueGreen | Strategy::Shadow => rollout.switch.approval == StepApproval::Manual,
+        Strategy::Canary | Strategy::Replace => false,
+    }
 }
 
 fn is_paused(facts: &Facts<'_>) -> bool {
@@ -163,8 +176,7 @@ fn kept_back(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<String> {
             "{version} is prepared; its switch waits until scaling.replicas is above 0, or for kubectl millrace promote"
         ));
     }
-    let is_gated = rollout.strategy != Strategy::Canary && rollout.switch.approval == StepApproval::Manual;
-    let stable = facts.status.stable.as_ref().filter(|_| is_gated)?;
+    let stable = facts.status.stable.as_ref().filter(|_| has_gate(rollout))?;
     Some(format!(
         "no pod of {} is ready; {version} is, and waits for a person: kubectl millrace promote gives it all requests at once",
         stable.model_version
@@ -215,9 +227,10 @@ fn late(facts: &Facts<'_>) -> (String, String) {
 }
 
 /// Since the share was given, the spec may have come to ask for more pods. With too few for its share the revision would be slow or fail, and
-/// the evidence would hold that against its model.
+/// the evidence would hold that against its model. In an outage routers give it all requests by themselves.
 fn grown(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
-    let wanted = pods_for(canary.weight.intended, facts.replicas);
+    let share = if is_outage(facts) { ALL } else { canary.weight.intended };
+    let wanted = pods_for(share, facts.replicas);
     (canary.replicas < wanted).then_some(Move::Scale(wanted))
 }
 
@@ -246,6 +259,7 @@ pub fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
         return go_to(facts, canary, (step.weight, Some(index)), "StepsEdited", Vec::new());
     }
     match facts.judgement {
+        Judgement::Bad { .. } | Judgement::Open { .. } if is_outage(facts) => Move::Stay(answers_alone(facts, canary)),
         // Handled by `rejected` before; kept here so that no bad canary can ever go forward.
         Judgement::Bad { message, .. } => Move::Stay(message.clone()),
         Judgement::Open { message, .. } => Move::Stay(message.clone()),
@@ -255,6 +269,12 @@ pub fn measure(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
             None => go_to(facts, canary, (ALL, None), "StepsPassed", checks.clone()),
         },
     }
+}
+
+fn answers_alone(facts: &Facts<'_>, canary: &RevisionStatus) -> String {
+    let (stable, canary) = (facts.status.stable.as_ref(), &canary.model_version);
+    let stable = stable.map_or("the stable revision", |stable| stable.model_version.as_str());
+    format!("no pod of {stable} is ready: {canary} answers all requests, and nothing is compared meanwhile")
 }
 
 /// Scale up before weight.

@@ -228,6 +228,37 @@ fn promotion_waits_for_the_routers_and_can_still_be_called_back() {
 }
 
 #[test]
+fn in_an_outage_a_share_answers_alone_with_all_pods_and_is_not_rejected_for_want_of_a_comparison() {
+    let no_data = || Judgement::Bad { reason: "NoData".to_owned(), message: "nothing".to_owned(), checks: Vec::new() };
+    let down = |pods: i32| {
+        given(5).but(|g| {
+            (g.replicas, g.ready, g.stable_down, g.judgement) = (4, pods, 60, no_data());
+            g.status.canary.as_mut().unwrap().replicas = pods;
+        })
+    };
+    check(vec![
+        ("it gets the pods", down(1), "scale 4"),
+        (
+            "before the routers follow, too",
+            down(1).but(|g| g.status.rollout.as_mut().unwrap().step_start_time = None),
+            "scale 4",
+        ),
+        ("there are no requests to compare", down(4), "stay"),
+        ("the outage has just begun", down(4).but(|g| g.stable_down = 59), "reject NoData"),
+        ("it is bad by itself", down(4).but(|g| g.judgement = bad()), "reject ErrorRate"),
+        (
+            "a prepared switch is made",
+            preparing(Strategy::Shadow).but(|g| {
+                (g.stable_down, g.judgement) = (60, no_data());
+            }),
+            "weigh 100 step None Ready",
+        ),
+    ]);
+    let Move::Stay(sentence) = down(4).next() else { panic!("stays") };
+    assert_eq!(sentence, "no pod of fraud-1 is ready: fraud-2 answers all requests, and nothing is compared meanwhile");
+}
+
+#[test]
 fn a_sentence_says_what_is_waited_for() {
     let Move::Stay(sentence) = given(0)
         .but(|g| {

@@ -101,6 +101,12 @@ pub fn rules(name: &str, split: &Split<'_>, live: Option<&HTTPRoute>, copies: Co
         drawn.iter().copied().filter(|target| split.can_answer(target, &in_live)).collect();
     let is_whole = !drawn.is_empty() && answering.len() == drawn.len();
     if answering.is_empty() {
+        // The spec's own fallback is for routers only; this is who stands in while a rollout is paused.
+        let backup = plan.policy.fallback.as_ref().filter(|backup| backup.on_absence);
+        let known = backup.and_then(|backup| plan.targets.iter().find(|target| target.revision == backup.revision));
+        answering.extend(known.filter(|target| split.can_answer(target, &in_live)));
+    }
+    if answering.is_empty() {
         // Who has lost its weight must leave the route, also while nobody else is there.
         let leads_past_the_router = live.is_some_and(|live| is_native(live, name));
         answering.extend(drawn.first().filter(|_| leads_past_the_router));
@@ -127,7 +133,8 @@ pub fn rules(name: &str, split: &Split<'_>, live: Option<&HTTPRoute>, copies: Co
             Err(note) => notes.push(note),
         }
     }
-    let weighed: Vec<Value> = answering.iter().map(|target| backend(&target.service, target.weight)).collect();
+    // Who stands in has no weight of its own, and is alone.
+    let weighed: Vec<Value> = answering.iter().map(|target| backend(&target.service, target.weight.max(1))).collect();
     rules.push(json!({"matches": [{"path": path(name)}], "filters": filters, "backendRefs": weighed}));
     Some(Rendered { rules, is_whole, notes })
 }

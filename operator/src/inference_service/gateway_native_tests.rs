@@ -1,6 +1,6 @@
 //! Tests of the rules in mode `Native`.
 
-use millrace_contract::routing_policy::RoutingPolicy;
+use millrace_contract::routing_policy::{Fallback, RoutingPolicy};
 
 use super::*;
 use crate::inference_service::fixtures::{approved, rolling_out, service, spec};
@@ -118,6 +118,29 @@ fn a_revision_is_in_the_route_from_its_first_loaded_pod_to_its_last_ready_one() 
         let rendered = rules("fraud", &split(&plan, loaded, ready), Some(&live(in_live)), Copies::None).unwrap();
         assert_eq!((weights(&rendered), rendered.is_whole), (expected, is_whole), "{case}");
     }
+}
+
+#[test]
+fn who_stands_in_for_the_split_is_in_the_route_only_while_nobody_of_the_split_is() {
+    let backup = |on_absence| {
+        let revision = "idle".to_owned();
+        plan(RoutingPolicy {
+            fallback: Some(Fallback { revision, on_overload: false, on_absence, on_outage: false }),
+            ..RoutingPolicy::default()
+        })
+    };
+    let idle = vec![("fraud-idle".to_owned(), 1)];
+    let rendered = rendered(&backup(true), &["idle"]);
+    assert_eq!((weights(&rendered), rendered.is_whole), (idle, false));
+    let old = vec![("fraud-old".to_owned(), 80)];
+    assert_eq!(weights(&self::rendered(&backup(true), &["old", "idle"])), old);
+    let (later, none) = (backup(false), backup(true));
+    assert_eq!(
+        rules("fraud", &split(&later, &["idle"], &["idle"]), None, Copies::None),
+        None,
+        "not when nobody is there"
+    );
+    assert_eq!(rules("fraud", &split(&none, &[], &[]), None, Copies::None), None, "nor where its pods are not ready");
 }
 
 #[test]

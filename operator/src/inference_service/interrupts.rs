@@ -4,7 +4,7 @@ use millrace_contract::decision::{Check, DecidedBy};
 use millrace_crds::inference_service::RevisionStatus;
 
 use super::{
-    canary::Judgement,
+    canary::{Judgement, NO_DATA},
     commands::Verb,
     forward,
     phase::{Facts, Move, Phase},
@@ -71,6 +71,8 @@ fn rejected(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
         return Some(by_operator(reason, format!("{} can't be served: {message}", canary.model_version), Vec::new()));
     }
     match facts.judgement {
+        // In an outage of the stable revision this one answers alone: that there is nothing to compare speaks against nobody.
+        Judgement::Bad { reason, .. } if reason == NO_DATA && forward::is_outage(facts) => None,
         Judgement::Bad { reason, message, checks } => {
             Some(by_operator(reason, format!("{}: {message}", canary.model_version), checks.clone()))
         }

@@ -1,7 +1,8 @@
 //! Tests of the users' own checks.
 
+use millrace_contract::decision::Verdict;
 use millrace_crds::inference_service::InferenceServiceStatus;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::inference_service::fixtures::{approved, at, rolling_out};

@@ -16,8 +16,8 @@
 //! | `baking.rs`     | pure   | after promotion: the former revision stays warm, and may come back                          |
 //! | `rehearsal.rs`  | pure   | copies for a version that answers nobody                                                    |
 //! | `moves.rs`      | pure   | what a move does to the status; `moves_beside.rs`: what is beside a rollout's way           |
-//! | `canary.rs`     | pure   | from evidence to a judgement                                                                |
-//! | `metric.rs`     | pure   | checks of the users' own: what is due, what answers count for                               |
+//! | `canary.rs`     | pure   | from evidence to a judgement; `canary/`: the parts of it                                    |
+//! | `metric.rs`     | pure   | checks of the users' own; `metric/`: what is due, what answers count for, what is said      |
 //! | `check_job.rs`  | pure   | the Job that measures such a check, and what became of it                                   |
 //! | `pair.rs`       | pure   | who is compared with whom                                                                   |
 //! | `evidence.rs`   | pure   | counters → evidence                                                                         |
@@ -31,7 +31,7 @@
 //! | `gateway.rs`    | pure   | the HTTPRoute; `gateway_attachment.rs`: its Gateways; `gateway_answers.rs`: what they say   |
 //! | `gateway_native.rs`| pure | its rules where the Gateway shares requests out; `gateway_outcome.rs`: what follows        |
 //! | `gateway_api.rs`| pure   | what is read and written of the Gateway API                                                 |
-//! | `shared.rs`     | pure   | the router and policies that all services of a namespace share                              |
+//! | `shared.rs`     | pure   | the router and policies that all services of a namespace share; `shared/`: the router's pod |
 //! | `drift.rs`      | pure   | sketches → windows → drift                                                                  |
 //! | `retraining.rs` | pure   | whether a new model is trained                                                              |
 //! | `status.rs`     | pure   | what was found → status                                                                     |

@@ -6,13 +6,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_contract::decision::{Check, DecidedBy, Question, Verdict};
 use millrace_crds::{
     conditions::ROLLOUT_SUCCEEDED,
-    inference_service::{InferenceServiceStatus, PreviousRevision, RejectedRevision, RevisionStatus, RolloutStatus},
+    inference_service::{
+        InferenceServiceStatus, MAX_REJECTED, PreviousRevision, RejectedRevision, RevisionStatus, RolloutStatus,
+    },
 };
 
 use super::{
     phase::Move,
     revision::Revision,
     routing::ALL,
+    target::is_older,
     told::{Happened, normal, warning},
 };
 use crate::{
@@ -20,9 +23,6 @@ use crate::{
     decision::Made,
     events::Told,
 };
-
-/// Rejections remembered. A version whose rejection is forgotten would be tried again while it is newer than what serves.
-const MAX_REJECTED: usize = 32;
 
 /// A status after a move, and what to record and tell about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,11 +73,13 @@ pub fn make(status: &InferenceServiceStatus, setting: Setting, chosen: &Move) ->
         Move::Return { reason, message, decided_by, checks } => {
             moved.give_back(reason, message, *decided_by, checks, generation, now);
         }
-        Move::Baked { reason, message } => moved.baked(reason, message),
+        Move::Baked { verdict, reason, message } => moved.baked(*verdict, reason, message),
         Move::Hold(version) => moved.hold(version),
         Move::Follow => moved.follow(),
         Move::Rehearse(revision, wanted) => moved.rehearse(revision, *wanted, now),
-        Move::Rehearsed { verdict, message, decided_by } => moved.rehearsed(*verdict, message, *decided_by, now),
+        Move::Rehearsed { verdict, message, decided_by, checks } => {
+            moved.rehearsed(*verdict, message, *decided_by, checks, now);
+        }
     }
     moved.share_out();
     moved
@@ -190,7 +192,20 @@ impl Moved {
             time: now.clone(),
         };
         self.status.rejected.insert(0, rejected);
-        self.status.rejected.truncate(MAX_REJECTED);
+        self.forget_some();
+    }
+
+    /// First what only a pin or a rollback could ask for: older versions than the one that serves. Where another must go, `target.rs` sees
+    /// to it that it is not tried again.
+    fn forget_some(&mut self) {
+        let serving = self.status.stable.as_ref().map(|stable| stable.model_version.as_str());
+        let is_out_of_reach =
+            |known: &RejectedRevision| serving.is_some_and(|serving| is_older(&known.model_version, serving));
+        let rejected = &mut self.status.rejected;
+        while rejected.len() > MAX_REJECTED {
+            let oldest = rejected.iter().rposition(is_out_of_reach).unwrap_or(rejected.len() - 1);
+            rejected.remove(oldest);
+        }
     }
 
     fn withdraw(&mut self, reason: &str, message: &str, decided_by: DecidedBy) {
@@ -212,11 +227,16 @@ impl Moved {
         if let Some(rollout) = &mut self.status.rollout {
             rollout.start_time = now;
             rollout.step_start_time = None;
+            // It is held back in favour of nobody.
+            rollout.paused_since = None;
         }
+        self.end_pause();
         let message = format!(
             "the pods of {} are gone and can't be made again, since its ModelVersion or its server block is not there any more",
             lost.model_version
         );
+        let subject = lost.model_version;
+        self.decide(Question::Rollback, subject, Verdict::Fail, "StableLost", &message, DecidedBy::Operator, &[]);
         self.status.next_step = Some(message.clone());
         self.told.push(warning(Happened::StableLost, message));
     }

@@ -11,6 +11,7 @@ use super::{
     moves::{Moved, shortened},
     pair::running_rehearsal,
     phase::Phase,
+    rehearsal::outcome,
     revision::Revision,
     routing::ALL,
     told::{Happened, normal, warning},
@@ -110,10 +111,12 @@ impl Moved {
         self.told.push(warning(Happened::RolledBack, format!("{reason}: {message}")));
     }
 
-    pub(super) fn baked(&mut self, reason: &str, message: &str) {
+    pub(super) fn baked(&mut self, verdict: Verdict, reason: &str, message: &str) {
         if self.status.previous.take().is_none() {
             return;
         }
+        let subject = self.status.stable.as_ref().map(|stable| stable.model_version.clone()).unwrap_or_default();
+        self.decide(Question::Promote, subject, verdict, reason, message, DecidedBy::Operator, &[]);
         self.status.next_step = Some(message.to_owned());
         self.told.push(normal(Happened::Baked, format!("{reason}: {message}")));
     }
@@ -152,22 +155,30 @@ impl Moved {
         self.told.push(normal(Happened::RehearsalStarted, message));
     }
 
-    pub(super) fn rehearsed(&mut self, verdict: Verdict, message: &str, decided_by: DecidedBy, now: Time) {
+    pub(super) fn rehearsed(
+        &mut self,
+        verdict: Verdict,
+        message: &str,
+        decided_by: DecidedBy,
+        checks: &[Check],
+        now: Time,
+    ) {
         let Some(rehearsal) = &mut self.status.rehearsal else { return };
         rehearsal.end_time = Some(now);
         rehearsal.verdict = Some(verdict);
         rehearsal.message = shortened(message);
-        let (subject, checks) = (rehearsal.revision.model_version.clone(), rehearsal.checks.clone());
-        self.decide(Question::Rehearse, subject, verdict, "Rehearsed", message, decided_by, &checks);
+        let subject = rehearsal.revision.model_version.clone();
+        self.decide(Question::Rehearse, subject, verdict, "Rehearsed", message, decided_by, checks);
         self.told.push(normal(Happened::RehearsalEnded, message));
     }
 
     /// A rollout needs the room, and the copies' place in the plan.
     pub(super) fn end_rehearsal(&mut self, why: &str, now: &Time) {
-        let running = running_rehearsal(&self.status);
-        let Some(version) = running.map(|rehearsal| rehearsal.revision.model_version.clone()) else { return };
-        let message = format!("the rehearsal of {version} ended early: {why}");
-        self.rehearsed(Verdict::Unknown, &message, DecidedBy::Operator, now.clone());
+        let Some(running) = running_rehearsal(&self.status) else { return };
+        let message = format!("the rehearsal of {} ended early: {why}", running.revision.model_version);
+        let checks = running.checks.clone();
+        let verdict = outcome(running.compared, running.wanted, &checks);
+        self.rehearsed(verdict, &message, DecidedBy::Operator, &checks, now.clone());
     }
 
     /// Nobody but these two has requests.

@@ -1,5 +1,7 @@
 //! Tests of the moves.
 
+use millrace_crds::conditions::PAUSED;
+
 use super::*;
 use crate::{
     conditions::find,
@@ -99,6 +101,22 @@ fn only_so_many_rejections_are_remembered() {
 }
 
 #[test]
+fn what_is_older_than_the_version_that_serves_is_forgotten_first() {
+    let mut before = rolling_out(&approved("fraud", 20), &approved("fraud", 60), 50);
+    before.rejected = [3].into_iter().chain(21..=51).map(|number| rejected(&approved("fraud", number))).collect();
+    let numbers = |status: &InferenceServiceStatus| -> Vec<String> {
+        status.rejected.iter().map(|known| known.model_version.clone()).collect()
+    };
+    let first = moved(&before, &rejection("Latency")).status;
+    assert_eq!(numbers(&first).len(), MAX_REJECTED);
+    assert_eq!((numbers(&first)[0].as_str(), numbers(&first)[31].as_str()), ("fraud-60", "fraud-51"));
+    let mut again = rolling_out(&approved("fraud", 20), &approved("fraud", 61), 50);
+    again.rejected = first.rejected;
+    let second = numbers(&moved(&again, &rejection("Latency")).status);
+    assert_eq!((second.len(), second[31].as_str()), (MAX_REJECTED, "fraud-50"), "then the oldest rejection");
+}
+
+#[test]
 fn a_withdrawn_canary_is_not_remembered_as_bad() {
     let (reason, message, decided_by) = ("Superseded", "newer".to_owned(), DecidedBy::Operator);
     let Moved { status, made, .. } = moved(&rolling(50), &Move::Withdraw { reason, message, decided_by });
@@ -110,10 +128,40 @@ fn a_withdrawn_canary_is_not_remembered_as_bad() {
 #[test]
 fn without_stable_a_canary_that_gets_requests_gets_all_and_another_starts_anew() {
     for (weight, expected) in [(0, 0), (5, 100)] {
-        let status = moved(&rolling(weight), &Move::Lose).status;
+        let Moved { status, made, told } = moved(&rolling(weight), &Move::Lose);
         assert_eq!(status.stable, None);
         assert_eq!(status.canary.unwrap().weight.intended, expected);
+        assert_eq!(recorded(&made), [(Question::Rollback, "fraud-1", Verdict::Fail, "StableLost")]);
+        assert_eq!(made[0].message, told[0].note);
     }
+}
+
+/// What was decided about which version, and why.
+fn recorded(made: &[Made]) -> Vec<(Question, &str, Verdict, &str)> {
+    made.iter().map(|made| (made.question, &*made.subject, made.verdict, &*made.reason)).collect()
+}
+
+#[test]
+fn the_end_of_baking_is_a_decision() {
+    let mut before = serving(&approved("fraud", 2));
+    let revision = serving(&approved("fraud", 1)).stable.unwrap();
+    before.previous = Some(PreviousRevision { revision, rollout_start_time: None, until: Time(at(5)) });
+    for (verdict, reason) in [(Verdict::Pass, "Baked"), (Verdict::Unknown, "Superseded")] {
+        let message = "fraud-1 is not kept warm any more".to_owned();
+        let Moved { status, made, told } = moved(&before, &Move::Baked { verdict, reason, message });
+        assert_eq!((status.previous, told[0].reason), (None, Happened::Baked));
+        assert_eq!(recorded(&made), [(Question::Promote, "fraud-2", verdict, reason)]);
+        assert_eq!(made[0].decided_by, DecidedBy::Operator);
+    }
+}
+
+#[test]
+fn a_pause_ends_with_the_revision_that_it_was_to_spare() {
+    let before = moved(&rolling(0), &Move::Pause).status;
+    assert!(find(&before.conditions, PAUSED).is_some());
+    let status = moved(&before, &Move::Lose).status;
+    assert_eq!(find(&status.conditions, PAUSED), None);
+    assert_eq!(status.rollout.unwrap().paused_since, None);
 }
 
 #[test]

@@ -190,6 +190,8 @@ pub enum Move {
     },
     /// The former revision goes.
     Baked {
+        /// Pass: its time is over, and nothing spoke against the new one. Unknown: another one comes before.
+        verdict: Verdict,
         /// CamelCase.
         reason: &'static str,
         /// A sentence.
@@ -209,6 +211,8 @@ pub enum Move {
         message: String,
         /// Who ended it.
         decided_by: DecidedBy,
+        /// What the verdict rests on; nothing where it rests on no copies.
+        checks: Vec<Check>,
     },
 }
 
@@ -282,7 +286,8 @@ fn asked(facts: &Facts<'_>, command: &Command) -> Option<Move> {
     }
 }
 
-/// A paused rollout does what it would do anyway, but not forward.
+/// A paused rollout does what it would do anyway, but not forward. In an outage of the stable revision that is no outage for users: the new
+/// one answers in its place, by the routing plan (`policy.rs`).
 fn held(facts: &Facts<'_>, chosen: Move) -> Move {
     let Some(since) = facts.status.rollout.as_ref().and_then(|rollout| rollout.paused_since.as_ref()) else {
         return chosen;
@@ -293,7 +298,10 @@ fn held(facts: &Facts<'_>, chosen: Move) -> Move {
     }
     match chosen {
         Move::Prepare | Move::Recreate { .. } | Move::Weigh { decided_by: DecidedBy::Operator, .. } => {
-            Move::Stay(format!("paused since {}: kubectl millrace resume lets it go on", since.0))
+            let stable = facts.status.stable.as_ref().filter(|_| forward::is_outage(facts));
+            let outage = stable.map(|stable| format!(", and no pod of {} is ready", stable.model_version));
+            let outage = outage.unwrap_or_default();
+            Move::Stay(format!("paused since {}{outage}: kubectl millrace resume lets it go on", since.0))
         }
         other => other,
     }

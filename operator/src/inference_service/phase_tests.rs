@@ -78,6 +78,30 @@ fn a_paused_rollout_does_not_go_forward_but_back() {
 }
 
 #[test]
+fn a_pause_holds_in_an_outage_too_with_all_the_pods_that_the_requests_need() {
+    let down = |weight: i32, pods: i32| {
+        given(weight).but(|g| {
+            g.status.rollout.as_mut().unwrap().paused_since = Some(Time(at(60)));
+            g.status.canary.as_mut().unwrap().replicas = pods;
+            (g.replicas, g.ready, g.stable_down) = (4, pods, 60);
+        })
+    };
+    check(vec![
+        ("it stands in, and needs all pods", down(0, 1), "scale 4"),
+        ("it has them", down(0, 4), "stay"),
+        ("routers give it everything, which also needs them", down(5, 1), "scale 4"),
+        ("they do so without a move", down(5, 4).but(|g| g.judgement = good()), "stay"),
+        ("it is bad", down(5, 4).but(|g| g.judgement = bad()), "reject ErrorRate"),
+        ("the outage is too short to be one", down(0, 1).but(|g| g.stable_down = 59), "stay"),
+    ]);
+    let Move::Stay(sentence) = down(0, 4).next() else { panic!("stays") };
+    assert_eq!(
+        sentence,
+        "paused since 2026-01-01T00:01:00Z, and no pod of fraud-1 is ready: kubectl millrace resume lets it go on"
+    );
+}
+
+#[test]
 fn stable_pods_give_their_room_where_the_policy_says_so() {
     let no_room = |capacity| {
         given(0).but(|g| {

@@ -2,7 +2,8 @@
 //!
 //! It follows from spec, status and the former plan, like the weights. Whatever names a version that can't answer yet is left out;
 //! `standing.rs` says why. A revision that is in the plan stays there as long as it is named, also while none of its pods
-//! answers: routers pass over it by themselves, and sooner.
+//! answers: routers pass over it by themselves, and sooner. A rollout that is paused before its first share lets the new revision answer
+//! where nobody else can.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use millrace_crds::inference_service::{
     self as crd, FallbackWhen, InferenceServiceSpec, InferenceServiceStatus, RevisionStatus,
 };
 
-use super::routing::ALL;
+use super::{forward::has_gate, routing::ALL};
 
 /// Name under which a canary is reached while it is in the plan.
 pub fn preview_name(service: &str) -> String {
@@ -55,23 +56,40 @@ impl<'a> Servable<'a> {
 
     /// Of two revisions of one version the first answers for it. A rehearsed one answers nobody.
     fn all(self) -> impl Iterator<Item = &'a RevisionStatus> {
-        let Self { status, plan } = self;
-        let can_answer = move |revision: &&RevisionStatus| {
-            let is_planned = |plan: &RoutingPlan| plan.targets.iter().any(|t| t.revision == revision.revision);
-            // A weight is only given to what can answer: the same status gives the same plan, whatever was seen last.
-            revision.weight.intended > 0 || revision.loaded > 0 || plan.is_some_and(is_planned)
-        };
+        let Self { status, .. } = self;
         let beside = status.canary.iter().chain(status.standing.iter().map(|standing| &standing.revision));
         let warm = status.previous.iter().map(|previous| &previous.revision);
-        status.stable.iter().chain(warm).chain(beside.filter(can_answer))
+        status.stable.iter().chain(warm).chain(beside.filter(move |revision| self.can_answer(revision)))
     }
 
-    /// Revisions that routes and the fallback send requests to.
+    fn can_answer(self, revision: &RevisionStatus) -> bool {
+        let is_planned = |plan: &RoutingPlan| plan.targets.iter().any(|t| t.revision == revision.revision);
+        // A weight is only given to what can answer: the same status gives the same plan, whatever was seen last.
+        revision.weight.intended > 0 || revision.loaded > 0 || self.plan.is_some_and(is_planned)
+    }
+
+    /// The new revision of a rollout that is paused before its first share. Whoever asked for the pause did not ask for an outage: it
+    /// answers while no pod of the stable revision is ready. Not at zero pods, where nobody is to answer, not in place of a fallback of the
+    /// spec's own, and not where the spec wants a person asked. Once it has a share, routers give it the others' requests by themselves.
+    fn stand_in(self, spec: &InferenceServiceSpec) -> Option<&'a RevisionStatus> {
+        let Self { status, plan } = self;
+        let may = spec.fallback.is_none() && spec.scaling.replicas > 0 && !has_gate(&spec.rollout);
+        let canary = status.canary.as_ref().filter(|canary| may && canary.weight.intended <= 0)?;
+        let is_paused = status.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some());
+        let stands_in = |plan: &RoutingPlan| {
+            plan.policy.fallback.as_ref().is_some_and(|fallback| fallback.revision == canary.revision)
+        };
+        // After the pause it goes on until it has a share: between the two nobody else may be there either.
+        let is_meant = status.stable.is_some() && (is_paused || plan.is_some_and(stands_in));
+        (is_meant && self.can_answer(canary)).then_some(canary)
+    }
+
+    /// Revisions that routes and the fallback send requests to, and who stands in for the stable one.
     pub fn asked_for(self, spec: &InferenceServiceSpec) -> Vec<&'a RevisionStatus> {
         let shares = spec.routes.iter().flat_map(|route| &route.split);
         let of_routes = shares.filter_map(|share| self.named(share.model_version.as_deref()));
         let backup = spec.fallback.as_ref().and_then(|fallback| self.named(Some(&fallback.model_version)));
-        of_routes.chain(backup).collect()
+        of_routes.chain(backup).chain(self.stand_in(spec)).collect()
     }
 }
 
@@ -87,7 +105,7 @@ pub fn policy(
         sticky: spec.sticky.as_ref().and_then(|sticky| self::sticky(sticky, uid)),
         routes: spec.routes.iter().filter_map(|route| self::route(route, servable)).collect(),
         names: names(name, servable, targets),
-        fallback: spec.fallback.as_ref().and_then(|fallback| self::fallback(fallback, servable)),
+        fallback: backup(spec, servable),
         hold: spec.scaling.cold_start.as_ref().map(hold),
         auth: spec.auth.as_ref().map(auth),
         ..RoutingPolicy::default()
@@ -174,6 +192,20 @@ fn names(service: &str, servable: Servable<'_>, targets: &[Target]) -> BTreeMap<
         }
     }
     names
+}
+
+/// Who answers last: as the spec says, else who stands in.
+fn backup(spec: &InferenceServiceSpec, servable: Servable<'_>) -> Option<Fallback> {
+    let stands_in = |revision: &RevisionStatus| Fallback {
+        revision: revision.revision.clone(),
+        on_overload: false,
+        on_absence: true,
+        on_outage: false,
+    };
+    match &spec.fallback {
+        Some(named) => fallback(named, servable),
+        None => servable.stand_in(spec).map(stands_in),
+    }
 }
 
 fn fallback(fallback: &crd::Fallback, servable: Servable<'_>) -> Option<Fallback> {

@@ -1,5 +1,6 @@
 //! Tests of the policy in the routing plan.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_crds::inference_service::{PreviousRevision, StandingRevision};
 use serde_json::{Value as Json, json};
 
@@ -166,11 +167,7 @@ fn each_revision_of_the_plan_has_the_name_of_its_version_and_a_canary_that_of_th
     let (one, two) = (approved("fraud", 1), approved("fraud", 2));
     let name = |name: &str, number| (name.to_owned(), hash(number));
     let baking = InferenceServiceStatus {
-        previous: Some(PreviousRevision {
-            revision: revision(1),
-            rollout_start_time: None,
-            until: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(9)),
-        }),
+        previous: Some(PreviousRevision { revision: revision(1), rollout_start_time: None, until: Time(at(9)) }),
         ..serving(&two)
     };
     let cases = [
@@ -201,4 +198,68 @@ fn a_fallback_answers_when_it_is_asked_to() {
     for (more, loaded, expected) in cases {
         assert_eq!(plan(more.clone(), &with(loaded)).policy.fallback, expected, "{more}");
     }
+}
+
+/// `fraud-2` is tried beside `fraud-1`, paused, with this share and so many pods that have loaded it.
+fn paused(weight: i32, loaded: i32) -> InferenceServiceStatus {
+    let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), weight);
+    status.canary.as_mut().unwrap().loaded = loaded;
+    status.rollout.as_mut().unwrap().paused_since = Some(Time(at(5)));
+    status
+}
+
+#[test]
+fn a_new_revision_that_a_pause_keeps_back_answers_where_the_stable_one_has_no_pod() {
+    let backup =
+        |number| Some(Fallback { revision: hash(number), on_overload: false, on_absence: true, on_outage: false });
+    let prepared = || {
+        let mut status = paused(0, 1);
+        status.rollout.as_mut().unwrap().step_start_time = Some(Time(at(1)));
+        status
+    };
+    let unpaused = || rolling_out(&approved("fraud", 1), &approved("fraud", 2), 0);
+    let first = || InferenceServiceStatus { stable: None, ..paused(0, 1) };
+    let blue_green = |approval: &str| json!({"rollout": {"strategy": "BlueGreen", "switch": {"approval": approval}}});
+    let one = || vec![(hash(1), 100)];
+    let both = || vec![(hash(1), 100), (hash(2), 0)];
+    let own = json!({"fallback": {"modelVersion": "fraud-9", "when": ["Overload"]}});
+    let cases = [
+        ("its pods are ready", json!({}), paused(0, 1), backup(2), both()),
+        ("they are not", json!({}), paused(0, 0), None, one()),
+        (
+            "nobody paused it",
+            json!({}),
+            InferenceServiceStatus { canary: paused(0, 1).canary, ..unpaused() },
+            None,
+            one(),
+        ),
+        ("its switch is prepared", blue_green("Automatic"), prepared(), backup(2), both()),
+        ("a person is to be asked first", blue_green("Manual"), paused(0, 1), None, one()),
+        ("the spec has a fallback of its own", own, paused(0, 1), None, one()),
+        ("nobody is to answer", json!({"scaling": {"replicas": 0}}), paused(0, 1), None, one()),
+        ("it has a share, and with it all requests", json!({}), paused(5, 1), None, vec![(hash(1), 95), (hash(2), 5)]),
+        ("it is the first one", json!({}), first(), None, vec![]),
+    ];
+    for (case, more, status, expected, targets) in cases {
+        // One plan was there before: without any, nobody serves.
+        let former = plan(json!({}), &serving(&approved("fraud", 1)));
+        let found = routing::plan(("fraud", "u1"), &spec(more), &status, Some(&former)).unwrap();
+        assert_eq!((found.policy.fallback.clone(), weights(&found)), (expected, targets), "{case}");
+    }
+}
+
+#[test]
+fn who_stands_in_goes_on_after_the_pause_until_it_has_a_share() {
+    let resumed = |weight: i32| {
+        let mut status = paused(weight, 0);
+        status.rollout.as_mut().unwrap().paused_since = None;
+        status
+    };
+    let first = plan(json!({}), &paused(0, 1));
+    let next = |status: &InferenceServiceStatus| {
+        routing::plan(("fraud", "u1"), &spec(json!({})), status, Some(&first)).unwrap()
+    };
+    assert_eq!(next(&resumed(0)), first);
+    assert_eq!(next(&resumed(100)).policy.fallback, None);
+    assert_eq!(next(&serving(&approved("fraud", 1))).policy.fallback, None);
 }

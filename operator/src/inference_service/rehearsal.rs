@@ -16,30 +16,30 @@ pub const MAX_SECONDS: i64 = 3_600;
 pub fn next(facts: &Facts<'_>) -> Option<Move> {
     let rehearsal = running_rehearsal(facts.status)?;
     let version = &rehearsal.revision.model_version;
-    let ended = |verdict, message| Some(Move::Rehearsed { verdict, message, decided_by: DecidedBy::Operator });
+    let by_operator = |verdict, message, checks: &[Check]| {
+        Some(Move::Rehearsed { verdict, message, decided_by: DecidedBy::Operator, checks: checks.to_vec() })
+    };
     let seconds = facts.now.as_second() - rehearsal.start_time.0.as_second();
     let (compared, checks) = facts.copies;
-    let failed: Vec<&str> = of(checks, Verdict::Fail);
+    let ended = |message| by_operator(outcome(compared, rehearsal.wanted, checks), message, checks);
+    let broken = |message| by_operator(Verdict::Fail, message, &[]);
     if compared >= rehearsal.wanted {
+        let failed = of(checks, Verdict::Fail);
         return match failed.as_slice() {
-            [] => ended(verdict(checks), format!("{version}: {compared} copies were compared, and no check failed")),
-            names => {
-                let names = names.join(", ");
-                ended(Verdict::Fail, format!("{version}: of {compared} copies, these checks failed: {names}"))
-            }
+            [] => ended(format!("{version}: {compared} copies were compared, and no check failed")),
+            names => ended(format!("{version}: of {compared} copies, these checks failed: {}", names.join(", "))),
         };
     }
     if let Some(trouble) = facts.rehearsed.trouble.as_ref().filter(|trouble| trouble.is_final) {
-        return ended(Verdict::Fail, format!("{version} can't be served: {}", trouble.message));
+        return broken(format!("{version} can't be served: {}", trouble.message));
     }
     let never_ready = facts.rehearsed.loaded == 0 && seconds >= facts.rollout.progress_deadline_seconds;
     if never_ready && compared == 0 {
         let why = facts.rehearsed.trouble.as_ref().map_or("its pod does not become ready", |one| &*one.message);
-        return ended(Verdict::Fail, format!("{version} was not ready after {seconds} s: {why}"));
+        return broken(format!("{version} was not ready after {seconds} s: {why}"));
     }
     if seconds >= MAX_SECONDS {
-        let message = format!("{version}: only {compared} of {} copies came in {seconds} s", rehearsal.wanted);
-        return ended(if failed.is_empty() { Verdict::Unknown } else { Verdict::Fail }, message);
+        return ended(format!("{version}: only {compared} of {} copies came in {seconds} s", rehearsal.wanted));
     }
     None
 }
@@ -48,8 +48,12 @@ fn of(checks: &[Check], verdict: Verdict) -> Vec<&str> {
     checks.iter().filter(|check| check.verdict == verdict).map(|check| check.name.as_str()).collect()
 }
 
-fn verdict(checks: &[Check]) -> Verdict {
-    let is_open = checks.is_empty() || !of(checks, Verdict::Unknown).is_empty();
+/// What so many copies of the wanted ones say, as one verdict.
+pub(super) fn outcome(compared: i64, wanted: i64, checks: &[Check]) -> Verdict {
+    if !of(checks, Verdict::Fail).is_empty() {
+        return Verdict::Fail;
+    }
+    let is_open = compared < wanted || checks.is_empty() || !of(checks, Verdict::Unknown).is_empty();
     if is_open { Verdict::Unknown } else { Verdict::Pass }
 }
 
@@ -60,7 +64,8 @@ pub fn aborted(facts: &Facts<'_>) -> Option<Move> {
     }
     let rehearsal = running_rehearsal(facts.status)?;
     let message = format!("the rehearsal of {} was ended by a request", rehearsal.revision.model_version);
-    Some(Move::Rehearsed { verdict: Verdict::Unknown, message, decided_by: DecidedBy::User })
+    let checks = facts.copies.1.to_vec();
+    Some(Move::Rehearsed { verdict: Verdict::Unknown, message, decided_by: DecidedBy::User, checks })
 }
 
 /// What is waited for, a sentence.

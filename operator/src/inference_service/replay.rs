@@ -40,11 +40,11 @@ pub fn records(
 }
 
 fn rests_on_evidence(decision: &Decision) -> bool {
-    let about_a_rollout = match decision.question {
-        Question::Step | Question::Promote | Question::Rollback => true,
-        Question::Gate | Question::Approve | Question::Rehearse | Question::Retrain | Question::Drift => false,
+    let about_a_revision = match decision.question {
+        Question::Step | Question::Promote | Question::Rollback | Question::Rehearse => true,
+        Question::Gate | Question::Approve | Question::Retrain | Question::Drift => false,
     };
-    about_a_rollout && decision.decided_by == DecidedBy::Operator && !decision.checks.is_empty()
+    about_a_revision && decision.decided_by == DecidedBy::Operator && !decision.checks.is_empty()
 }
 
 /// A decision computed again.
@@ -117,6 +117,7 @@ mod tests {
             start: Some(at(0)),
             is_paused: false,
             is_sticky: false,
+            rehearsed: None,
             now: at(500),
             evidence,
         }

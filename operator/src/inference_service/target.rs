@@ -3,7 +3,7 @@
 use millrace_crds::{
     ModelVersion,
     conditions::APPROVED,
-    inference_service::{InferenceServiceSpec, InferenceServiceStatus, OverrideVerb},
+    inference_service::{InferenceServiceSpec, InferenceServiceStatus, MAX_REJECTED, OverrideVerb},
 };
 
 use super::revision::Revision;
@@ -81,7 +81,9 @@ fn pinned(
     if is_rejected(status, &revision) { Target::Stay } else { Target::Revision(revision) }
 }
 
-/// The highest number wins, but a lower one than what serves is never taken: that needs a pin.
+/// The highest number wins, but a lower one than what serves is never taken: that needs a pin. Once so many rejections are remembered that
+/// others had to be forgotten, whatever is older than a rejected one may have been rejected, too: else those that are forgotten would be tried
+/// again one after the other, for ever. Then only the highest number is tried, or another server block of what serves.
 fn newest(
     model: &str,
     status: &InferenceServiceStatus,
@@ -101,7 +103,17 @@ fn newest(
     approved.sort_by_key(|version| std::cmp::Reverse(version.spec.version));
     let not_below =
         approved.into_iter().filter(|version| serving.is_none_or(|serving| version.spec.version >= serving));
-    let wanted = not_below.map(revision_of).find(|revision| !is_rejected(status, revision));
+    let mut candidates = not_below.map(revision_of);
+    let is_free = |revision: &Revision| !is_rejected(status, revision);
+    let serves = |revision: &Revision| {
+        status.stable.as_ref().is_some_and(|stable| stable.model_version == revision.model_version)
+    };
+    let wanted = if may_have_forgotten(status) {
+        let highest = candidates.next().filter(is_free);
+        highest.or_else(|| candidates.find(|revision| serves(revision) && is_free(revision)))
+    } else {
+        candidates.find(is_free)
+    };
     match wanted {
         Some(revision) => Target::Revision(revision),
         None if status.stable.is_some() => Target::Stay,
@@ -113,6 +125,24 @@ fn newest(
             stalled: true,
         },
     }
+}
+
+/// Whether there are so many rejections of what may be asked for that there may have been others.
+fn may_have_forgotten(status: &InferenceServiceStatus) -> bool {
+    let serving = status.stable.as_ref().map(|stable| stable.model_version.as_str());
+    let is_in_reach = |version: &str| serving.is_none_or(|serving| !is_older(version, serving));
+    status.rejected.iter().filter(|known| is_in_reach(&known.model_version)).count() >= MAX_REJECTED
+}
+
+/// Whether a version has a lower number than another one of the same model.
+pub(super) fn is_older(version: &str, than: &str) -> bool {
+    let both = numbered(version).zip(numbered(than));
+    both.is_some_and(|((model, number), (other, limit))| model == other && number < limit)
+}
+
+fn numbered(version: &str) -> Option<(&str, i64)> {
+    let (model, number) = version.rsplit_once('-')?;
+    Some((model, number.parse().ok()?))
 }
 
 /// The number in a version's name, which also tells it once the version is gone.
@@ -133,7 +163,7 @@ fn is_rejected(status: &InferenceServiceStatus, revision: &Revision) -> bool {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use millrace_crds::inference_service::Override;
+    use millrace_crds::inference_service::{Override, RejectedRevision};
 
     use super::*;
     use crate::inference_service::fixtures::{approved, model_version, pinned_to, rejected, serving, spec};
@@ -172,6 +202,38 @@ mod tests {
         let mut edited = spec("fraud");
         edited.server.concurrency = 2;
         assert_eq!(chosen(target(&edited, &status, &versions, "server:1")), "fraud-2");
+    }
+
+    #[test]
+    fn what_had_to_be_forgotten_of_many_rejections_is_not_tried_again() {
+        let versions = |numbers: std::ops::RangeInclusive<i64>| -> Vec<ModelVersion> {
+            numbers.map(|number| approved("fraud", number)).collect()
+        };
+        let with = |serving_number: i64, numbers: std::ops::RangeInclusive<i64>| InferenceServiceStatus {
+            rejected: versions(numbers).iter().map(rejected).collect(),
+            ..serving(&approved("fraud", serving_number))
+        };
+        let mut edited = spec("fraud");
+        edited.server.concurrency = 2;
+        let mut block = with(1, 4..=34);
+        let newest = Revision::of(&approved("fraud", 34), &edited.server, &block, "server:1").hash;
+        block.rejected.push(RejectedRevision { revision: newest, ..rejected(&approved("fraud", 34)) });
+        let mut long_ago = with(40, 4..=34);
+        long_ago.rejected.push(rejected(&approved("fraud", 42)));
+        let first = InferenceServiceStatus { stable: None, ..with(1, 3..=34) };
+        let cases = [
+            ("fraud-2 was forgotten", spec("fraud"), with(1, 3..=34), 1..=34, "fraud-1"),
+            ("a newer one is new", spec("fraud"), with(1, 3..=34), 1..=35, "fraud-35"),
+            ("nothing was forgotten yet", spec("fraud"), with(1, 4..=34), 1..=34, "fraud-3"),
+            ("another server block is new", edited.clone(), with(1, 3..=34), 1..=34, "fraud-34"),
+            ("that too was rejected, but for what serves", edited, block, 1..=34, "fraud-1"),
+            ("versions below what serves are out of question", spec("fraud"), long_ago, 1..=42, "fraud-41"),
+            ("nothing serves", spec("fraud"), first, 1..=34, "EveryVersionRejected"),
+        ];
+        for (case, spec, status, numbers, expected) in cases {
+            assert!(status.rejected.len() <= MAX_REJECTED, "{case}");
+            assert_eq!(chosen(target(&spec, &status, &versions(numbers), "server:1")), expected, "{case}");
+        }
     }
 
     #[test]

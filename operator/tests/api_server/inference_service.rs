@@ -247,3 +247,46 @@ async fn pods_that_never_become_ready_are_given_up_at_the_deadline() {
     assert_eq!(status.rejected[0].reason, "ProgressDeadlineExceeded");
     assert_eq!(world.list::<Pod>().await.unwrap().len(), 3, "two routers and one server");
 }
+
+#[tokio::test]
+async fn where_no_node_has_room_for_both_the_stable_pods_go_first_if_the_policy_says_so() {
+    let (world, ctx) = serving().await;
+    world.merge::<InferenceService>(NAME, json!({"spec": {"rollout": {"capacity": "Recreate"}}})).await.unwrap();
+    approved(&world, 2).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    run_pods(&world).await.unwrap();
+    let pod = format!("fraud-{}-0", canary_revision(&world).await);
+    let message = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.";
+    let no_room = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]);
+    world.set_pod_status(&pod, json!({"conditions": no_room})).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let waiting = expect_revisions(&world, Some("fraud-1"), Some(("fraud-2", 0))).await.unwrap();
+    assert_eq!(waiting.rollout.unwrap().recreating_since, None, "room may come in a moment");
+
+    world.pass(Duration::from_secs(30));
+    come_to_rest(&world, &ctx).await;
+    let stable = status(&world).await.unwrap().stable.unwrap();
+    let deployment = world.get::<Deployment>(&format!("fraud-{}", stable.revision)).await.unwrap();
+    assert_eq!((stable.replicas, deployment.spec.unwrap().replicas), (0, Some(0)));
+    run_pods(&world).await.unwrap();
+    let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    world.set_pod_status(&pod, json!({"conditions": ready})).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let promoted = expect_revisions(&world, Some("fraud-2"), None).await.unwrap();
+    let decisions: Vec<_> = promoted.history.iter().rev().map(|decision| decision.reason.as_str()).collect();
+    assert_eq!(decisions, ["Ready", "Recreating", "Ready"]);
+    assert!(promoted.history[1].message.contains("1 Insufficient nvidia.com/gpu"), "{}", promoted.history[1].message);
+}
+
+#[tokio::test]
+async fn a_version_that_replaces_the_other_takes_all_requests_once_its_pods_are_ready() {
+    let (world, ctx) = serving().await;
+    world.merge::<InferenceService>(NAME, json!({"spec": {"rollout": {"strategy": "Replace"}}})).await.unwrap();
+    approved(&world, 2).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    expect_revisions(&world, Some("fraud-1"), Some(("fraud-2", 0))).await.unwrap();
+    run_pods(&world).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    expect_revisions(&world, Some("fraud-2"), None).await.unwrap();
+    assert_eq!(revisions_with_pods(&world).await.unwrap(), ["fraud-2"]);
+}

@@ -164,7 +164,7 @@ async fn bakes(world: &World) -> Found<()> {
 async fn is_promoted(world: &World) -> Found<()> {
     let status = expect_revisions(world, Some("fraud-2"), None).await?;
     let decisions: Vec<_> = status.history.iter().rev().map(|decision| decision.reason.as_str()).collect();
-    let expected = ["Ready", "Paused", "Resumed", "Promoted", "RolledBack", "Followed", "Promoted"];
+    let expected = ["Ready", "Paused", "Resumed", "Promoted", "RolledBack", "Followed", "Promoted", "Baked"];
     if decisions != expected || status.previous.is_some() {
         return Err(format!("decisions are {decisions:?}, warm is {:?}", status.previous));
     }

@@ -2,7 +2,10 @@
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::{ResourceExt, api::DeleteParams};
-use millrace_contract::routing::{PLAN_KEY, RoutingPlan};
+use millrace_contract::{
+    routing::{PLAN_KEY, RoutingPlan},
+    routing_policy::Fallback,
+};
 use millrace_crds::{
     InferenceService, ModelVersion,
     conditions::{READY, ROUTES_READY},
@@ -11,8 +14,8 @@ use millrace_operator::{conditions, testkit::World};
 use serde_json::{Value, json};
 
 use crate::{
-    inference_service::{come_to_rest, serving},
-    inference_service_story::{NAME, approved, revisions_with_pods, run_pods, status},
+    inference_service::{ask, canary_revision, come_to_rest, serving},
+    inference_service_story::{NAME, approved, expect_revisions, revisions_with_pods, run_pods, status},
 };
 
 async fn plan(world: &World) -> RoutingPlan {
@@ -65,6 +68,24 @@ async fn a_version_that_routes_and_fallback_name_runs_answers_and_leaves_with_it
     world.merge::<InferenceService>(NAME, change).await.unwrap();
     come_to_rest(&world, &ctx).await;
     assert_eq!((said(&world, ROUTES_READY).await, plan(&world).await.policy.routes.len()), (None, 0));
+}
+
+#[tokio::test]
+async fn a_rollout_that_is_paused_before_its_first_share_lets_the_new_revision_stand_in() {
+    let (world, ctx) = serving().await;
+    approved(&world, 2).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    let revision = canary_revision(&world).await;
+    ask(&world, "pause", &revision).await;
+    come_to_rest(&world, &ctx).await;
+    assert_eq!(plan(&world).await.policy.fallback, None, "its pod is not there yet");
+    run_pods(&world).await.unwrap();
+    come_to_rest(&world, &ctx).await;
+    expect_revisions(&world, Some("fraud-1"), Some(("fraud-2", 0))).await.unwrap();
+    let paused = plan(&world).await;
+    let backup = Fallback { revision, on_overload: false, on_absence: true, on_outage: false };
+    assert_eq!(paused.policy.fallback, Some(backup));
+    assert_eq!(paused.targets.iter().map(|target| target.weight).collect::<Vec<_>>(), [100, 0]);
 }
 
 #[tokio::test]

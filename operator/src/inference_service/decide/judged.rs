@@ -13,7 +13,7 @@ use crate::inference_service::{
     evidence::{Evidence, Kind, Look},
     gateway_native,
     metric::{self, Run, Subject},
-    pair::Pair,
+    pair::{Pair, running_rehearsal},
     replay,
 };
 
@@ -74,6 +74,7 @@ impl Deciding<'_> {
             start: pair.start,
             is_paused,
             is_sticky: self.service.spec.sticky.is_some(),
+            rehearsed: running_rehearsal(&self.former).filter(|_| pair.is_rehearsed).map(|running| running.wanted),
             now: self.now,
             evidence: evidence.as_input(),
         };
