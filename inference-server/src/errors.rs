@@ -19,6 +19,8 @@ pub enum Reason {
     UnknownPath,
     /// The path exists, not with this method.
     WrongMethod,
+    /// The head of the request is larger than the limit.
+    HeadTooLarge,
     /// The body is larger than the limit.
     BodyTooLarge,
     /// The client did not send its body in time.
@@ -54,13 +56,14 @@ pub struct Facts {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidRequest,
         Self::InvalidTensor,
         Self::Unsupported,
         Self::UnknownModel,
         Self::UnknownPath,
         Self::WrongMethod,
+        Self::HeadTooLarge,
         Self::BodyTooLarge,
         Self::SlowBody,
         Self::QueueFull,
@@ -82,6 +85,9 @@ impl Reason {
             Self::UnknownModel => row(StatusCode::NOT_FOUND, Code::NotFound, "unknown_model", None),
             Self::UnknownPath => row(StatusCode::NOT_FOUND, Code::Unimplemented, "unknown_path", None),
             Self::WrongMethod => row(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "wrong_method", None),
+            Self::HeadTooLarge => {
+                row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::ResourceExhausted, "head_too_large", None)
+            }
             Self::BodyTooLarge => row(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "body_too_large", None),
             Self::SlowBody => row(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, "slow_body", None),
             Self::QueueFull => row(StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "queue_full", Some(1)),

@@ -22,7 +22,7 @@ use crate::{
     api::{
         answer::Chunks,
         grpc::{self, Grpc, is_grpc},
-        http::{Api, router},
+        http::{Api, refused, router},
     },
     errors::{Reason, Refusal},
     limits::{Broken, Ending, Flow, Metered, Patience, SlowBody},
@@ -108,11 +108,14 @@ impl Front {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
+        let is_http1 = request.version() <= Version::HTTP_11;
+        if is_http1 && !self.api.beside.limits.allow_head(&request) {
+            return self.refuse_head();
+        }
         let flow = Flow::new(&self.api.beside.budget);
         if is_grpc(request.headers()) {
             return self.answer_grpc(request, flow).await;
         }
-        let is_http1 = request.version() <= Version::HTTP_11;
         let (head, body) = request.into_parts();
         let infer = Infer::of_path(head.uri.path()).filter(|_| head.method == Method::POST);
         let mut response = match infer {
@@ -128,6 +131,17 @@ impl Front {
         if is_http1 && (is_cut || response.body().to_unread || self.api.status.is_stopping()) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        response
+    }
+
+    /// As the library answers a head that its buffer does not hold, but with the reason: the connection, whose body is unread, cannot go on.
+    fn refuse_head(&self) -> Response<Reply> {
+        let limit = self.api.beside.limits.header_bytes;
+        let message = format!("the head of the request is larger than the limit of {limit} bytes");
+        let refusal = Refusal::new(Reason::HeadTooLarge, message);
+        self.api.metrics.refused(&refusal);
+        let mut response = refused(&refusal).map(Reply::boxed);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     }
 

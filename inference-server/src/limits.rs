@@ -1,7 +1,7 @@
 //! What one client may ask of the server, in the types that the code uses, and where each limit is kept: slow clients in `guard` (by what
-//! `watch` sees and `judge` says), `streams` and `slow_body`; the memory of all requests in `budget`, answers on their way in `sent`; heads,
-//! headers and how many streams by the HTTP library, set up here; tensors and JSON by the codecs in `api`. `ending` is for bodies without
-//! an end of their own.
+//! `watch` sees and `judge` says), `streams` and `slow_body`; the memory of all requests in `budget`, answers on their way in `sent`; headers
+//! and how many streams by the HTTP library, set up here, and heads by [`Limits::allow_head`]; tensors and JSON by the codecs in `api`.
+//! `ending` is for bodies without an end of their own.
 
 mod budget;
 mod ending;
@@ -14,6 +14,7 @@ mod watch;
 
 use std::time::Duration;
 
+use http::Request;
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 use millrace_contract::server_options as contract;
 
@@ -29,6 +30,10 @@ pub use self::{
 
 /// The least that the HTTP library reads at once.
 const LEAST_HEADER_BYTES: usize = 8 << 10;
+/// Most that is read at once over HTTP/1.1. The library begins with 8 KiB and doubles that while reads fill it, so only large bodies come to
+/// this; a call of the system for each 16 KiB of them costs as much as copying them. More would gain little, and a connection keeps its
+/// buffer, of up to twice this size, until it ends.
+const READ_BYTES: usize = 64 << 10;
 
 /// The limits; see [`contract::Limits`] for what each is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,11 +117,12 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Sets up the HTTP library: heads, headers, streams. More headers or bytes are answered 431 by it.
+    /// Sets up the HTTP library: buffers, headers, streams. More headers are answered 431 by it, and so is a head that does not fit the
+    /// buffer; over HTTP/1.1 a smaller one is for [`Limits::allow_head`].
     pub fn apply<E>(&self, builder: &mut auto::Builder<E>) {
         // The guard knows an idle connection from a slow head; the library's own timer for heads does not.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_headers(self.headers);
-        builder.http1().max_buf_size(self.header_bytes.max(LEAST_HEADER_BYTES));
+        builder.http1().max_buf_size(self.header_bytes.max(READ_BYTES));
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -125,6 +131,21 @@ impl Limits {
             .keep_alive_interval(self.idle)
             .keep_alive_timeout(self.write);
     }
+
+    /// Whether the head of a request over HTTP/1.1 is as short as it must be. HTTP/2 has its bound in the library.
+    pub fn allow_head<B>(&self, request: &Request<B>) -> bool {
+        head_bytes(request) <= self.header_bytes
+    }
+}
+
+/// Bytes of a head as HTTP/1.1 writes it.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let target = uri.path().len() + uri.query().map_or(0, |query| "?".len() + query.len());
+    let line = request.method().as_str().len() + " ".len() + target + " HTTP/1.1\r\n".len();
+    let header = |name: &str, value: &[u8]| name.len() + ": ".len() + value.len() + "\r\n".len();
+    let headers: usize = request.headers().iter().map(|(name, value)| header(name.as_str(), value.as_bytes())).sum();
+    line + headers + "\r\n".len()
 }
 
 #[cfg(test)]
@@ -137,5 +158,15 @@ mod tests {
         let limits = Limits::from(&written);
         assert_eq!((limits.head, limits.header_bytes), (Duration::from_millis(1500), 8192));
         assert_eq!(limits.body, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_head_is_counted_as_it_is_written() {
+        let written = "POST /v2/models/m/infer?x=1 HTTP/1.1\r\nhost: m\r\na: b\r\na: cd\r\n\r\n";
+        let request = Request::post("/v2/models/m/infer?x=1").header("host", "m").header("a", "b").header("a", "cd");
+        let request = request.body(()).unwrap();
+        assert_eq!(head_bytes(&request), written.len());
+        let limits = |header_bytes| Limits { header_bytes, ..Limits::default() };
+        assert!(limits(written.len()).allow_head(&request) && !limits(written.len() - 1).allow_head(&request));
     }
 }

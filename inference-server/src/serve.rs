@@ -48,6 +48,8 @@ pub async fn serve(
     let limits = Arc::new(admin(limits));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     limits.apply(&mut builder);
+    // Nobody sends it large bodies, and a head need not be looked at that the buffer does not hold.
+    builder.http1().max_buf_size(limits.header_bytes);
     let builder = Arc::new(builder);
     let (places, connections, told) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new(), stopped.clone());
     loop {

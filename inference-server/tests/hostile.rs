@@ -139,7 +139,10 @@ async fn requests_beyond_a_limit_are_refused_with_their_reason() {
         ("no JSON", plain("\u{1}\u{2}"), "400", "no inference request"),
         ("a body cut short", post("content-length: 9\r\n", "{\"a\""), "408", "300 ms"),
         ("many headers", post(&"a: b\r\n".repeat(40), ""), "431", ""),
-        ("a long header", post(&format!("a: {}\r\n", "b".repeat(20_000)), ""), "431", ""),
+        ("a long header", post(&format!("a: {}\r\n", "b".repeat(20_000)), ""), "431", "limit of 8192 bytes"),
+        ("headers that are long together", post(&format!("a: {}\r\n", "b".repeat(800)).repeat(11), ""), "431", "8192"),
+        ("a long path", format!("GET /{} HTTP/1.1\r\nhost: m\r\n\r\n", "a".repeat(8200)), "431", "8192"),
+        ("a head without end", format!("GET / HTTP/1.1\r\na: {}", "b".repeat(100_000)), "431", ""),
         ("no length", post("content-length: -1\r\n", ""), "400", ""),
         ("two lengths", post("content-length: 1\r\ncontent-length: 2\r\n", "xx"), "400", ""),
         ("no HTTP", "\u{0}\u{1}\u{2}\u{3}\r\n\r\n".to_owned(), "400", ""),
@@ -152,6 +155,9 @@ async fn requests_beyond_a_limit_are_refused_with_their_reason() {
         assert_eq!(server.infer(ROW).await.status, StatusCode::OK, "after {what}");
     }
     assert_eq!(server.metric("millrace_server_requests_total{outcome=\"slow_body\",model=\"\"").await, Some(1.0));
+    assert_eq!(server.metric("millrace_server_requests_total{outcome=\"head_too_large\",model=\"\"").await, Some(3.0));
+    let padded = post(&format!("a: {}\r\ncontent-length: {}\r\n", "b".repeat(8000), ROW.len()), ROW);
+    assert!(raw(&server, &padded).await.starts_with("HTTP/1.1 200"), "a head within the limit");
     server.end().await.unwrap();
 }
 
