@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use millrace_engine::{Data, Datatype, NamedTensor};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{elements, message::Limits, pieces::Span};
+use super::{elements, intake::room, message::Limits};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors are handed on as they lie in memory, which must be little-endian");
@@ -20,53 +20,129 @@ const PREFIX: usize = 4;
 ///
 /// # Errors
 /// A sentence that says what does not fit.
-pub fn read<'a>(
-    bytes: impl Into<Span<'a>>,
-    datatype: Datatype,
-    shape: &[i64],
-    limits: &Limits,
-) -> Result<Data, String> {
-    let bytes = bytes.into();
-    let count = elements::count(datatype, shape, limits)?;
-    if datatype == Datatype::Bytes {
-        return texts(&bytes.joined(), count, shape).map(Data::Bytes);
-    }
-    let needed = count.checked_mul(datatype.bytes());
-    if needed != Some(bytes.len()) {
-        return Err(format!(
-            "shape {shape:?} of {datatype} needs {} bytes, given {}",
-            needed.map_or_else(|| "more".to_owned(), |needed| needed.to_string()),
-            bytes.len()
-        ));
-    }
-    Ok(match datatype {
-        Datatype::Bool => Data::Bool(bytes.slices().flatten().map(|&byte| byte != 0).collect()),
-        Datatype::Uint8 => Data::Uint8(numbers(bytes, count)),
-        Datatype::Uint16 => Data::Uint16(numbers(bytes, count)),
-        Datatype::Uint32 => Data::Uint32(numbers(bytes, count)),
-        Datatype::Uint64 => Data::Uint64(numbers(bytes, count)),
-        Datatype::Int8 => Data::Int8(numbers(bytes, count)),
-        Datatype::Int16 => Data::Int16(numbers(bytes, count)),
-        Datatype::Int32 => Data::Int32(numbers(bytes, count)),
-        Datatype::Int64 => Data::Int64(numbers(bytes, count)),
-        Datatype::Fp16 => Data::Fp16(numbers::<f16>(bytes, count)),
-        Datatype::Bf16 => Data::Bf16(numbers::<bf16>(bytes, count)),
-        Datatype::Fp32 => Data::Fp32(numbers(bytes, count)),
-        Datatype::Fp64 => Data::Fp64(numbers(bytes, count)),
-        Datatype::Bytes => Data::Bytes(texts(&bytes.joined(), count, shape)?),
-    })
+pub fn read(bytes: &[u8], datatype: Datatype, shape: &[i64], limits: &Limits) -> Result<Data, String> {
+    let mut growing = Growing::new(datatype, shape, bytes.len(), limits)?;
+    growing.take(bytes);
+    growing.finish(shape)
 }
 
-/// So many numbers out of as many bytes as they have, wherever these are cut.
-fn numbers<T: Clone + Default + FromBytes + IntoBytes>(bytes: Span<'_>, count: usize) -> Vec<T> {
-    let mut numbers = vec![T::default(); count];
-    let mut place = numbers.as_mut_slice().as_mut_bytes();
-    for slice in bytes.slices() {
-        let (here, behind) = std::mem::take(&mut place).split_at_mut(slice.len());
-        here.copy_from_slice(slice);
-        place = behind;
+/// A tensor that is made of its bytes as they come, wherever these are cut.
+#[derive(Debug)]
+pub struct Growing {
+    /// Elements that it will have.
+    count: usize,
+    data: Data,
+    begun: Begun,
+    /// Of BYTES everything: they are told apart when all are there.
+    texts: Vec<u8>,
+}
+
+impl Growing {
+    /// Nothing yet of a tensor of so many bytes.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit.
+    pub fn new(datatype: Datatype, shape: &[i64], size: usize, limits: &Limits) -> Result<Self, String> {
+        let count = elements::count(datatype, shape, limits)?;
+        let needed = count.checked_mul(datatype.bytes());
+        if datatype != Datatype::Bytes && needed != Some(size) {
+            return Err(format!(
+                "shape {shape:?} of {datatype} needs {} bytes, given {size}",
+                needed.map_or_else(|| "more".to_owned(), |needed| needed.to_string()),
+            ));
+        }
+        let data = Data::with_capacity(datatype, 0);
+        Ok(Self { count, data, begun: Begun::default(), texts: Vec::new() })
     }
-    numbers
+
+    /// The next bytes, of no more than there are in all.
+    pub fn take(&mut self, bytes: &[u8]) {
+        let Self { count, data, begun, texts } = self;
+        let count = *count;
+        match data {
+            Data::Bool(values) => {
+                reserve(values, bytes.len(), count);
+                values.extend(bytes.iter().map(|&byte| byte != 0));
+            }
+            Data::Uint8(values) => begun.complete(values, bytes, count),
+            Data::Uint16(values) => begun.complete(values, bytes, count),
+            Data::Uint32(values) => begun.complete(values, bytes, count),
+            Data::Uint64(values) => begun.complete(values, bytes, count),
+            Data::Int8(values) => begun.complete(values, bytes, count),
+            Data::Int16(values) => begun.complete(values, bytes, count),
+            Data::Int32(values) => begun.complete(values, bytes, count),
+            Data::Int64(values) => begun.complete(values, bytes, count),
+            Data::Fp16(values) => begun.complete(values, bytes, count),
+            Data::Bf16(values) => begun.complete(values, bytes, count),
+            Data::Fp32(values) => begun.complete(values, bytes, count),
+            Data::Fp64(values) => begun.complete(values, bytes, count),
+            Data::Bytes(_) => texts.extend_from_slice(bytes),
+        }
+    }
+
+    /// The elements, once all bytes were taken.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with texts.
+    pub fn finish(self, shape: &[i64]) -> Result<Data, String> {
+        let Self { count, data, begun: _, texts } = self;
+        if data.datatype() == Datatype::Bytes { self::texts(&texts, count, shape).map(Data::Bytes) } else { Ok(data) }
+    }
+}
+
+/// Makes room for so many elements more, where there will be `count`.
+fn reserve<T>(elements: &mut Vec<T>, more: usize, count: usize) {
+    let needed = elements.len() + more;
+    if needed > elements.capacity() {
+        elements.reserve_exact(room(needed, count, size_of::<T>()) - elements.len());
+    }
+}
+
+/// The beginning of a number whose other bytes have not come.
+#[derive(Debug, Default)]
+struct Begun {
+    bytes: [u8; size_of::<u64>()],
+    length: usize,
+}
+
+impl Begun {
+    /// Adds the numbers that are whole with these bytes; there will be `count`.
+    fn complete<T: Copy + FromBytes>(&mut self, numbers: &mut Vec<T>, mut bytes: &[u8], count: usize) {
+        let width = size_of::<T>();
+        reserve(numbers, (self.length + bytes.len()) / width, count);
+        if self.length > 0 {
+            let (missing, others) = bytes.split_at(bytes.len().min(width - self.length));
+            self.keep(missing);
+            if self.length < width {
+                return;
+            }
+            numbers.extend(T::read_from_bytes(&self.bytes[..width]).ok());
+            self.length = 0;
+            bytes = others;
+        }
+        // The bytes may lie at any address, so they cannot be taken for numbers as a whole. Blocks are copied as fast.
+        let bytes = copy::<T, 256>(numbers, bytes);
+        let bytes = copy::<T, 16>(numbers, bytes);
+        let bytes = copy::<T, 1>(numbers, bytes);
+        self.keep(bytes);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        self.bytes[self.length..end].copy_from_slice(bytes);
+        self.length = end;
+    }
+}
+
+/// Copies numbers in blocks of `N`, as many as are whole; the bytes that are left over.
+fn copy<'b, T: Copy + FromBytes, const N: usize>(numbers: &mut Vec<T>, bytes: &'b [u8]) -> &'b [u8] {
+    let mut blocks = bytes.chunks_exact(N * size_of::<T>());
+    for block in blocks.by_ref() {
+        if let Ok(block) = <[T; N]>::read_from_bytes(block) {
+            numbers.extend_from_slice(&block);
+        }
+    }
+    blocks.remainder()
 }
 
 /// Texts with their lengths before them. No more room is made than the bytes can fill.

@@ -20,11 +20,11 @@ use serde::Serialize;
 
 use super::{
     answer::{self, Chunks},
-    config, json,
+    config,
+    intake::Intake,
+    json,
     message::{ErrorBody, Limits, ModelMetadata, ServerMetadata},
-    openapi,
-    pieces::Pieces,
-    repository, statistics,
+    openapi, repository, statistics,
 };
 use crate::{
     beside::Beside,
@@ -148,9 +148,9 @@ impl Api {
         let without_model = |refusal: &Refusal| self.metrics.refused(refusal);
         let _counted = self.beside.request().inspect_err(without_model)?;
         let body = self.body(headers, body, &seen.flow).await.inspect_err(without_model)?;
-        seen.request_bytes = body.span().len();
+        seen.request_bytes = body.came();
         let serving = self.status.models().find(model, version).inspect_err(without_model)?;
-        let answered = run(&serving, headers, body, &self.codec, seen).await;
+        let answered = run(&serving, headers, body, seen).await;
         serving.metrics.ended(&answered, started.elapsed());
         answered
     }
@@ -184,7 +184,7 @@ impl Api {
         self.beside.telemetry.end(begun, &ended);
     }
 
-    async fn body<B>(&self, headers: &HeaderMap, body: B, flow: &Arc<Flow>) -> Result<Pieces, Refusal>
+    async fn body<B>(&self, headers: &HeaderMap, body: B, flow: &Arc<Flow>) -> Result<Intake<'_>, Refusal>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -196,9 +196,11 @@ impl Api {
         if declared.is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
+        let announced = declared.and_then(|length| usize::try_from(length).ok());
+        let mut intake = Intake::new(json_length(headers), announced, &self.codec);
         let body = Metered::new(SlowBody::new(body, self.body_timeout, Patience::Whole), Arc::clone(flow));
-        match Pieces::collect(Limited::new(body, limit)).await {
-            Ok(body) => Ok(body),
+        match intake.collect(Limited::new(body, limit)).await {
+            Ok(()) => Ok(intake),
             Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
             Err(error) => Err(match error.downcast_ref() {
                 Some(Broken::TooSlow(slow)) => Refusal::new(Reason::SlowBody, slow.to_string()),
@@ -222,12 +224,10 @@ struct Seen {
 async fn run(
     serving: &Serving,
     headers: &HeaderMap,
-    body: Pieces,
-    limits: &Limits,
+    body: Intake<'_>,
     seen: &mut Seen,
 ) -> Result<http::Response<Chunks>, Refusal> {
-    let mut infer = json::read(body.span(), json_length(headers)?, limits)?;
-    drop(body);
+    let mut infer = body.finish()?;
     infer.options.sketched = sketched(headers);
     let (wanted, options) = (infer.wanted.clone(), infer.options);
     seen.id.clone_from(&infer.id);

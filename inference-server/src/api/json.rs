@@ -3,13 +3,14 @@
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use millrace_engine::{Data, Datatype, NamedTensor, Tensor};
 
 use super::{
-    binary,
+    binary::Growing,
     elements::{self, Trouble},
+    intake::Intake,
     message::Limits,
-    pieces::Span,
     scan::{Cursor, Fault},
 };
 use crate::{
@@ -46,52 +47,60 @@ fn malformed(why: impl fmt::Display) -> Refusal {
     Refusal::new(Reason::InvalidRequest, format!("the body is no inference request: {why}"))
 }
 
-/// Reads the body of an inference request. `json_length` is the value of [`BINARY_HEADER`], if the request has it.
+/// Reads the whole body of an inference request. `json_length` is the value of [`BINARY_HEADER`], if the request has it.
 ///
 /// # Errors
-/// [`Reason::InvalidRequest`], [`Reason::InvalidTensor`], [`Reason::Unsupported`].
-pub fn read<'a>(body: impl Into<Span<'a>>, json_length: Option<usize>, limits: &Limits) -> Result<Infer, Refusal> {
-    let body = body.into();
-    let (text, tensors) = match json_length {
-        None => (body, None),
-        Some(0) => {
-            let message = "header Inference-Header-Content-Length is 0: raw requests without JSON are not supported, describe the tensor in JSON";
-            return Err(Refusal::new(Reason::Unsupported, message));
-        }
-        Some(length) => {
-            let (text, tensors) = body.split_at_checked(length).ok_or_else(|| {
-                let has = body.len();
-                let why = format!("header Inference-Header-Content-Length is {length}, the body has only {has} bytes");
-                Refusal::new(Reason::InvalidRequest, why)
-            })?;
-            (text, Some(tensors))
-        }
-    };
+/// [`Reason::InvalidRequest`], [`Reason::InvalidTensor`], [`Reason::Unsupported`], [`Reason::BodyTooLarge`].
+pub fn read(body: &[u8], json_length: Option<usize>, limits: &Limits) -> Result<Infer, Refusal> {
+    let mut intake = Intake::new(Ok(json_length), Some(body.len()), limits);
+    intake.take(Bytes::copy_from_slice(body));
+    intake.finish()
+}
+
+/// A tensor that comes behind the JSON.
+#[derive(Debug)]
+pub(super) struct Behind {
+    /// Which of the inputs it is; there it has no elements yet.
+    pub input: usize,
+    /// Its bytes.
+    pub size: usize,
+    /// How many of them have not come.
+    pub missing: usize,
+    /// What has.
+    pub tensor: Growing,
+}
+
+/// Reads the JSON of a request, with the tensors that come behind it in their order. Where nothing can come behind it, there are none.
+///
+/// # Errors
+/// [`Reason::InvalidRequest`], [`Reason::InvalidTensor`], [`Reason::Unsupported`], [`Reason::BodyTooLarge`].
+pub(super) fn described(text: &[u8], can_be_behind: bool, limits: &Limits) -> Result<(Infer, Vec<Behind>), Refusal> {
     if text.len() > limits.json_bytes {
-        let message = format!(
-            "the JSON of the body has {} bytes, the limit is {}; send tensors as binary",
-            text.len(),
-            limits.json_bytes
-        );
-        return Err(Refusal::new(Reason::BodyTooLarge, message));
+        return Err(too_long(text.len(), limits));
     }
-    let text = text.joined();
-    let mut reader = Reader { limits, tensors };
-    match reader.request(&text) {
-        Ok(request) => reader.all_taken(request),
-        Err(Wrong::Text(fault)) => Err(malformed(fault.describe(&text))),
+    let mut reader = Reader { limits, behind: can_be_behind.then(Vec::new) };
+    match reader.request(text) {
+        Ok(request) => Ok((request, reader.behind.unwrap_or_default())),
+        Err(Wrong::Text(fault)) => Err(malformed(fault.describe(text))),
         Err(Wrong::Refused(refusal)) => Err(refusal),
     }
 }
 
-struct Reader<'a> {
-    limits: &'a Limits,
-    /// What no input has taken yet, if the body has a binary part.
-    tensors: Option<Span<'a>>,
+/// JSON of so many bytes, which is above its limit.
+pub(super) fn too_long(length: usize, limits: &Limits) -> Refusal {
+    let limit = limits.json_bytes;
+    let message = format!("the JSON of the body has {length} bytes, the limit is {limit}; send tensors as binary");
+    Refusal::new(Reason::BodyTooLarge, message)
 }
 
-impl<'a> Reader<'a> {
-    fn request(&mut self, text: &'a [u8]) -> Result<Infer, Wrong> {
+struct Reader<'l> {
+    limits: &'l Limits,
+    /// What comes behind the JSON, if something may.
+    behind: Option<Vec<Behind>>,
+}
+
+impl Reader<'_> {
+    fn request(&mut self, text: &[u8]) -> Result<Infer, Wrong> {
         let mut cursor = Cursor::within(text, self.limits.json_depth);
         let (mut id, mut parameters) = (None, Parameters::default());
         let (mut inputs, mut wanted) = (None, None);
@@ -119,7 +128,7 @@ impl<'a> Reader<'a> {
         Ok(Infer { id, inputs, wanted: wanted.unwrap_or_default(), options })
     }
 
-    fn inputs(&mut self, cursor: &mut Cursor<'a>) -> Result<Vec<NamedTensor>, Wrong> {
+    fn inputs(&mut self, cursor: &mut Cursor<'_>) -> Result<Vec<NamedTensor>, Wrong> {
         let mut inputs = Vec::new();
         cursor.array("an array of inputs", |cursor| {
             if inputs.len() >= self.limits.inputs {
@@ -131,13 +140,13 @@ impl<'a> Reader<'a> {
         Ok(inputs)
     }
 
-    fn input(&mut self, cursor: &mut Cursor<'a>, index: usize) -> Result<NamedTensor, Wrong> {
+    fn input(&mut self, cursor: &mut Cursor<'_>, index: usize) -> Result<NamedTensor, Wrong> {
         let mut draft = Draft::default();
         cursor.object("an input as an object", |cursor, field| draft.field(cursor, field, index, self.limits))?;
         draft.finish(cursor, index, self)
     }
 
-    fn wanted(&self, cursor: &mut Cursor<'a>) -> Result<Vec<Wanted>, Wrong> {
+    fn wanted(&self, cursor: &mut Cursor<'_>) -> Result<Vec<Wanted>, Wrong> {
         let mut outputs = Vec::new();
         cursor.array("an array of outputs", |cursor| {
             if outputs.len() >= self.limits.inputs {
@@ -159,27 +168,6 @@ impl<'a> Reader<'a> {
             Ok::<(), Wrong>(())
         })?;
         Ok(outputs)
-    }
-
-    fn take(&mut self, size: usize) -> Result<Span<'a>, String> {
-        let Some(tensors) = self.tensors else {
-            return Err("parameter binary_data_size is given, header Inference-Header-Content-Length is not".to_owned());
-        };
-        let (taken, rest) = tensors.split_at_checked(size).ok_or_else(|| {
-            format!("parameter binary_data_size is {size}, the body has only {} bytes left", tensors.len())
-        })?;
-        self.tensors = Some(rest);
-        Ok(taken)
-    }
-
-    fn all_taken(&self, request: Infer) -> Result<Infer, Refusal> {
-        match self.tensors.map_or(0, Span::len) {
-            0 => Ok(request),
-            left => {
-                let message = format!("the body has {left} bytes more than the inputs' binary_data_size say");
-                Err(Refusal::new(Reason::InvalidRequest, message))
-            }
-        }
     }
 }
 
@@ -234,7 +222,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn finish(self, cursor: &Cursor<'a>, index: usize, reader: &mut Reader<'a>) -> Result<NamedTensor, Wrong> {
+    fn finish(self, cursor: &Cursor<'a>, index: usize, reader: &mut Reader<'_>) -> Result<NamedTensor, Wrong> {
         let Self { name, datatype, shape, data: given, parameters } = self;
         let whose = Whose { name: name.as_deref(), index };
         let missing = |field: &str| malformed(format!("{whose} has no field {field:?}"));
@@ -251,8 +239,13 @@ impl<'a> Draft<'a> {
             }
             (None, Some(size)) => {
                 let datatype: Datatype = datatype.parse().map_err(|e| invalid(whose, e))?;
-                let bytes = reader.take(size).map_err(|why| invalid(whose, why))?;
-                binary::read(bytes, datatype, &shape, reader.limits).map_err(|why| invalid(whose, why))?
+                let tensor = Growing::new(datatype, &shape, size, reader.limits).map_err(|why| invalid(whose, why))?;
+                let Some(behind) = &mut reader.behind else {
+                    let why = "parameter binary_data_size is given, header Inference-Header-Content-Length is not";
+                    return Err(invalid(whose, why));
+                };
+                behind.push(Behind { input: index, size, missing: size, tensor });
+                Data::with_capacity(datatype, 0)
             }
             (Some(_), Some(_)) => return Err(invalid(whose, "it has both data and parameter binary_data_size")),
             (None, None) => return Err(invalid(whose, "it has no data")),
