@@ -92,10 +92,10 @@ impl Body for Chunks {
 /// [`Reason::InvalidTensor`], [`Reason::Unsupported`].
 pub fn write(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<Written, Refusal> {
     let outputs = chosen(&answer.outputs, wanted)?;
-    let is_binary =
-        |output: &Chosen<'_>| output.wanted.and_then(|wanted| wanted.binary).unwrap_or(options.binary_output);
-    let mut json = Vec::with_capacity(room(&outputs));
-    let mut tensors: Vec<Bytes> = Vec::new();
+    let raw = || outputs.iter().filter(|output| is_binary(output, options));
+    let behind: usize = raw().map(|output| binary::size(&output.tensor().tensor.data)).sum();
+    let copied = if behind <= COPIED { behind } else { 0 };
+    let mut json = Vec::with_capacity(room(&outputs, options) + copied);
     json.extend_from_slice(b"{\"model_name\":");
     text(&mut json, &answer.model);
     if let Some(version) = &answer.version {
@@ -112,12 +112,11 @@ pub fn write(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<Wr
             json.push(b',');
         }
         head(&mut json, output.tensor());
-        if is_binary(output) {
-            let bytes = binary::write(&output.tensors, output.index);
+        if is_binary(output, options) {
+            let size = binary::size(&output.tensor().tensor.data);
             json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
-            json.extend_from_slice(itoa::Buffer::new().format(bytes.len()).as_bytes());
+            json.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
             json.extend_from_slice(b"}}");
-            tensors.push(bytes);
         } else {
             json.extend_from_slice(b",\"data\":");
             data(&mut json, output.tensor())?;
@@ -125,26 +124,27 @@ pub fn write(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<Wr
         }
     }
     json.extend_from_slice(b"]}");
-    let json_length = outputs.iter().any(is_binary).then_some(json.len());
-    Ok(Written { json_length, body: body(json, tensors) })
-}
-
-fn room(outputs: &[Chosen<'_>]) -> usize {
-    let elements: usize = outputs.iter().map(|output| output.tensor().tensor.data.len()).sum();
-    256 + outputs.len() * 64 + elements.saturating_mul(ELEMENT).min(1 << 24)
-}
-
-fn body(mut json: Vec<u8>, tensors: Vec<Bytes>) -> Chunks {
-    if tensors.iter().map(Bytes::len).sum::<usize>() <= COPIED {
-        for tensor in &tensors {
-            json.extend_from_slice(tensor);
-        }
-        return json.into();
+    let json_length = raw().next().map(|_| json.len());
+    if behind <= COPIED {
+        raw().for_each(|output| binary::append(&mut json, &output.tensor().tensor.data));
+        return Ok(Written { json_length, body: json.into() });
     }
-    let mut chunks = VecDeque::with_capacity(1 + tensors.len());
-    chunks.push_back(Bytes::from(json));
-    chunks.extend(tensors.into_iter().filter(|tensor| !tensor.is_empty()));
-    Chunks(chunks)
+    let mut chunks = VecDeque::from([Bytes::from(json)]);
+    let tensors = raw().map(|output| binary::write(&output.tensors, output.index));
+    chunks.extend(tensors.filter(|tensor| !tensor.is_empty()));
+    Ok(Written { json_length, body: Chunks(chunks) })
+}
+
+/// Whether an output goes behind the JSON.
+fn is_binary(output: &Chosen<'_>, options: &Options) -> bool {
+    output.wanted.and_then(|wanted| wanted.binary).unwrap_or(options.binary_output)
+}
+
+/// Room for the JSON.
+fn room(outputs: &[Chosen<'_>], options: &Options) -> usize {
+    let written = outputs.iter().filter(|output| !is_binary(output, options));
+    let elements: usize = written.map(|output| output.tensor().tensor.data.len()).sum();
+    256 + outputs.len() * 96 + elements.saturating_mul(ELEMENT).min(1 << 24)
 }
 
 fn head(json: &mut Vec<u8>, output: &NamedTensor) {

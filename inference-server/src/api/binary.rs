@@ -218,14 +218,35 @@ pub fn write(tensors: &Arc<Vec<NamedTensor>>, index: usize) -> Bytes {
     }
 }
 
-/// Texts with their lengths before them; a text is at most 4 GiB long, since a request is.
+/// How many bytes the elements have.
+pub fn size(data: &Data) -> usize {
+    match data {
+        Data::Bytes(texts) => texts.iter().map(|text| PREFIX + text.len()).sum(),
+        numbers => in_memory(numbers).map_or(0, <[u8]>::len),
+    }
+}
+
+/// Copies the bytes of the elements behind others.
+pub fn append(bytes: &mut Vec<u8>, data: &Data) {
+    match data {
+        Data::Bytes(texts) => append_texts(bytes, texts),
+        numbers => bytes.extend_from_slice(in_memory(numbers).unwrap_or_default()),
+    }
+}
+
+/// Texts with their lengths before them.
 pub fn prefixed(texts: &[String]) -> Bytes {
     let mut bytes = Vec::with_capacity(texts.iter().map(|text| PREFIX + text.len()).sum());
+    append_texts(&mut bytes, texts);
+    bytes.into()
+}
+
+/// A text is at most 4 GiB long, since a request is.
+fn append_texts(bytes: &mut Vec<u8>, texts: &[String]) {
     for text in texts {
         bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
     }
-    bytes.into()
 }
 
 #[cfg(test)]
@@ -260,6 +281,9 @@ mod tests {
             let datatype = data.datatype();
             assert_eq!(read(&bytes, datatype, &[2], &Limits::default()).as_ref(), Ok(&data), "{datatype}");
             let tensor = NamedTensor { name: "T".into(), tensor: Tensor { shape: vec![2], data } };
+            let mut appended = vec![7];
+            append(&mut appended, &tensor.tensor.data);
+            assert_eq!((size(&tensor.tensor.data), &appended[1..]), (bytes.len(), &bytes[..]), "{datatype}");
             assert_eq!(write(&Arc::new(vec![tensor]), 0), bytes, "{datatype}");
         }
         assert_eq!(table().len(), Datatype::ALL.len());

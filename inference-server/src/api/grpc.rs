@@ -7,7 +7,7 @@ mod infer;
 use std::{convert::Infallible, fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::{
     Code, Status,
     body::Body,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{errors::Refusal, runtime::Serving};
 
-const STATUS_HEADER: &str = "grpc-status";
+const STATUS_HEADER: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Everything that is asked for with content type `application/grpc`.
 #[derive(Clone)]

@@ -42,6 +42,7 @@ use crate::{
 const DRAWN: HeaderName = HeaderName::from_static(DRAWN_HEADER);
 const UNMEASURED: HeaderName = HeaderName::from_static(UNMEASURED_HEADER);
 const MIRROR: HeaderName = HeaderName::from_static(MIRROR_HEADER);
+const BINARY: HeaderName = HeaderName::from_static(json::BINARY_HEADER);
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -241,7 +242,7 @@ async fn run(
     let mut response = http::Response::new(written.body);
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     if let Some(length) = json_length {
-        response.headers_mut().insert(json::BINARY_HEADER, HeaderValue::from(length));
+        response.headers_mut().insert(BINARY, HeaderValue::from(length));
     }
     Ok(response)
 }
@@ -259,7 +260,7 @@ pub(super) fn sketched(headers: &HeaderMap) -> Sketched {
 
 /// Where the JSON of a binary request ends.
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
-    let Some(value) = headers.get(json::BINARY_HEADER) else { return Ok(None) };
+    let Some(value) = headers.get(BINARY) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
     length.map(Some).ok_or_else(|| {
         let message = format!("header Inference-Header-Content-Length is {value:?}, it must be a number of bytes");
