@@ -14,7 +14,7 @@ use std::{
 pub const SHORT: Duration = Duration::from_micros(100);
 /// Runs on the cores may take this long on average. Twice [`SHORT`], so that a model near the limit does not go to and fro.
 const LONG: Duration = Duration::from_micros(200);
-/// Runs that the average is over. One run of 13 ms (64 times [`LONG`]) among short ones is enough to leave the cores.
+/// Runs that the average is over. One watched run of 13 ms (64 times [`LONG`]) among short ones is enough to leave the cores.
 const RUNS: u32 = 64;
 /// Runs on lanes before the average is believed.
 const TRIAL: u32 = 16;

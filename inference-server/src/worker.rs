@@ -20,6 +20,10 @@ use crate::{
     scatter,
 };
 
+/// Runs that are timed by their processor time once one was long by the clock, and at first. To ask the system for it costs a good part of a
+/// short run, and says nothing of one that was short by the clock.
+const WATCHED: u32 = 64;
+
 /// A session and those who are told of its runs.
 pub struct Worker {
     /// Number of the worker among those of its model, from 0.
@@ -33,6 +37,8 @@ pub struct Worker {
     /// Of the last batch, from admission to the answer; kept for its room.
     pub latencies: Vec<Duration>,
     notes: Notes,
+    /// Of the next runs, how many are timed by their processor time.
+    watched: u32,
 }
 
 /// What must be known of the requests of a batch when they are not there any more; kept from run to run for its room.
@@ -70,7 +76,7 @@ pub struct Done {
     pub ended: Instant,
     /// From the first request taken to the last one answered.
     pub took: Duration,
-    /// Processor time of this thread in it: what it takes on a machine that has nothing else to do.
+    /// Processor time of this thread in it, as far as it was watched: what it takes on a machine that has nothing else to do.
     pub busy: Duration,
     /// Rows that were run.
     pub rows: usize,
@@ -79,12 +85,13 @@ pub struct Done {
 impl Worker {
     /// The worker of that number, which owns the session.
     pub fn new(index: usize, model: Model, metrics: Arc<ModelMetrics>, observers: Arc<[Arc<dyn Observer>]>) -> Self {
-        Self { index, model, metrics, observers, latencies: Vec::new(), notes: Notes::default() }
+        Self { index, model, metrics, observers, latencies: Vec::new(), notes: Notes::default(), watched: WATCHED }
     }
 
     /// Runs a batch and answers its requests; [`Worker::latencies`] are then theirs.
     pub fn run(&mut self, mut batch: Vec<Work>) -> Done {
-        let (started, busy) = (Instant::now(), ThreadTime::now());
+        let watch = (self.watched > 0).then(ThreadTime::now);
+        let started = Instant::now();
         for work in &batch {
             self.metrics.queued(started.duration_since(work.enqueued));
         }
@@ -107,8 +114,7 @@ impl Worker {
         self.latencies.clear();
         self.latencies.extend(notes.admitted.iter().map(|admitted| ended.duration_since(*admitted)));
         let took = ended.duration_since(started);
-        // Short is short; only where it was not, somebody else may have had the processor.
-        let busy = if took > SHORT { busy.elapsed() } else { took };
+        let busy = busy(&mut self.watched, took, watch.map(|watch| move || watch.elapsed()));
         let rows = notes.rows.iter().sum();
         self.notes = notes;
         Done { ended, took, busy, rows }
@@ -167,6 +173,17 @@ impl Worker {
     }
 }
 
+/// The processor time of a run that took so long by the clock, as `watch` tells it. Short is short; only where a run was not, somebody else may
+/// have had the processor. Of one that nobody watched it is not known, so it counts as short; the next ones are watched.
+fn busy(watched: &mut u32, took: Duration, watch: Option<impl FnOnce() -> Duration>) -> Duration {
+    if took <= SHORT {
+        *watched = watched.saturating_sub(1);
+        return took;
+    }
+    *watched = WATCHED;
+    watch.map_or(SHORT, |elapsed| elapsed())
+}
+
 /// A thread that panics while it holds requests would leave them waiting for ever; a process that ends is restarted, and its clients
 /// see an error at once.
 pub struct ExitOnPanic;
@@ -177,5 +194,22 @@ impl Drop for ExitOnPanic {
             tracing::error!("a run of a model panicked");
             std::process::exit(70);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_watched_after_one_that_was_long_by_the_clock_until_they_have_been_short_for_long() {
+        let (slow, own, unwatched) = (SHORT * 100, SHORT / 2, None::<fn() -> Duration>);
+        let mut watched = 1;
+        assert_eq!((busy(&mut watched, own, Some(|| slow)), watched), (own, 0), "short is short");
+        assert_eq!((busy(&mut watched, slow, unwatched), watched), (SHORT, WATCHED), "nobody knows whose time it was");
+        assert_eq!(busy(&mut watched, slow, Some(|| own)), own, "somebody else had the processor");
+        assert_eq!(busy(&mut watched, slow, Some(|| slow)), slow);
+        (0..WATCHED).for_each(|_| _ = busy(&mut watched, own, unwatched));
+        assert_eq!(watched, 0);
     }
 }
