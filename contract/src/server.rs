@@ -21,6 +21,10 @@ pub struct ServerConfig {
     /// The model to serve; where it cannot be loaded, the process ends with the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ServedModel>,
+    /// A file with the JSON of a model that is served in place of `model` for as long as it is not empty, looked at every second. One that can't
+    /// be loaded leaves the former in service. Only beside a `model` and without a `repository`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_file: Option<String>,
     /// More models, or more versions of one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 1024))]
@@ -80,6 +84,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             model: None,
+            model_file: None,
             models: Vec::new(),
             repository: None,
             cache: None,

@@ -95,7 +95,7 @@ pub struct DatasetProfile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerSketches {
-    /// Changes whenever the process starts.
+    /// Changes whenever the process starts, and whenever it serves another model.
     pub boot_id: String,
     /// The model's name, the InferenceService's.
     pub model: String,
@@ -115,6 +115,21 @@ pub struct ServerSketches {
     /// answers with 5xx, and latency is from the request's head to the answer. What it never answered is not in it.
     #[serde(default)]
     pub drawn: RevisionStats,
+    /// The model that it was told to serve instead and can't: what answers goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedModel>,
+}
+
+/// A model that could not take the place of the one that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedModel {
+    /// Its revision.
+    pub revision: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
 }
 
 /// Live counts of one field beside its reference.

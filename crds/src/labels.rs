@@ -21,6 +21,8 @@ pub const INFERENCE_SERVICE: &str = "millrace.dev/inference-service";
 pub const MODEL: &str = "millrace.dev/model";
 /// Label: the revision a Deployment, Service or pod serves.
 pub const REVISION: &str = "millrace.dev/revision";
+/// Label of a server's pod: the revision whose requests it gets. Another than that of [`REVISION`] only while its model is swapped.
+pub const SERVES: &str = "millrace.dev/serves";
 /// Label: the check of the users' own that a Job measures.
 pub const CHECK: &str = "millrace.dev/check";
 /// Label: what part an object plays; values are in [`component`].
@@ -42,6 +44,10 @@ pub const CREATED_BECAUSE: &str = "millrace.dev/created-because";
 pub const COMMAND: &str = "millrace.dev/command";
 /// Annotation of an InferenceService: who makes that request, as `NONCE USER`. An admission policy of the chart makes sure of the user.
 pub const COMMAND_BY: &str = "millrace.dev/command-by";
+/// Annotation of a server's pod: the model that it serves in place of the one it was made for, JSON. The pod finds it in a file.
+pub const SERVED_MODEL: &str = "millrace.dev/served-model";
+/// Annotation of a server's pod while its model is swapped: what [`SERVED_MODEL`] was before, empty for nothing.
+pub const SERVED_BEFORE: &str = "millrace.dev/served-before";
 /// Annotation of written objects: digest of what was applied, so that an unchanged object is not written again.
 pub const APPLIED: &str = "millrace.dev/applied";
 

@@ -67,9 +67,10 @@ async fn sketches(State(admin): State<Arc<Admin>>, Query(whose): Query<Whose>) -
     match loaded {
         Ok(loaded) => {
             let mut read = loaded.sketches.read();
-            // Only a server that was started for one model has a revision for which requests are drawn.
+            // Only a server that was started for one model has a revision for which requests are drawn, and one that may follow it.
             if whose.model.is_none() {
                 read.drawn = admin.metrics.drawn.read();
+                read.refused = models.refused();
             }
             Json(read).into_response()
         }

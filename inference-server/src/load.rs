@@ -3,7 +3,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -79,6 +82,8 @@ pub struct Loader {
     networks: Vec<Network>,
     parts: Parts,
     boot_id: String,
+    /// Models that were loaded so far.
+    loads: AtomicU64,
     metrics: Arc<Metrics>,
     beside: Arc<Beside>,
 }
@@ -106,7 +111,7 @@ impl Loader {
         let networks = download.allowed_networks.iter().filter_map(|network| network.parse().ok()).collect();
         let parts =
             Parts { connections: download.connections as usize, bytes: u64::from(download.part_mebibytes) << 20 };
-        Self { cache, networks, parts, config, boot_id, metrics, beside }
+        Self { cache, networks, parts, config, boot_id, loads: AtomicU64::new(0), metrics, beside }
     }
 
     /// What the process was told.
@@ -183,8 +188,13 @@ impl Loader {
     }
 
     fn sketches(&self, spec: &Spec, sessions: &Sessions, profile: Option<&DatasetProfile>) -> Sketches {
+        // What a model has seen is counted from zero, as that of a process is: whoever adds it up must be able to tell.
+        let boot_id = match self.loads.fetch_add(1, Ordering::Relaxed) {
+            0 => self.boot_id.clone(),
+            nth => format!("{}-{nth}", self.boot_id),
+        };
         let identity = Identity {
-            boot_id: self.boot_id.clone(),
+            boot_id,
             model: spec.key.0.to_string(),
             revision: spec.revision.clone(),
             digest: sessions.digest().to_owned(),

@@ -136,7 +136,10 @@ async fn serve_until(
     let mut told = std::pin::pin!(told);
     let hopeless = async {
         match models.start().await {
-            Ok(()) => models.follow_repository().await,
+            Ok(()) => tokio::select! {
+                ended = models.follow_repository() => ended,
+                ended = models.follow_file() => ended,
+            },
             Err(trouble) => trouble,
         }
     };

@@ -5,7 +5,10 @@ mod values;
 
 use std::fmt::Write as _;
 
-use millrace_contract::{repository::ModelConfig, server::ServerConfig};
+use millrace_contract::{
+    repository::ModelConfig,
+    server::{ServedModel, ServerConfig},
+};
 use serde_json::{Map, Value};
 
 /// Deepest nesting that is followed; the types have less.
@@ -16,6 +19,11 @@ const MAX_TYPES: usize = 200;
 /// The schema of the server's configuration.
 pub fn server() -> Value {
     schemars::schema_for!(ServerConfig).to_value()
+}
+
+/// The schema of the model of a server, as in its `modelFile`.
+pub fn served_model() -> Value {
+    schemars::schema_for!(ServedModel).to_value()
 }
 
 /// The schema of a model's `config.json` in a repository.

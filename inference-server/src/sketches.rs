@@ -188,7 +188,7 @@ impl Sketches {
         }
         // Requests are counted by the process, which adds them.
         let drawn = RevisionStats::default();
-        ServerSketches { boot_id, model, revision, digest, rows, features, predictions, drawn }
+        ServerSketches { boot_id, model, revision, digest, rows, features, predictions, drawn, refused: None }
     }
 }
 

@@ -25,9 +25,9 @@ use millrace_inference_server::api::pb::{
     InferTensorContents, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
 };
-use repository::{multiplier, put, serving};
+use repository::{multiplier, of_file, put, served, serving, tell};
 use serde_json::{Value, json};
-use support::{Answer, Server};
+use support::{Answer, Server, until};
 use tonic::transport::Channel;
 
 type RestClient = hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>;
@@ -181,5 +181,27 @@ async fn replaced_under_load(wire: Wire) {
     assert_eq!((known.len(), &known[0]["version"], &known[0]["state"]), (1, &json!("31"), &json!("READY")));
     println!("{answered} requests over {wire:?} answered during {swaps} swaps, 0 failed");
     assert!(answered >= 20 * swaps);
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_the_file_of_the_served_model_names_one_version_after_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("told.json");
+    let server = Server::ready(of_file(served(folder.path(), 1), &file)).await;
+    let clients = Load::on(&server, 8, Wire::Rest).await;
+    // Up and down again, and back to the configuration's own.
+    for version in [Some(2), Some(3), Some(2), None] {
+        let text = version.map(|version| serde_json::to_string(&served(folder.path(), version)).unwrap());
+        tell(&file, &text.unwrap_or_default());
+        let revision = format!("r{}", version.unwrap_or(1));
+        until("it serves what the file says", async || {
+            server.admin("/v1/sketches").await.json()["revision"] == json!(revision)
+        })
+        .await;
+        clients.answers(20).await;
+        assert_eq!(server.get("/v2/health/ready").await.status, StatusCode::OK);
+    }
+    clients.end().await;
     server.end().await.unwrap();
 }

@@ -101,6 +101,19 @@ impl Cluster {
         within_deadline(describe::<K>("patch", live), api.patch(&name, &params, &Patch::Merge(&change))).await
     }
 
+    /// Changes an object that is no child of ours, by a JSON merge patch with its uid and resourceVersion in it: whose it is, its caller has
+    /// seen. Gone already is fine.
+    pub async fn change_named<K: Namespaced>(&self, namespace: &str, name: &str, change: &Value) -> Result<(), Error> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let doing = format!("change {} {namespace}/{name}", K::kind(&()));
+        match within_deadline(doing, api.patch(name, &params, &Patch::Merge(change))).await {
+            Ok(_) => Ok(()),
+            Err(Error::Api { source: kube::Error::Api(status), .. }) if status.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes a child of ours, as long as it still is the version that was read. Gone already is fine.
     pub async fn delete<K: Namespaced>(&self, owner: &Owner, live: &K) -> Result<(), Error> {
         self.check_ours(owner, live)?;

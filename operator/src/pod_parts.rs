@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar,
-        EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec,
-        ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext, ServiceAccountTokenProjection,
-        Toleration, Volume, VolumeMount, VolumeProjection,
+        Capabilities, ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
+        EmptyDirVolumeSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector,
+        PodSecurityContext, PodSpec, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext,
+        ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -140,6 +140,21 @@ pub fn empty_dir(name: &str, size_limit: Option<&str>) -> Volume {
             size_limit: size_limit.map(|size| Quantity(size.to_owned())),
             ..EmptyDirVolumeSource::default()
         }),
+        ..Volume::default()
+    }
+}
+
+/// A volume with one file, which holds an annotation of the pod: empty where there is none, and another when that changes.
+pub fn annotation_volume(name: &str, file: &str, annotation: &str) -> Volume {
+    let field_path = format!("metadata.annotations['{annotation}']");
+    let item = DownwardAPIVolumeFile {
+        path: file.to_owned(),
+        field_ref: Some(ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    Volume {
+        name: name.to_owned(),
+        downward_api: Some(DownwardAPIVolumeSource { items: Some(vec![item]), ..DownwardAPIVolumeSource::default() }),
         ..Volume::default()
     }
 }

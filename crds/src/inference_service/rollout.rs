@@ -216,4 +216,8 @@ pub enum Capacity {
     /// After 30 s the stable pods go first and the new ones take their room: requests are held or fall back meanwhile, and nothing
     /// can be compared. Said in status before it happens.
     Recreate,
+    /// After 30 s the running pods load the new model and serve it in place of the former, one after the other: they keep node and GPU, no
+    /// pod starts, somebody answers at every moment, and nothing is compared. Where more than the model has changed (server block,
+    /// server image), or the pods were made by an earlier release, as Recreate.
+    Swap,
 }

@@ -211,6 +211,27 @@ pub struct RolloutStatus {
     /// Since when the stable pods have given their room to the new ones (`capacity: Recreate`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recreating_since: Option<Time>,
+    /// How far the stable pods have come to serve the new model (`capacity: Swap`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<SwapStatus>,
+}
+
+/// How far running pods have come to serve another model, one after the other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SwapStatus {
+    /// When it began.
+    pub start_time: Time,
+    /// Pods that belong to the new revision by now.
+    #[serde(default)]
+    pub handed_over: i32,
+    /// The pod whose turn it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 253))]
+    pub pod: Option<String>,
+    /// Since when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_start_time: Option<Time>,
 }
 
 /// The former stable revision, warm while the new one bakes.

@@ -9,19 +9,25 @@ use serde::de::DeserializeOwned;
 use super::ConfigError;
 use crate::schema;
 
-/// A newer operator may say what this server does not know, at any depth: that is left out, and told.
+/// The configuration of an operator.
 pub(super) fn parse(text: &str, origin: &str) -> Result<ServerConfig, ConfigError> {
-    let wrong = |why: String| ConfigError::Text { origin: origin.to_owned(), why };
-    let mut document: serde_json::Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
-    let schema = schema::server();
-    let unknown = schema::take_unknown_words(&mut document, &schema);
+    told(text, origin, &schema::server()).map_err(|why| ConfigError::Text { origin: origin.to_owned(), why })
+}
+
+/// What an operator wrote, in its type. A newer one may say what this server does not know, at any depth: that is left out, and told.
+///
+/// # Errors
+/// A sentence that names the field.
+pub fn told<T: DeserializeOwned>(text: &str, origin: &str, schema: &serde_json::Value) -> Result<T, String> {
+    let mut document: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let unknown = schema::take_unknown_words(&mut document, schema);
     if !unknown.is_empty() {
         tracing::warn!(
             fields = unknown.join(", "),
             "{origin} has fields that this server does not know; they are left out"
         );
     }
-    read(document, &schema).map_err(wrong)
+    read(document, schema)
 }
 
 /// What a person wrote, in its type, or a sentence that names the field: a word that is not known, or a value out of its range, is a mistake.
@@ -79,6 +85,11 @@ pub(super) fn check(config: &ServerConfig) -> Result<(), ConfigError> {
             let value = format!("{:?} version {:?} twice", model.name, model.version.as_deref().unwrap_or("none"));
             return Err(ConfigError::Range { field: "models", value, expected: "each name and version once" });
         }
+    }
+    let has_one_model = config.model.is_some() && config.repository.is_none();
+    if let Some(file) = config.model_file.as_ref().filter(|_| !has_one_model) {
+        let expected = "left out where there is no `model`, and where there is a `repository`";
+        return Err(ConfigError::Range { field: "modelFile", value: format!("{file:?}"), expected });
     }
     if config.model.is_none() && config.models.is_empty() && config.repository.is_none() {
         return Err(ConfigError::Missing);

@@ -97,6 +97,16 @@ impl Keeper {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).get(key).map(|held| held.spec.clone())
     }
 
+    /// Exactly this is loaded, and answers.
+    pub(super) fn serves(&self, spec: &Spec) -> bool {
+        self.spec(&spec.key).as_ref() == Some(spec)
+    }
+
+    /// Runs on while the process does other things, and is waited for at its end.
+    pub(super) fn drain_in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.draining.spawn_on(work, &self.runtime);
+    }
+
     /// Notes that the repository brought a model.
     pub(super) fn of_repository(&self, name: &Arc<str>) {
         self.of_repository.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(name));

@@ -5,8 +5,10 @@
 //! - `signature`: is the file the model that was meant?
 //! - `lifecycle`: load, switch, drain, free; one at a time for each model.
 //! - `start`: what the configuration names, tried again while stores do not answer.
+//! - `file`: a file that may name another model than the configuration's own, followed while the process lives.
 //! - `layout`: what a repository folder holds, by the names of its files; `repository`: that folder in use.
 
+mod file;
 mod layout;
 mod lifecycle;
 mod repository;
@@ -26,7 +28,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use lifecycle::Keeper;
-use millrace_contract::server::ServerConfig;
+use millrace_contract::{server::ServerConfig, sketch::RefusedModel};
 pub use spec::Spec;
 pub use table::{Entry, Key, Loaded, Standing, Table, Version};
 
@@ -60,6 +62,10 @@ pub struct Models {
     /// Held while a table is replaced.
     change: Mutex<()>,
     wanted: Mutex<Wanted>,
+    /// The model that the process lives for: that of the configuration, or of its file.
+    primary: Mutex<Option<Key>>,
+    /// What was to take its place and can't.
+    refused: Mutex<Option<RefusedModel>>,
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
     keeper: Keeper,
@@ -68,10 +74,13 @@ pub struct Models {
 impl Models {
     /// No model yet. Call it in the runtime that is to do the loading.
     pub fn new(config: ServerConfig, boot_id: String, metrics: Arc<Metrics>, beside: Arc<Beside>) -> Arc<Self> {
+        let primary = config.model.as_ref().map(|model| Spec::of(model, &config).key);
         Arc::new(Self {
             table: ArcSwap::default(),
             change: Mutex::default(),
             wanted: Mutex::default(),
+            primary: Mutex::new(primary),
+            refused: Mutex::default(),
             stopping: AtomicBool::new(false),
             keeper: Keeper::new(config, boot_id, Arc::clone(&metrics), beside),
             metrics,
@@ -131,17 +140,26 @@ impl Models {
         self.keeper.stop(patience).await;
     }
 
-    /// The model that the configuration calls `model`, else the only one, else none.
+    /// The model that the process lives for, where the configuration has a `model`; else the only one, else none.
     pub fn primary(&self) -> Option<Loaded> {
         let table = self.table.load();
-        match &self.keeper.config().model {
-            Some(model) => table.find(&model.name, model.version.as_deref()).ok().cloned(),
+        match self.primary_key() {
+            Some(key) => table.standing(&key).and_then(Standing::loaded).cloned(),
             None => {
                 let mut names = table.names();
                 let only = names.next().filter(|_| names.next().is_none())?;
                 table.find(only, None).ok().cloned()
             }
         }
+    }
+
+    fn primary_key(&self) -> Option<Key> {
+        self.primary.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The model that was to take the place of the primary one and can't.
+    pub fn refused(&self) -> Option<RefusedModel> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where the process stands, for people and the operator.
@@ -157,9 +175,15 @@ impl Models {
 
     fn all_is_well(&self) -> String {
         let count = self.table.load().index().iter().filter(|row| row.state == "READY").count();
-        match count {
+        let loaded = match count {
             1 => "the model is loaded and warm".to_owned(),
             many => format!("{many} models are loaded and warm"),
+        };
+        match self.refused() {
+            Some(RefusedModel { revision, reason, message }) => {
+                format!("{loaded}; revision {revision:?} can't take its place: {reason}: {message}")
+            }
+            None => loaded,
         }
     }
 
@@ -188,6 +212,17 @@ impl Models {
 
     fn not_found_yet(&self, why: Trouble) {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Wanted::Looking(why);
+    }
+
+    /// The process lives for this model from now on.
+    fn live_for(&self, key: &Key) {
+        let former = self.primary.lock().unwrap_or_else(PoisonError::into_inner).replace(key.clone());
+        if let Wanted::These(wanted) = &mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) {
+            if let Some(former) = former {
+                wanted.remove(&former);
+            }
+            wanted.insert(key.clone());
+        }
     }
 
     fn want_no_more(&self, key: &Key) {

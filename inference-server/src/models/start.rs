@@ -20,7 +20,10 @@ impl Models {
     pub async fn start(self: &Arc<Self>) -> Result<(), Trouble> {
         let config = self.keeper.config();
         let of = |model: &ServedModel| Spec::of(model, config);
-        let first = config.model.as_ref().map(of);
+        let first = self.first_model().await;
+        if let Some(first) = &first {
+            self.live_for(&first.key);
+        }
         let others: Vec<Spec> = config.models.iter().map(of).collect();
         for spec in first.iter().chain(&others) {
             self.set(&spec.key, Standing::Loading(loading()));
@@ -30,8 +33,8 @@ impl Models {
             self.want(named.iter().cloned());
         }
         let first = async {
-            match &first {
-                Some(spec) => self.insist(spec).await,
+            match first {
+                Some(spec) => self.insist_on_first(spec).await,
                 None => Ok(()),
             }
         };

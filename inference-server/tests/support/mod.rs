@@ -240,3 +240,12 @@ impl Server {
 
 /// Many clients at once.
 pub type Shared = Arc<Server>;
+
+/// Waits until it is so; panics after 20 s.
+pub async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -5,8 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use millrace_contract::{
+    Digest,
+    model::{Artifact, ModelFormat},
     repository::{Control, Repository, VersionPolicy},
-    server::ServerConfig,
+    server::{ServedModel, ServerConfig},
 };
 
 /// A protobuf field: a message, a text or bytes.
@@ -118,4 +120,34 @@ pub fn serving(folder: &Path, control: Control) -> ServerConfig {
         version_policy: VersionPolicy::default(),
     };
     ServerConfig { repository: Some(repository), drain_seconds: 10, ..ServerConfig::default() }
+}
+
+/// Version `version` of `m`, which multiplies by it, as revision `r<version>`.
+pub fn served(folder: &Path, version: u32) -> ServedModel {
+    of_bytes(folder, version, &multiplier(4, version as f32))
+}
+
+/// A version of `m` with these bytes.
+pub fn of_bytes(folder: &Path, version: u32, bytes: &[u8]) -> ServedModel {
+    let file = put(folder, "m", version, bytes);
+    let uri = format!("file://{}", file.display());
+    let artifact = Artifact { uri, digest: Digest::of(bytes), format: ModelFormat::Onnx };
+    ServedModel {
+        version: Some(version.to_string()),
+        revision: format!("r{version}"),
+        ..ServedModel::new("m", artifact)
+    }
+}
+
+/// A server of a model that a file may replace by another.
+pub fn of_file(model: ServedModel, file: &Path) -> ServerConfig {
+    let model_file = Some(file.display().to_string());
+    ServerConfig { model: Some(model), model_file, drain_seconds: 10, ..ServerConfig::default() }
+}
+
+/// Writes what a server is told, as kubelet does: nobody sees half of it.
+pub fn tell(file: &Path, text: &str) {
+    let unseen = file.with_extension("new");
+    std::fs::write(&unseen, text).expect("writable");
+    std::fs::rename(unseen, file).expect("writable");
 }

@@ -13,7 +13,7 @@ use millrace_crds::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    pair::{has_given_room, running_rehearsal},
+    pair::{is_swapping, running_rehearsal, takes_room},
     phase::Phase,
     target::{is_approved, number_of},
 };
@@ -155,7 +155,10 @@ fn objection(command: &Command, met: Met<'_>, now: Timestamp) -> Option<String> 
     let status = met.status;
     match verb {
         Verb::Promote => not_under_way(status, revision).or_else(|| no_step_to_leave(status)),
-        Verb::PromoteFull => not_under_way(status, revision).or_else(|| paused(status)).or_else(|| decided(status)),
+        Verb::PromoteFull => not_under_way(status, revision)
+            .or_else(|| paused(status))
+            .or_else(|| decided(status))
+            .or_else(|| swapping(status)),
         Verb::Pause => not_under_way(status, revision).or_else(|| not_to_pause(status)),
         Verb::Resume => not_to_resume(status),
         Verb::Abort => not_to_abort(status, revision),
@@ -177,7 +180,7 @@ fn not_under_way(status: &InferenceServiceStatus, revision: &str) -> Option<Stri
 
 fn no_step_to_leave(status: &InferenceServiceStatus) -> Option<String> {
     let version = status.canary.as_ref().map_or("it", |canary| canary.model_version.as_str());
-    paused(status).or_else(|| decided(status)).or_else(|| {
+    paused(status).or_else(|| decided(status)).or_else(|| swapping(status)).or_else(|| {
         (Phase::of(status) == Phase::Starting).then(|| {
             format!("the pods of {version} still start, so there is no step to leave: wait, or ask for promote --full")
         })
@@ -192,6 +195,14 @@ fn paused(status: &InferenceServiceStatus) -> Option<String> {
 fn decided(status: &InferenceServiceStatus) -> Option<String> {
     let canary = status.canary.as_ref().filter(|_| Phase::of(status) == Phase::Promoting)?;
     Some(format!("{} gets all requests already", canary.model_version))
+}
+
+fn swapping(status: &InferenceServiceStatus) -> Option<String> {
+    let canary = status.canary.as_ref().filter(|_| is_swapping(status))?;
+    Some(format!(
+        "the running pods load {}, one after the other, and it is promoted by itself then",
+        canary.model_version
+    ))
 }
 
 fn not_to_pause(status: &InferenceServiceStatus) -> Option<String> {
@@ -221,7 +232,7 @@ fn not_to_abort(status: &InferenceServiceStatus, revision: &str) -> Option<Strin
         return Some(format!("revision {revision} is the first one: there is nothing to go back to"));
     }
     // The stable pods stand until every router follows, unless they gave their room.
-    let objection = decided(status).filter(|_| has_given_room(status));
+    let objection = decided(status).filter(|_| takes_room(status));
     objection.map(|message| format!("{message}, and the former pods gave it their room: ask for a rollback after that"))
 }
 

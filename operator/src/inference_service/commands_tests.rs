@@ -1,7 +1,7 @@
 //! Tests of requests: which make sense, and who makes them.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use millrace_crds::inference_service::{Override, PreviousRevision, RehearsalStatus};
+use millrace_crds::inference_service::{Override, PreviousRevision, RehearsalStatus, SwapStatus};
 
 use super::*;
 use crate::inference_service::fixtures::{
@@ -37,6 +37,11 @@ fn a_request_is_accepted_where_it_makes_sense_and_refused_with_the_reason_elsewh
     let decided = rolling_out(&one, &two, 100);
     let mut recreated = decided.clone();
     recreated.rollout.as_mut().unwrap().recreating_since = Some(Time(at(9)));
+    let mut swapped = rolling.clone();
+    swapped.rollout.as_mut().unwrap().swap =
+        Some(SwapStatus { start_time: Time(at(9)), handed_over: 1, pod: None, pod_start_time: None });
+    let mut last_swapped = decided.clone();
+    last_swapped.rollout.clone_from(&swapped.rollout);
     let mut paused = rolling.clone();
     paused.rollout.as_mut().unwrap().paused_since = Some(Time(at(9)));
     let cases = [
@@ -48,6 +53,23 @@ fn a_request_is_accepted_where_it_makes_sense_and_refused_with_the_reason_elsewh
         (asked("promote", &canary, "n"), &rolling, "Promote".to_owned()),
         (asked("promoteFull", &canary, "n"), &rolling_out(&one, &two, 0), "PromoteFull".to_owned()),
         (asked("promoteFull", &canary, "n"), &decided, "fraud-2 gets all requests already".to_owned()),
+        (
+            asked("promote", &canary, "n"),
+            &swapped,
+            "the running pods load fraud-2, one after the other, and it is promoted by itself then".to_owned(),
+        ),
+        (
+            asked("promoteFull", &canary, "n"),
+            &swapped,
+            "the running pods load fraud-2, one after the other, and it is promoted by itself then".to_owned(),
+        ),
+        (asked("abort", &canary, "n"), &swapped, "Abort".to_owned()),
+        (
+            asked("abort", &canary, "n"),
+            &last_swapped,
+            "fraud-2 gets all requests already, and the former pods gave it their room: ask for a rollback after that"
+                .to_owned(),
+        ),
         (asked("pause", &canary, "n"), &rolling, "Pause".to_owned()),
         (asked("pause", &canary, "n"), &paused, "the rollout is paused already, since 2026-01-01T00:00:09Z".to_owned()),
         (

@@ -29,6 +29,7 @@ use self::{
 };
 use super::{
     commands::{self, Met, Request},
+    desired,
     evidence::Evidence,
     gateway::{self, Closing, Following},
     gateway_api::HTTPRoute,
@@ -37,12 +38,13 @@ use super::{
     moves::{self, Moved, Setting},
     observe::Observed,
     overridden,
-    pair::running_rehearsal,
+    pair::{is_swapping, running_rehearsal},
     phase::{self, Facts},
     pods::{Pods, ServerPod},
     policy::preview_name,
     revision::Revision,
     routing, standing,
+    swap::{self, Mark},
     target::{self, Target},
     told::Happened,
 };
@@ -105,6 +107,10 @@ pub struct Decided {
     pub counted: Option<Evidence>,
     /// Jobs of checks that nobody counts any more.
     pub left_checks: Vec<String>,
+    /// Changes of pods whose models are swapped.
+    pub marks: Vec<Mark>,
+    /// The revision whose requests pods may get that belong to another one still.
+    pub joined_by_pods: Option<String>,
     /// When a cool-down ends.
     pub wake: Option<Timestamp>,
 }
@@ -140,6 +146,7 @@ struct Deciding<'a> {
     canary_pods: Pods,
     rehearsed_pods: Pods,
     server_image: String,
+    swap: swap::Seen,
     stored_plan: Option<RoutingPlan>,
     /// The stored plan is the one for `former`.
     is_current: bool,
@@ -165,6 +172,7 @@ impl<'a> Deciding<'a> {
             .map(|rehearsal| Pods::of(&rehearsal.revision, &observed.pods))
             .unwrap_or_default();
         let server_image = settings.server_image.clone();
+        let swap = found(service, &name, observed).seen(&former);
         Self {
             service,
             observed,
@@ -176,6 +184,7 @@ impl<'a> Deciding<'a> {
             canary_pods,
             rehearsed_pods,
             server_image,
+            swap,
             stored_plan,
             is_current,
             routers_follow,
@@ -224,6 +233,9 @@ impl<'a> Deciding<'a> {
         let (obsolete, leaving) = self.leftovers(&moved.status, plan.as_ref(), is_accepted);
         let decisions = record(&mut moved, self.now);
         let records = self.records(&decisions, judged.inputs.as_ref());
+        let marks = self.marks(&moved.status, is_accepted);
+        let joined_by_pods = moved.status.canary.as_ref().filter(|_| is_swapping(&moved.status));
+        let joined_by_pods = joined_by_pods.map(|canary| canary.revision.clone());
         let check_runs = self.check_runs(&moved.status, &judged);
         let left_checks = self.left_checks(&moved.status);
         let is_new_plan = plan != self.stored_plan;
@@ -250,6 +262,8 @@ impl<'a> Deciding<'a> {
             job,
             check_runs,
             left_checks,
+            marks,
+            joined_by_pods,
             wake,
         }
     }
@@ -266,6 +280,7 @@ impl<'a> Deciding<'a> {
             command: accepted(request),
             canary_ready: self.canary_pods.loaded,
             canary_trouble: self.canary_pods.trouble.as_ref(),
+            swap: &self.swap,
             stable_is_lost: self.former.stable.as_ref().is_some_and(|stable| self.is_lost(stable)),
             stable_down_seconds: self.stable_down_seconds(),
             is_accepted: self.is_accepted(),
@@ -275,6 +290,16 @@ impl<'a> Deciding<'a> {
             to_rehearse,
             copies: (judged.copies.0, &judged.copies.1),
         }
+    }
+
+    /// Changes of pods whose models are swapped, by the status as it is after this look.
+    fn marks(&self, status: &InferenceServiceStatus, is_accepted: bool) -> Vec<Mark> {
+        let canary = status.canary.as_ref().filter(|_| is_swapping(status));
+        let model = canary.and_then(|canary| {
+            let version = self.made_from(canary)?;
+            Some(desired::served_model(self.service, &canary.revision, &version))
+        });
+        swap::marks(status, found(self.service, &self.name, self.observed), model.as_ref(), is_accepted)
     }
 
     /// What became of the canary's ModelVersion, where it may not be served any more.
@@ -304,6 +329,16 @@ impl<'a> Deciding<'a> {
         let unready = unready.last_transition_time.0;
         let since = its.iter().filter_map(|pod| pod.made).min().map_or(unready, |made| made.max(unready));
         self.now.as_second() - since.as_second()
+    }
+}
+
+fn found<'a>(service: &'a InferenceService, name: &'a str, observed: &'a Observed) -> swap::Found<'a> {
+    swap::Found {
+        service: name,
+        server: &service.spec.server,
+        pods: &observed.pods,
+        deployments: &observed.deployments,
+        joined: &observed.joined,
     }
 }
 

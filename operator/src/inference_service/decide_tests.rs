@@ -35,6 +35,7 @@ fn observed(status: &InferenceServiceStatus) -> Observed {
         preview: None,
         budgets: Vec::new(),
         pods: revisions.iter().map(|revision| pod(revision)).collect(),
+        joined: std::collections::BTreeSet::new(),
         plan: plan.map(|plan| ConfigMap {
             data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), serde_json::to_string(&plan).unwrap())])),
             ..ConfigMap::default()
@@ -63,6 +64,7 @@ fn pod(revision: &RevisionStatus) -> ServerPod {
         name: revision.revision.clone(),
         uid: revision.revision.clone(),
         revision: revision.revision.clone(),
+        belonging: Default::default(),
         ip: None,
         is_ready: true,
         is_ending: false,
@@ -78,6 +80,7 @@ fn pod(revision: &RevisionStatus) -> ServerPod {
             features: Vec::new(),
             predictions: Vec::new(),
             drawn: Default::default(),
+            refused: None,
         }),
     }
 }

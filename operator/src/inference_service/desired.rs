@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec},
-        core::v1::{ConfigMap, Container, PodSpec, PodTemplateSpec, Probe, Service, ServicePort, ServiceSpec},
+        core::v1::{
+            ConfigMap, Container, PodSpec, PodTemplateSpec, Probe, Service, ServicePort, ServiceSpec, VolumeMount,
+        },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
     apimachinery::pkg::{
@@ -25,7 +27,10 @@ use millrace_contract::{
 use millrace_crds::{
     InferenceService, ModelVersion,
     inference_service::{Requests, RevisionStatus, Server},
-    labels::{COMPONENT, INFERENCE_SERVICE, MANAGED_BY, MANAGED_BY_VALUE, MODEL_VERSION, REVISION, component},
+    labels::{
+        COMPONENT, INFERENCE_SERVICE, MANAGED_BY, MANAGED_BY_VALUE, MODEL_VERSION, REVISION, SERVED_MODEL, SERVES,
+        component,
+    },
 };
 
 use super::{
@@ -39,7 +44,10 @@ use super::{
 use crate::{
     Error,
     names::lasting_child,
-    pod_parts::{empty_dir, literal_env, mount, resource_requirements, restricted_container, restricted_pod, schedule},
+    pod_parts::{
+        annotation_volume, empty_dir, literal_env, mount, resource_requirements, restricted_container, restricted_pod,
+        schedule,
+    },
     settings::Settings,
     worker_run::store_env,
 };
@@ -51,6 +59,11 @@ const GRACE_SECONDS: u32 = 25;
 /// Longest a server may take to answer at all after its start, in probes of 1 s: an hour. A model that does not load in time is
 /// judged by `progressDeadlineSeconds`, not by the kubelet.
 const STARTUP_PROBES: i32 = 3_600;
+
+/// Volume with the file that names the model to serve in place of the one that a pod was made for.
+pub(super) const MODEL_VOLUME: &str = "served-model";
+const MODEL_FOLDER: &str = "/var/run/millrace/served-model";
+const MODEL_FILE: &str = "model.json";
 
 /// The greatest `spec.requests.maxBodyBytes`: the router keeps to the spec's, which may change without a new revision.
 const MAX_BODY_BYTES: u32 = 268_435_456;
@@ -93,22 +106,28 @@ fn drain_seconds(requests: &Requests) -> u32 {
 /// What a server of this revision is told.
 pub fn server_config(service: &InferenceService, revision: &str, version: &ModelVersion) -> ServerConfig {
     let Server { resources: _, batching, queue, concurrency, scheduling: _ } = &service.spec.server;
-    let status = version.status.as_ref();
-    let signature = status.and_then(|status| status.signature.clone()).or_else(|| version.spec.signature.clone());
     ServerConfig {
-        model: Some(ServedModel {
-            version: Some(version.spec.version.to_string()),
-            revision: revision.to_owned(),
-            signature,
-            task: Some(version.spec.evaluation.task),
-            profile: profile(version),
-            ..ServedModel::new(service.name_any(), version.spec.artifact.clone())
-        }),
+        model: Some(served_model(service, revision, version)),
+        model_file: Some(format!("{MODEL_FOLDER}/{MODEL_FILE}")),
         batching: batching.clone(),
         queue: queue.clone(),
         concurrency: u32::try_from(*concurrency).unwrap_or(1),
         drain_seconds: drain_seconds(&service.spec.requests),
         ..ServerConfig::default()
+    }
+}
+
+/// The model of this revision, as servers know it.
+pub fn served_model(service: &InferenceService, revision: &str, version: &ModelVersion) -> ServedModel {
+    let status = version.status.as_ref();
+    let signature = status.and_then(|status| status.signature.clone()).or_else(|| version.spec.signature.clone());
+    ServedModel {
+        version: Some(version.spec.version.to_string()),
+        revision: revision.to_owned(),
+        signature,
+        task: Some(version.spec.evaluation.task),
+        profile: profile(version),
+        ..ServedModel::new(service.name_any(), version.spec.artifact.clone())
     }
 }
 
@@ -131,9 +150,11 @@ pub fn deployment(
     let mut pod_labels = revision_labels(&name, &revision.revision);
     pod_labels.insert(MODEL_VERSION.to_owned(), revision.model_version.clone());
     let selector = labels([(INFERENCE_SERVICE, &name), (REVISION, &revision.revision)]);
+    let own_labels = pod_labels.clone();
+    pod_labels.insert(SERVES.to_owned(), revision.revision.clone());
     Ok(Deployment {
         metadata: ObjectMeta {
-            labels: Some(pod_labels.clone()),
+            labels: Some(own_labels),
             ..metadata(service, revision_name(&name, &revision.revision))
         },
         spec: Some(DeploymentSpec {
@@ -179,21 +200,38 @@ fn pod(
         liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") }),
         readiness_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(2), ..probe("/readyz") }),
         security_context: Some(restricted_container()),
-        volume_mounts: Some(vec![mount("tmp", "/tmp")]),
+        volume_mounts: Some(vec![
+            mount("tmp", "/tmp"),
+            VolumeMount { read_only: Some(true), ..mount(MODEL_VOLUME, MODEL_FOLDER) },
+        ]),
         ..Container::default()
     };
     let mut pod = PodSpec {
         containers: vec![container],
         termination_grace_period_seconds: Some(grace.into()),
-        volumes: Some(vec![empty_dir("tmp", None)]),
+        volumes: Some(vec![empty_dir("tmp", None), annotation_volume(MODEL_VOLUME, MODEL_FILE, SERVED_MODEL)]),
         ..restricted_pod(settings)
     };
     schedule(&mut pod, server.scheduling.as_ref());
     Ok(pod)
 }
 
+/// By which label the pods of a revision get its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// Pods that belong to it.
+    Belonging,
+    /// Pods that serve it, also those that belong to the former revision still: a pod whose model is swapped is found by both for a while,
+    /// and so by somebody at every moment.
+    Serving,
+}
+
 /// Where routers find the ready pods of a revision.
-pub fn revision_service(service: &InferenceService, revision: &str) -> Service {
+pub fn revision_service(service: &InferenceService, revision: &str, found_by: FoundBy) -> Service {
+    let label = match found_by {
+        FoundBy::Belonging => REVISION,
+        FoundBy::Serving => SERVES,
+    };
     let name = service.name_any();
     let service_port = |name: &str, number| ServicePort {
         name: Some(name.to_owned()),
@@ -208,7 +246,7 @@ pub fn revision_service(service: &InferenceService, revision: &str) -> Service {
         },
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
-            selector: Some(labels([(INFERENCE_SERVICE, &name), (REVISION, revision)])),
+            selector: Some(labels([(INFERENCE_SERVICE, &name), (label, revision)])),
             ports: Some(vec![service_port("http", SERVER_PORT), service_port("admin", ADMIN_PORT)]),
             ..ServiceSpec::default()
         }),

@@ -74,6 +74,7 @@ fn names_and_labels_say_service_and_revision_and_hold_no_digest() {
         json!({
             "millrace.dev/inference-service": "svc", "millrace.dev/revision": revision.revision, "millrace.dev/component": "server",
             "millrace.dev/model-version": "fraud-1", "app.kubernetes.io/managed-by": "millrace",
+            "millrace.dev/serves": revision.revision,
         })
     );
 }
@@ -99,7 +100,7 @@ fn the_front_service_leads_to_the_routers_and_a_revisions_own_to_its_pods() {
     assert_eq!(front["spec"]["ports"], json!([{"name": "http", "port": 80, "targetPort": 8080}]));
     let preview = serde_json::to_value(preview_service(&service, &settings())).unwrap();
     assert_eq!((&preview["metadata"]["name"], &preview["spec"]), (&json!("svc-preview"), &front["spec"]));
-    let headless = serde_json::to_value(revision_service(&service, &revision.revision)).unwrap();
+    let headless = serde_json::to_value(revision_service(&service, &revision.revision, FoundBy::Belonging)).unwrap();
     assert_eq!(headless["spec"]["clusterIP"], json!("None"));
     assert_eq!(headless["metadata"]["labels"]["millrace.dev/inference-service"], json!("svc"));
     assert_eq!(headless["spec"]["ports"][0], json!({"name": "http", "port": 8080, "targetPort": "http"}));
@@ -116,4 +117,28 @@ fn the_front_services_have_a_port_for_tls_where_routers_have_a_secret_for_it() {
             assert_eq!(json!(made.spec.unwrap().ports), expected, "{secret:?}");
         }
     }
+}
+
+#[test]
+fn a_pod_finds_in_a_file_which_model_it_is_to_serve_in_place_of_its_own() {
+    let (service, revision, deployment) = made();
+    let pod = &deployment["spec"]["template"]["spec"];
+    let file = json!([{
+        "path": "model.json", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations['millrace.dev/served-model']"},
+    }]);
+    assert_eq!(pod["volumes"][1], json!({"name": "served-model", "downwardAPI": {"items": file}}));
+    let folder = json!({"name": "served-model", "mountPath": "/var/run/millrace/served-model", "readOnly": true});
+    assert_eq!(pod["containers"][0]["volumeMounts"][1], folder);
+    let config = server_config(&service, &revision.revision, &approved("fraud", 1));
+    assert_eq!(config.model_file.as_deref(), Some("/var/run/millrace/served-model/model.json"));
+    assert_eq!(config.model, Some(served_model(&service, &revision.revision, &approved("fraud", 1))));
+}
+
+#[test]
+fn while_models_are_swapped_a_revision_is_found_by_the_pods_that_serve_it() {
+    let (service, revision, _) = made();
+    let selector = |found_by| revision_service(&service, &revision.revision, found_by).spec.unwrap().selector.unwrap();
+    let label = |found_by| selector(found_by).into_keys().collect::<Vec<_>>();
+    assert_eq!(label(FoundBy::Belonging), ["millrace.dev/inference-service", "millrace.dev/revision"]);
+    assert_eq!(label(FoundBy::Serving), ["millrace.dev/inference-service", "millrace.dev/serves"]);
 }

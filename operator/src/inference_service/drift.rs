@@ -183,6 +183,7 @@ mod tests {
             name: boot.to_owned(),
             uid: boot.to_owned(),
             revision: revision.clone(),
+            belonging: Default::default(),
             ip: None,
             is_ready: true,
             is_ending: false,
@@ -198,6 +199,7 @@ mod tests {
                 features: vec![feature],
                 predictions: Vec::new(),
                 drawn: Default::default(),
+                refused: None,
             }),
         }
     }

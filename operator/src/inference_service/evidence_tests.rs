@@ -41,6 +41,7 @@ fn pod(uid: &str, revision: &str, restarts: u64, is_ready: bool, predicted: u64)
         name: uid.to_owned(),
         uid: uid.to_owned(),
         revision: revision.to_owned(),
+        belonging: Default::default(),
         ip: None,
         is_ready,
         is_ending: false,
@@ -56,6 +57,7 @@ fn pod(uid: &str, revision: &str, restarts: u64, is_ready: bool, predicted: u64)
             features: Vec::new(),
             predictions: vec![prediction],
             drawn: RevisionStats::default(),
+            refused: None,
         }),
     }
 }

@@ -107,6 +107,7 @@ pub fn rolling_out(stable: &ModelVersion, canary: &ModelVersion, weight: i32) ->
         checks: Vec::new(),
         paused_since: None,
         recreating_since: None,
+        swap: None,
     });
     status
 }

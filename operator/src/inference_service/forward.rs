@@ -8,7 +8,7 @@ use millrace_crds::inference_service::{Capacity, OverrideVerb, RevisionStatus, R
 use super::{
     canary::Judgement,
     interrupts::{aborted, by_operator, withdrawn},
-    pair::has_given_room,
+    pair::{is_swapping, takes_room},
     phase::{Facts, Move, Phase, ascending},
     pods::UNSCHEDULABLE,
     routing::ALL,
@@ -17,8 +17,8 @@ use super::{
 };
 
 /// How long no pod of the stable revision may be ready before a new revision takes over without being compared with it.
-const STABLE_DOWN_SECONDS: i64 = 60;
-/// How long pods may wait for room before the stable ones give theirs (`capacity: Recreate`).
+pub(super) const STABLE_DOWN_SECONDS: i64 = 60;
+/// How long pods may wait for room before the stable ones give theirs (`capacity: Recreate`) or take the new model (`Swap`).
 const NO_ROOM_SECONDS: i64 = 30;
 
 /// Pods first, weight after.
@@ -51,10 +51,7 @@ pub fn start(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
 
 /// What is done while pods are missing that a share needs.
 pub(super) fn for_want_of_pods(facts: &Facts<'_>, canary: &RevisionStatus, weight: i32) -> Move {
-    match no_room(facts, canary) {
-        Some(message) => Move::Recreate { message },
-        None => Move::Stay(waits_for_pods(facts, canary, weight)),
-    }
+    no_room(facts, canary).unwrap_or_else(|| Move::Stay(waits_for_pods(facts, canary, weight)))
 }
 
 /// Whether its pods had all the time to start that they may have. Without anything that serves there is nothing to go back to: it goes on
@@ -86,7 +83,7 @@ impl Way {
         let is_alone = facts.status.stable.is_none() || is_outage(facts);
         let is_asked_for = facts.status.overridden.as_ref().is_some_and(|known| known.verb == OverrideVerb::Rollback);
         // At zero there are no requests to compare by.
-        if is_alone || has_given_room(facts.status) || is_asked_for || facts.replicas == 0 {
+        if is_alone || takes_room(facts.status) || is_asked_for || facts.replicas == 0 {
             return Self::Straight;
         }
         match facts.rollout.strategy {
@@ -97,19 +94,31 @@ impl Way {
     }
 }
 
-/// Why the stable pods have to go first, if they have to and may.
-fn no_room(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<String> {
-    let may = match facts.rollout.capacity {
-        Capacity::Surge => false,
-        Capacity::Recreate => !has_given_room(facts.status),
-    };
+/// How the new revision comes to room where no node has some beside the stable pods, and the policy says so.
+fn no_room(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
     let trouble = facts.canary_trouble.filter(|trouble| trouble.reason == UNSCHEDULABLE)?;
-    let has_waited = seconds_since_start(facts) >= NO_ROOM_SECONDS;
-    let stable = facts.status.stable.as_ref().filter(|_| may && has_waited)?;
-    Some(format!(
-        "no node has room for {} beside {} ({}), and capacity is Recreate: the pods of {} go first",
-        canary.model_version, stable.model_version, trouble.message, stable.model_version
-    ))
+    let may = !takes_room(facts.status) && seconds_since_start(facts) >= NO_ROOM_SECONDS;
+    let stable = facts.status.stable.as_ref().filter(|_| may)?;
+    let (tried, serving) = (&canary.model_version, &stable.model_version);
+    let recreate = |why: &str| Move::Recreate {
+        message: format!(
+            "no node has room for {tried} beside {serving} ({}), and {why}: the pods of {serving} go first",
+            trouble.message
+        ),
+    };
+    match (facts.rollout.capacity, &facts.swap.hindrance) {
+        (Capacity::Surge, _) => None,
+        (Capacity::Recreate, _) => Some(recreate("capacity is Recreate")),
+        // No pod is there that could be swapped, nor does one take room.
+        (Capacity::Swap, _) if facts.replicas == 0 => None,
+        (Capacity::Swap, Some(why)) => Some(recreate(&format!("its model can't be swapped into theirs, since {why}"))),
+        (Capacity::Swap, None) => Some(Move::Swap {
+            message: format!(
+                "swaps in place: no node has room for a second revision ({}); the pods of {serving} load {tried}, one after the other",
+                trouble.message
+            ),
+        }),
+    }
 }
 
 /// No pod of the stable revision has been ready for long: there is nobody to compare with, and whoever can answer has the requests.
@@ -300,10 +309,12 @@ fn go_to(
 }
 
 pub fn promote(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
-    if let Some(aborted) = aborted(facts, canary) {
+    // Its pods are those of the former revision, which has none to go back to.
+    let may_go_back = !is_swapping(facts.status);
+    if let Some(aborted) = aborted(facts, canary).filter(|_| may_go_back) {
         return aborted;
     }
-    let stable = facts.status.stable.as_ref();
+    let stable = facts.status.stable.as_ref().filter(|_| may_go_back);
     if let Target::Revision(wanted) = facts.target
         && stable.is_some_and(|stable| stable.revision == wanted.hash)
         && let Some(back) = withdrawn(facts, canary)
@@ -316,7 +327,13 @@ pub fn promote(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     Move::Stay(format!("waiting until every {} gives {} all requests", facts.followers, canary.model_version))
 }
 
-fn weigh(weight: i32, step: Option<usize>, reason: &'static str, message: String, checks: Vec<Check>) -> Move {
+pub(super) fn weigh(
+    weight: i32,
+    step: Option<usize>,
+    reason: &'static str,
+    message: String,
+    checks: Vec<Check>,
+) -> Move {
     Move::Weigh { weight, step, decided_by: DecidedBy::Operator, reason, message, checks }
 }
 

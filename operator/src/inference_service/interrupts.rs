@@ -66,7 +66,7 @@ fn model_of(version: &str) -> Option<&str> {
     version.rsplit_once('-').map(|(model, _)| model)
 }
 
-fn rejected(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
+pub(super) fn rejected(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
     if let Some(Trouble { reason, message, is_final: true }) = facts.canary_trouble {
         return Some(by_operator(reason, format!("{} can't be served: {message}", canary.model_version), Vec::new()));
     }

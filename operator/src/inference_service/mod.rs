@@ -13,6 +13,7 @@
 //! | `phase.rs`      | pure   | the state machine of a rollout: facts → one move; its crash table                           |
 //! | `forward.rs`    | pure   | how a rollout goes forward: start, preparation, steps, promotion                            |
 //! | `interrupts.rs` | pure   | what ends it in any phase                                                                   |
+//! | `swap.rs`       | pure   | running pods that come to serve another model, where there is no room for a second revision |
 //! | `baking.rs`     | pure   | after promotion: the former revision stays warm, and may come back                          |
 //! | `rehearsal.rs`  | pure   | copies for a version that answers nobody                                                    |
 //! | `moves.rs`      | pure   | what a move does to the status; `moves_beside.rs`: what is beside a rollout's way           |
@@ -104,6 +105,7 @@ pub mod scrape;
 pub mod shared;
 pub mod standing;
 pub mod status;
+pub mod swap;
 pub mod target;
 pub mod told;
 

@@ -12,6 +12,7 @@ use millrace_crds::{
 };
 
 use super::{
+    pair::takes_room,
     phase::Move,
     revision::Revision,
     routing::ALL,
@@ -68,6 +69,10 @@ pub fn make(status: &InferenceServiceStatus, setting: Setting, chosen: &Move) ->
         Move::Forget(revision) => moved.forget(revision),
         Move::Prepare => moved.prepare(now),
         Move::Recreate { message } => moved.recreate(message, now),
+        Move::Swap { message } => moved.swap(message, now),
+        Move::SwapPod(pod) => moved.swap_pod(pod, now),
+        Move::Share(weight) => moved.share(*weight),
+        Move::HandedOver => moved.handed_over(now),
         Move::Pause => moved.pause(generation, now),
         Move::Resume => moved.resume(&now),
         Move::Return { reason, message, decided_by, checks } => {
@@ -103,6 +108,7 @@ impl Moved {
             checks: Vec::new(),
             paused_since: None,
             recreating_since: None,
+            swap: None,
         });
         let note = format!("{} starts as revision {}", revision.model_version, revision.hash);
         self.status.next_step = Some(format!("{note}; it gets requests once its pods are ready"));
@@ -145,9 +151,9 @@ impl Moved {
     }
 
     fn promote(&mut self, generation: i64, now: Time, bake_seconds: i64) {
+        let has_room = !takes_room(&self.status);
         let Some(promoted) = self.status.canary.take() else { return };
         let rollout = self.status.rollout.take();
-        let has_room = rollout.as_ref().is_none_or(|rollout| rollout.recreating_since.is_none());
         self.end_pause();
         let former = self.status.stable.take().filter(|_| has_room && bake_seconds > 0);
         let began = rollout.map(|rollout| rollout.start_time);

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_contract::decision::{Check, DecidedBy, Question, Verdict};
 use millrace_crds::{
     conditions::{PAUSED, ROLLOUT_SUCCEEDED},
-    inference_service::{RehearsalStatus, RevisionStatus},
+    inference_service::{RehearsalStatus, RevisionStatus, SwapStatus},
 };
 
 use super::{
@@ -31,12 +31,49 @@ impl Moved {
 
     pub(super) fn recreate(&mut self, message: &str, now: Time) {
         if let Some(rollout) = &mut self.status.rollout {
-            rollout.recreating_since = Some(now);
+            (rollout.recreating_since, rollout.swap) = (Some(now), None);
         }
         let subject = self.canary_version();
         self.decide(Question::Step, subject, Verdict::Unknown, "Recreating", message, DecidedBy::Operator, &[]);
         self.status.next_step = Some(message.to_owned());
         self.told.push(warning(Happened::Recreating, message));
+    }
+
+    pub(super) fn swap(&mut self, message: &str, now: Time) {
+        if let Some(rollout) = &mut self.status.rollout {
+            // Nothing is measured any more.
+            rollout.step_start_time = None;
+            let pod_start_time = Some(now.clone());
+            rollout.swap = Some(SwapStatus { start_time: now, handed_over: 0, pod: None, pod_start_time });
+        }
+        let subject = self.canary_version();
+        self.decide(Question::Step, subject, Verdict::Unknown, "Swapping", message, DecidedBy::Operator, &[]);
+        self.status.next_step = Some(message.to_owned());
+        self.told.push(normal(Happened::Swapping, message));
+    }
+
+    pub(super) fn swap_pod(&mut self, pod: &str, now: Time) {
+        let subject = self.canary_version();
+        let Some(swap) = self.status.rollout.as_mut().and_then(|rollout| rollout.swap.as_mut()) else { return };
+        (swap.pod, swap.pod_start_time) = (Some(pod.to_owned()), Some(now));
+        self.status.next_step = Some(format!("pod {pod} loads {subject} beside the model that it serves"));
+    }
+
+    /// No decision: it follows from how many pods serve it.
+    pub(super) fn share(&mut self, weight: i32) {
+        let Some(canary) = &mut self.status.canary else { return };
+        canary.weight.intended = weight;
+        let version = &canary.model_version;
+        self.status.next_step = Some(format!("{version} gets {weight} % of the requests, as so many pods serve it"));
+    }
+
+    pub(super) fn handed_over(&mut self, now: Time) {
+        let Some(swap) = self.status.rollout.as_mut().and_then(|rollout| rollout.swap.as_mut()) else { return };
+        swap.handed_over = swap.handed_over.saturating_add(1);
+        swap.pod_start_time = Some(now);
+        let pod = swap.pod.take().unwrap_or_default();
+        let subject = self.canary_version();
+        self.status.next_step = Some(format!("pod {pod} belongs to {subject}"));
     }
 
     pub(super) fn pause(&mut self, generation: i64, now: Time) {

@@ -221,3 +221,28 @@ fn waiting_changes_nothing_but_the_sentence() {
     assert_eq!(status, InferenceServiceStatus { next_step: Some("waits".to_owned()), ..before });
     assert!(made.is_empty() && told.is_empty());
 }
+
+#[test]
+fn pods_are_handed_over_one_by_one_without_a_decision_each_and_nothing_stays_warm() {
+    let message = "swaps in place".to_owned();
+    let Moved { status, made, told } = moved(&rolling(5), &Move::Swap { message });
+    assert_eq!((made[0].reason.as_str(), made[0].verdict), ("Swapping", Verdict::Unknown));
+    assert_eq!(told[0].reason, Happened::Swapping);
+    let one = moved(&status, &Move::SwapPod("a".to_owned()));
+    let two = moved(&one.status, &Move::Share(50));
+    let three = moved(&two.status, &Move::HandedOver);
+    assert_eq!((one.made.len() + two.made.len() + three.made.len(), two.told.len()), (0, 0));
+    let swap = |moved: &Moved| {
+        let swap = moved.status.rollout.clone().unwrap().swap.unwrap();
+        (swap.pod, swap.handed_over)
+    };
+    assert_eq!((swap(&one), swap(&two)), ((Some("a".to_owned()), 0), (Some("a".to_owned()), 0)));
+    assert_eq!(swap(&three), (None, 1));
+    let weights = |status: &InferenceServiceStatus| {
+        (status.stable.as_ref().unwrap().weight.intended, status.canary.as_ref().unwrap().weight.intended)
+    };
+    assert_eq!(weights(&two.status), (50, 50));
+    let setting = Setting { generation: 3, now: at(9), bake_seconds: 600 };
+    let promoted = make(&three.status, setting, &Move::Promote).status;
+    assert_eq!((promoted.previous, promoted.rollout), (None, None), "the former pods are the new ones");
+}

@@ -9,6 +9,7 @@ use k8s_openapi::{
         apps::v1::Deployment,
         batch::v1::Job,
         core::v1::{ConfigMap, Pod, Service},
+        discovery::v1::EndpointSlice,
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
@@ -28,13 +29,14 @@ use super::{
     gateway_api::{Gateway, GatewayClass, HTTPRoute},
     gateway_native,
     metric::{self, Answer, Subject},
-    pair::{Pair, named_revisions, running_rehearsal},
+    pair::{Pair, is_swapping, named_revisions, running_rehearsal},
     pods::ServerPod,
     policy::preview_name,
     retraining::Sources,
-    routing::{RouterAnswers, plan_name},
+    routing::{RouterAnswers, plan_name, revision_name},
     scrape::{self, Scrape},
     standing::named_versions,
+    swap,
 };
 use crate::{
     Error,
@@ -42,6 +44,9 @@ use crate::{
     owner::{self, Owner},
     watch::Guarded,
 };
+
+/// Label that Kubernetes gives to the EndpointSlices of a Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// What there is.
 pub struct Observed {
@@ -59,6 +64,8 @@ pub struct Observed {
     pub budgets: Vec<PodDisruptionBudget>,
     /// Its pods, with what their servers answered.
     pub pods: Vec<ServerPod>,
+    /// Ready addresses of the canary's Service; only read while models are swapped.
+    pub joined: BTreeSet<String>,
     /// The routing plan.
     pub plan: Option<ConfigMap>,
     /// The evidence of the newest rollout.
@@ -112,6 +119,7 @@ pub async fn observe(
     )?;
     let (pods, routers) =
         futures::join!(servers(scrape, &pods), answers(scrape, &name, &routers, counts_copies(service)));
+    let joined = joined(cluster, service, &namespace).await?;
     let preview = preview(cluster, service, &namespace, &services).await?;
     let sources = sources(cluster, service, &namespace, &recorded).await?;
     let gateway = gateway(cluster, service, owner, &namespace).await?;
@@ -140,6 +148,7 @@ pub async fn observe(
         preview,
         budgets: owned(owner, budgets),
         pods,
+        joined,
         plan,
         evidence,
         records,
@@ -200,6 +209,15 @@ async fn classes(cluster: &Cluster, gateways: &[Lookup<Gateway>]) -> Result<Vec<
     });
     let names: BTreeSet<&str> = named.collect();
     futures::future::try_join_all(names.into_iter().map(|name| cluster.look_up_of_cluster(name))).await
+}
+
+/// Where routers find the canary while pods of the former revision come to serve it.
+async fn joined(cluster: &Cluster, service: &InferenceService, namespace: &str) -> Result<BTreeSet<String>, Error> {
+    let swapping = service.status.as_ref().filter(|status| is_swapping(status));
+    let Some(canary) = swapping.and_then(|status| status.canary.as_ref()) else { return Ok(BTreeSet::new()) };
+    let name = revision_name(&service.name_any(), &canary.revision);
+    let slices = cluster.list::<EndpointSlice>(namespace, &format!("{SERVICE_NAME}={name}")).await?;
+    Ok(swap::ready_addresses(&slices))
 }
 
 async fn preview(

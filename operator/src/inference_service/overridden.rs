@@ -51,6 +51,10 @@ pub fn after(
             | Move::Weigh { .. }
             | Move::Prepare
             | Move::Recreate { .. }
+            | Move::Swap { .. }
+            | Move::SwapPod(_)
+            | Move::Share(_)
+            | Move::HandedOver
             | Move::Measure
             | Move::Promote
             | Move::Reject { .. }

@@ -1,7 +1,7 @@
 //! Who is compared with whom at the moment, and which revisions a status names. Pure.
 
 use jiff::Timestamp;
-use millrace_crds::inference_service::{InferenceServiceStatus, RehearsalStatus, RevisionStatus};
+use millrace_crds::inference_service::{InferenceServiceStatus, RehearsalStatus, RevisionStatus, SwapStatus};
 
 use super::{canary::SETTLE_SECONDS, evidence::Kind, phase::Phase};
 
@@ -25,7 +25,8 @@ pub struct Pair<'a> {
 impl<'a> Pair<'a> {
     /// The pair of a status; none where a single revision is all there is, or a share is not followed by all routers yet.
     pub fn of(status: &'a InferenceServiceStatus) -> Option<Self> {
-        let stable = status.stable.as_ref()?;
+        // Until a pod is handed over its answers have the former revision's name.
+        let stable = status.stable.as_ref().filter(|_| !is_swapping(status))?;
         let step_start = status.rollout.as_ref().and_then(|rollout| Some(rollout.step_start_time.as_ref()?.0));
         let began = status.rollout.as_ref().map(|rollout| rollout.start_time.0);
         let pair = |new, old, kind, start| Self { new, old, kind, start, began, is_rehearsed: false };
@@ -66,6 +67,21 @@ pub fn running_rehearsal(status: &InferenceServiceStatus) -> Option<&RehearsalSt
 /// Whether the stable pods have gone for the canary's, since the nodes have no room for both.
 pub fn has_given_room(status: &InferenceServiceStatus) -> bool {
     status.rollout.as_ref().is_some_and(|rollout| rollout.recreating_since.is_some())
+}
+
+/// How far the stable pods have come to serve the canary's model, one after the other, for want of room.
+pub fn swap_of(status: &InferenceServiceStatus) -> Option<&SwapStatus> {
+    status.rollout.as_ref()?.swap.as_ref()
+}
+
+/// Whether they do.
+pub fn is_swapping(status: &InferenceServiceStatus) -> bool {
+    swap_of(status).is_some()
+}
+
+/// Whether the canary takes the stable pods' room, in one of both ways: then nothing stays of these.
+pub fn takes_room(status: &InferenceServiceStatus) -> bool {
+    has_given_room(status) || is_swapping(status)
 }
 
 /// Every revision whose children shall be there. One may be named twice: a canary that a route names, too.

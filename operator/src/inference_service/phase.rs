@@ -2,8 +2,8 @@
 //!
 //! Everything it remembers is in status: `stable`, `canary` with its intended weight, `rollout`, `previous`, `rehearsal`. The steps of
 //! a spec are looked up by weight, so that they may be edited at any time: the rollout goes on at the first step that is not below
-//! the weight the canary has, or at the last one. What a phase does is in `forward.rs`, `baking.rs` and `rehearsal.rs`; what ends a
-//! rollout in any phase in `interrupts.rs`.
+//! the weight the canary has, or at the last one. What a phase does is in `forward.rs`, `swap.rs`, `baking.rs` and `rehearsal.rs`; what
+//! ends a rollout in any phase in `interrupts.rs`.
 //!
 //! Order of writes in a reconcile: children (scale up), evidence, plan, status, Events; then deletions. After a crash behind each:
 //!
@@ -25,11 +25,12 @@ use super::{
     canary::Judgement,
     commands::{Command, Verb},
     forward, interrupts,
-    pair::has_given_room,
+    pair::{has_given_room, is_swapping},
     pods::{Pods, Trouble},
     rehearsal,
     revision::Revision,
     routing::ALL,
+    swap,
     target::Target,
 };
 
@@ -96,6 +97,8 @@ pub struct Facts<'a> {
     pub canary_ready: i32,
     /// Why pods of the canary are not.
     pub canary_trouble: Option<&'a Trouble>,
+    /// What is seen of pods whose models may be swapped.
+    pub swap: &'a swap::Seen,
     /// The children of the stable revision are gone and can't be made again.
     pub stable_is_lost: bool,
     /// For how long no pod of the stable revision has been ready.
@@ -145,6 +148,17 @@ pub enum Move {
         /// A sentence.
         message: String,
     },
+    /// The stable pods load the canary's model, one after the other, since the nodes have no room for both.
+    Swap {
+        /// A sentence.
+        message: String,
+    },
+    /// It is this pod's turn.
+    SwapPod(String),
+    /// The canary gets this share of the requests, as the pods that serve it are so many.
+    Share(i32),
+    /// The pod whose turn it was belongs to the canary.
+    HandedOver,
     /// Every router follows: from now on it is measured.
     Measure,
     /// The canary becomes stable.
@@ -241,6 +255,9 @@ pub fn next(facts: &Facts<'_>) -> Move {
     let ends = || interrupts::interrupted(facts, canary);
     match Phase::of(facts.status) {
         Phase::Empty | Phase::Settled | Phase::Baking => begin(facts),
+        Phase::Starting | Phase::Preparing | Phase::Routing | Phase::Measuring if is_swapping(facts.status) => {
+            swap::interrupted(facts, canary).unwrap_or_else(|| held(facts, swap::next(facts, canary)))
+        }
         Phase::Starting => ends().unwrap_or_else(|| held(facts, forward::start(facts, canary))),
         Phase::Preparing | Phase::Routing | Phase::Measuring if has_given_room(facts.status) => {
             ends().unwrap_or_else(|| forward::take_all(facts, canary))
@@ -297,7 +314,11 @@ fn held(facts: &Facts<'_>, chosen: Move) -> Move {
         return chosen;
     }
     match chosen {
-        Move::Prepare | Move::Recreate { .. } | Move::Weigh { decided_by: DecidedBy::Operator, .. } => {
+        Move::Prepare
+        | Move::Recreate { .. }
+        | Move::Swap { .. }
+        | Move::SwapPod(_)
+        | Move::Weigh { decided_by: DecidedBy::Operator, .. } => {
             let stable = facts.status.stable.as_ref().filter(|_| forward::is_outage(facts));
             let outage = stable.map(|stable| format!(", and no pod of {} is ready", stable.model_version));
             let outage = outage.unwrap_or_default();

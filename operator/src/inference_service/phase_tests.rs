@@ -6,7 +6,7 @@ use millrace_crds::{ModelVersion, inference_service::Capacity};
 use super::*;
 use crate::inference_service::{
     fixtures::{approved, at, rejected, serving},
-    given::{bad, check, command, given, good, idle, revision},
+    given::{Given, bad, check, command, given, good, idle, revision},
 };
 
 #[test]
@@ -133,6 +133,26 @@ fn stable_pods_give_their_room_where_the_policy_says_so() {
             "weigh 100 step None Ready",
         ),
     ]);
+    let hindered = |given: Given| given.but(|g| g.swap.hindrance = Some("they are old".to_owned()));
+    check(vec![
+        ("room may come in a moment", no_room(Capacity::Swap).but(|g| g.now = 29), "stay"),
+        ("the running pods take the model", no_room(Capacity::Swap), "swap"),
+        ("or go, where they can't", hindered(no_room(Capacity::Swap)), "recreate"),
+        ("nobody asks for pods", no_room(Capacity::Swap).but(|g| g.replicas = 0), "stay"),
+        ("a hindrance is none where pods go anyway", hindered(no_room(Capacity::Recreate)), "recreate"),
+        ("or wait", hindered(no_room(Capacity::Surge)), "stay"),
+        (
+            "a person wants to wait",
+            no_room(Capacity::Swap).but(|g| g.status.rollout.as_mut().unwrap().paused_since = Some(Time(at(60)))),
+            "stay",
+        ),
+    ]);
+    let Move::Recreate { message } = hindered(no_room(Capacity::Swap)).next() else { panic!("they go") };
+    assert!(
+        message.contains("its model can't be swapped into theirs, since they are old: the pods of fraud-1 go first")
+    );
+    let Move::Swap { message } = no_room(Capacity::Swap).next() else { panic!("they are swapped") };
+    assert!(message.starts_with("swaps in place: no node has room for a second revision (0/1 nodes"), "{message}");
     let next_share = |capacity| {
         given(5).but(|g| {
             g.rollout.capacity = capacity;
@@ -150,6 +170,7 @@ fn stable_pods_give_their_room_where_the_policy_says_so() {
     check(vec![
         ("the next share waits for room", next_share(Capacity::Surge), "stay"),
         ("or takes it", next_share(Capacity::Recreate), "recreate"),
+        ("or is swapped in", next_share(Capacity::Swap), "swap"),
         ("then there is nothing to measure", gone(5), "weigh 100 step None RoomGiven"),
         ("and no step to wait for", gone(5).but(|g| g.accepted = false), "weigh 100 step None RoomGiven"),
     ]);

@@ -7,9 +7,16 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 use millrace_contract::sketch::ServerSketches;
-use millrace_crds::{inference_service::RevisionStatus, labels::REVISION};
+use millrace_crds::{
+    inference_service::RevisionStatus,
+    labels::{REVISION, SERVED_BEFORE, SERVED_MODEL, SERVES},
+};
 
-use crate::run_state::{self, Problem, ProblemReason};
+use super::desired::MODEL_VOLUME;
+use crate::{
+    owner::controller_of,
+    run_state::{self, Problem, ProblemReason},
+};
 
 /// Name of the server's container.
 pub const SERVER_CONTAINER: &str = "server";
@@ -40,6 +47,49 @@ impl From<Problem> for Trouble {
     }
 }
 
+/// Label that Kubernetes gives to the pods of one ReplicaSet of a Deployment.
+pub const TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// Whose pod it is for Kubernetes, and which model it was told to serve: what matters where models are swapped.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Belonging {
+    /// The revision whose Deployment selects it.
+    pub revision: String,
+    /// The ReplicaSet that has it.
+    pub replica_set: Option<String>,
+    /// What that ReplicaSet selects it by.
+    pub template_hash: Option<String>,
+    /// Version of the object.
+    pub resource_version: Option<String>,
+    /// It looks for a model that it is told to serve.
+    pub takes_models: bool,
+    /// The model that it was told to serve.
+    pub told: Option<String>,
+    /// What it was told before, while its model is swapped.
+    pub told_before: Option<String>,
+    /// Its container does not run at this moment.
+    pub is_down: bool,
+}
+
+impl Belonging {
+    fn read(pod: &Pod, server: Option<&ContainerStatus>) -> Self {
+        let label = |key: &str| pod.labels().get(key).cloned();
+        let annotation = |key: &str| pod.annotations().get(key).cloned();
+        let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        let state = server.and_then(|server| server.state.as_ref());
+        Self {
+            revision: label(REVISION).unwrap_or_default(),
+            replica_set: controller_of(&pod.metadata).map(|owner| owner.name.clone()),
+            template_hash: label(TEMPLATE_HASH),
+            resource_version: pod.resource_version(),
+            takes_models: volumes.iter().any(|volume| volume.name == MODEL_VOLUME),
+            told: annotation(SERVED_MODEL).filter(|told| !told.is_empty()),
+            told_before: annotation(SERVED_BEFORE),
+            is_down: state.is_some_and(|state| state.running.is_none()),
+        }
+    }
+}
+
 /// One pod of a revision, with what its server answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerPod {
@@ -47,8 +97,10 @@ pub struct ServerPod {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// Its revision.
+    /// The revision whose requests it gets.
     pub revision: String,
+    /// The revision that it belongs to, and what it was told.
+    pub belonging: Belonging,
     /// Its address.
     pub ip: Option<String>,
     /// Kubernetes counts it as ready and it is not being deleted.
@@ -81,7 +133,8 @@ impl ServerPod {
         Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
-            revision: pod.labels().get(REVISION).cloned().unwrap_or_default(),
+            revision: pod.labels().get(SERVES).or(pod.labels().get(REVISION)).cloned().unwrap_or_default(),
+            belonging: Belonging::read(pod, server),
             ip: status.and_then(|status| status.pod_ip.clone()),
             is_ready: has_ready && !is_ending,
             is_ending,
@@ -99,7 +152,7 @@ impl ServerPod {
         is_new && !self.is_ending && !self.is_ready
     }
 
-    fn has_loaded(&self, revision: &RevisionStatus) -> bool {
+    pub(super) fn has_loaded(&self, revision: &RevisionStatus) -> bool {
         self.sketches.as_ref().is_some_and(|sketches| {
             sketches.revision == revision.revision
                 && revision.digest.as_ref().is_some_and(|digest| digest.as_str() == sketches.digest)
@@ -143,8 +196,12 @@ fn terminated(state: &ContainerState) -> Option<Trouble> {
         };
         (reason, message)
     });
-    let is_final = FINAL_REASONS.contains(&reason.as_str());
-    Some(Trouble { reason, message, is_final })
+    Some(Trouble { is_final: is_final(&reason), reason, message })
+}
+
+/// Whether no second try changes what a server says with this reason.
+pub(super) fn is_final(reason: &str) -> bool {
+    FINAL_REASONS.contains(&reason)
 }
 
 fn own_words(message: &str) -> Option<(String, String)> {
@@ -256,6 +313,7 @@ mod tests {
             features: Vec::new(),
             predictions: Vec::new(),
             drawn: Default::default(),
+            refused: None,
         });
         pod
     }
@@ -350,6 +408,34 @@ mod tests {
         let trouble = Pods::default().or_refused(&revision, &[deployment(ours, "True")]).trouble.unwrap();
         assert_eq!((trouble.reason.as_str(), trouble.is_final), ("PodRefused", false));
         assert!(trouble.message.contains("exceeded quota: small"), "{}", trouble.message);
+    }
+
+    #[test]
+    fn a_pod_serves_what_its_label_says_and_else_the_revision_that_it_belongs_to() {
+        let read = |labels: Value| {
+            let metadata = json!({
+                "name": "p", "labels": labels, "resourceVersion": "7",
+                "annotations": {"millrace.dev/served-model": "{}", "millrace.dev/served-before": ""},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "svc-a-h1", "uid": "u", "controller": true}],
+            });
+            let spec = json!({"containers": [], "volumes": [{"name": "served-model", "downwardAPI": {}}]});
+            ServerPod::read(&serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
+        };
+        let swapped = read(json!({
+            "millrace.dev/revision": "a", "millrace.dev/serves": "b", "pod-template-hash": "h1",
+        }));
+        let belonging = Belonging {
+            revision: "a".to_owned(),
+            replica_set: Some("svc-a-h1".to_owned()),
+            template_hash: Some("h1".to_owned()),
+            resource_version: Some("7".to_owned()),
+            takes_models: true,
+            told: Some("{}".to_owned()),
+            told_before: Some(String::new()),
+            is_down: false,
+        };
+        assert_eq!((swapped.revision.as_str(), swapped.belonging), ("b", belonging));
+        assert_eq!(read(json!({"millrace.dev/revision": "a"})).revision, "a", "pods of an earlier release");
     }
 
     #[test]

@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, policy::v1::PodDisruptionBudget};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+    policy::v1::PodDisruptionBudget,
+};
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 use millrace_crds::{InferenceService, labels::REVISION};
 use serde_json::json;
@@ -11,7 +15,7 @@ use serde_json::json;
 use super::{
     callers, check_job,
     decide::{self, Decided, Wanted},
-    desired,
+    desired::{self, FoundBy},
     gateway::{self, Closing},
     gateway_api::HTTPRoute,
     gateway_native,
@@ -57,6 +61,7 @@ pub async fn reconcile(
     let wrote = report(&ctx, &service, &decided).await?;
     checks?;
     end_checks(&ctx, &owner, &service, &observed, &decided, wrote).await?;
+    mark_pods(&ctx, &service, &decided, wrote).await?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
     let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
     let closes = decided.closing == Some(Closing::Now);
@@ -120,7 +125,9 @@ async fn apply(
         let is_stable =
             decided.status.stable.as_ref().is_some_and(|stable| stable.revision == wanted.revision.revision);
         let is_alone = is_stable && wanted.revision.replicas <= 1;
-        apply_revision(ctx, owner, service, observed, wanted, is_alone).await?;
+        let is_joined = decided.joined_by_pods.as_ref() == Some(&wanted.revision.revision);
+        let found_by = if is_joined { FoundBy::Serving } else { FoundBy::Belonging };
+        apply_revision(ctx, owner, service, observed, wanted, (is_alone, found_by)).await?;
     }
     if let Some(text) = &decided.evidence {
         cluster.apply_over(owner, observed.evidence.as_ref(), desired::evidence(service, text.clone())).await?;
@@ -202,6 +209,20 @@ async fn end_checks(
     Ok(())
 }
 
+/// Pods come to serve another model, and to belong to another revision. After the status by which they do: whatever stops in between, the next
+/// look finds which of them it is about.
+async fn mark_pods(ctx: &Context, service: &InferenceService, decided: &Decided, wrote: bool) -> Result<(), Error> {
+    // As for checks that end.
+    if !decided.marks.is_empty() && !wrote {
+        ctx.cluster.confirm_newest(service).await?;
+    }
+    let namespace = service.namespace().unwrap_or_default();
+    for mark in &decided.marks {
+        ctx.cluster.change_named::<Pod>(&namespace, &mark.pod, &mark.change).await?;
+    }
+    Ok(())
+}
+
 /// The HTTPRoute comes last: when it is refused, the condition says so and everything else was done.
 async fn apply_route(
     ctx: &Context,
@@ -261,7 +282,7 @@ async fn apply_revision(
     service: &InferenceService,
     observed: &Observed,
     wanted: &Wanted,
-    is_alone: bool,
+    (is_alone, found_by): (bool, FoundBy),
 ) -> Result<(), Error> {
     let Wanted { revision, version } = wanted;
     let cluster = &ctx.cluster;
@@ -269,7 +290,7 @@ async fn apply_revision(
         .apply_over(
             owner,
             of(&observed.services, &revision.revision),
-            desired::revision_service(service, &revision.revision),
+            desired::revision_service(service, &revision.revision, found_by),
         )
         .await?;
     cluster
@@ -282,6 +303,10 @@ async fn apply_revision(
     match (of(&observed.deployments, &revision.revision), version) {
         (Some(live), _) => {
             let replicas = live.spec.as_ref().and_then(|spec| spec.replicas);
+            if replicas.is_some_and(|live| live > revision.replicas) {
+                // Pods that go are not taken back, as with a deletion.
+                cluster.confirm_newest(service).await?;
+            }
             if replicas != Some(revision.replicas) {
                 cluster.patch(owner, live, json!({"spec": {"replicas": revision.replicas}})).await?;
             }
@@ -354,6 +379,7 @@ fn next_look(service: &InferenceService, decided: &Decided, wrote: bool, now: Ti
         || decided.status.previous.is_some()
         || rehearses
         || decided.leaving
+        || !decided.marks.is_empty()
         || matches!(decided.closing, Some(Closing::Soon | Closing::Now))
         || !decided.obsolete.is_empty();
     let is_followed = decided.routers_follow || decided.status.stable.is_none();

@@ -12,7 +12,7 @@ use millrace_contract::{
 use millrace_crds::inference_service::{InferenceServiceSpec, InferenceServiceStatus, RevisionStatus};
 
 use super::{
-    pair::{has_given_room, running_rehearsal},
+    pair::{is_swapping, running_rehearsal, takes_room},
     phase::Phase,
     policy::{self, Servable},
 };
@@ -110,7 +110,7 @@ fn kept_warm<'a>(spec: &InferenceServiceSpec, status: &'a InferenceServiceStatus
         return Some(&previous.revision);
     }
     let is_decided = status.canary.as_ref().is_some_and(|canary| canary.weight.intended >= ALL);
-    status.stable.as_ref().filter(|_| is_decided && spec.rollout.bake_seconds > 0 && !has_given_room(status))
+    status.stable.as_ref().filter(|_| is_decided && spec.rollout.bake_seconds > 0 && !takes_room(status))
 }
 
 /// Who answers what another revision fails: the stable one for a canary, the former one while the stable one bakes.
@@ -133,7 +133,7 @@ fn mirror(spec: &InferenceServiceSpec, status: &InferenceServiceStatus) -> Optio
     }
     let shadow = spec.rollout.shadow.as_ref()?;
     let weight = status.canary.as_ref()?.weight.intended;
-    let is_tried = prepared(status).is_some() || (1..ALL).contains(&weight);
+    let is_tried = !is_swapping(status) && (prepared(status).is_some() || (1..ALL).contains(&weight));
     status.canary.as_ref().filter(|_| is_tried).map(|canary| copied(canary, shadow.percent, shadow.tolerance))
 }
 

@@ -37,11 +37,13 @@ fn pod(revision: &RevisionStatus, is_ready: bool, has_loaded: bool) -> ServerPod
         features: Vec::new(),
         predictions: Vec::new(),
         drawn: Default::default(),
+        refused: None,
     };
     ServerPod {
         name: revision.revision.clone(),
         uid: revision.revision.clone(),
         revision: revision.revision.clone(),
+        belonging: Default::default(),
         ip: None,
         is_ready,
         is_ending: false,

@@ -16,7 +16,12 @@ use millrace_crds::{
 };
 
 use super::{
-    canary::Judgement, drift::drifted_features, overridden, pair::has_given_room, pods::Pods, rehearsal, retraining,
+    canary::Judgement,
+    drift::drifted_features,
+    overridden,
+    pair::{has_given_room, is_swapping, swap_of},
+    pods::Pods,
+    rehearsal, retraining,
     target::Target,
 };
 use crate::conditions::{Conditions, Is, find};
@@ -77,7 +82,7 @@ pub fn fill(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     status.url = Some(format!("http://{name}.{namespace}.svc"));
     status.plan_generation = seen.plan_generation.unwrap_or(status.plan_generation);
     fill_revisions(status, seen);
-    status.replicas = status.stable.as_ref().map_or(0, |stable| stable.ready);
+    status.replicas = serving(status);
     status.selector =
         status.stable.as_ref().map(|stable| format!("{INFERENCE_SERVICE}={name},{REVISION}={}", stable.revision));
     if let (Some(rollout), Some(judgement)) = (&mut status.rollout, seen.judgement) {
@@ -100,8 +105,9 @@ fn fill_revisions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
         revision.weight.measured = percent(requests);
     };
     let has_given_room = has_given_room(status);
+    let handed_over = swap_of(status).map_or(0, |swap| swap.handed_over);
     if let Some(stable) = &mut status.stable {
-        stable.replicas = if has_given_room { 0 } else { seen.replicas };
+        stable.replicas = if has_given_room { 0 } else { seen.replicas.saturating_sub(handed_over).max(0) };
         fill(stable, &seen.stable, all_requests.saturating_sub(canary_requests));
     }
     if let Some(canary) = &mut status.canary {
@@ -119,6 +125,12 @@ fn fill_revisions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
         rehearsal.checks = seen.copies.1.to_vec();
         rehearsal.message = rehearsal::waits(rehearsal, seen.rehearsed.loaded);
     }
+}
+
+/// Ready pods that the service's users rely on: where models are swapped, those of both revisions.
+fn serving(status: &InferenceServiceStatus) -> i32 {
+    let swapped = status.canary.as_ref().filter(|_| is_swapping(status));
+    status.stable.iter().chain(swapped).map(|revision| revision.ready).sum()
 }
 
 /// A condition's status, reason and message.
@@ -168,6 +180,11 @@ fn ready(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Said {
             Is::True,
             "Serving".to_owned(),
             format!("{} serves with {} ready pods", stable.model_version, stable.ready),
+        ),
+        (Some(_), Some(canary)) if serving(status) > 0 => (
+            Is::True,
+            "Serving".to_owned(),
+            format!("{} serves with {} ready pods", canary.model_version, canary.ready),
         ),
         (Some(stable), _) if seen.replicas == 0 => {
             let waits = if seen.is_holding { ": requests wait for it as long as scaling.coldStart says" } else { "" };
@@ -224,6 +241,9 @@ fn hanging(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<(String, 
     let last = status.history.iter().find(|decision| decision.subject == canary.model_version);
     let since = last.and_then(|decision| decision.time.parse::<Timestamp>().ok());
     let since = since.unwrap_or(rollout.start_time.0).max(rollout.start_time.0);
+    // A swap takes its time, a pod after the other.
+    let turn = rollout.swap.as_ref().and_then(|swap| swap.pod_start_time.as_ref());
+    let since = turn.map_or(since, |turn| since.max(turn.0));
     let waited = seen.now.as_second() - since.as_second();
     if waited < seen.progress_deadline_seconds || rollout.paused_since.is_some() {
         return None;

@@ -1,7 +1,7 @@
 //! Tests of the status.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use millrace_crds::inference_service::PreviousRevision;
+use millrace_crds::inference_service::{PreviousRevision, SwapStatus};
 
 use super::*;
 use crate::inference_service::{
@@ -255,4 +255,20 @@ fn the_warm_revision_has_as_many_pods_as_the_one_that_serves() {
     });
     let status = filled(baking, &Seen { replicas: 10, ..seen() });
     assert_eq!(status.previous.unwrap().revision.replicas, 10);
+}
+
+#[test]
+fn while_models_are_swapped_the_stable_revision_wants_a_pod_fewer_for_each_and_both_serve_users() {
+    let mut swapping = rolling_out(&approved("fraud", 1), &approved("fraud", 2), 99);
+    swapping.rollout.as_mut().unwrap().swap =
+        Some(SwapStatus { start_time: Time(at(0)), handed_over: 1, pod: None, pod_start_time: None });
+    let canary = Pods { ready: 1, loaded: 1, trouble: None };
+    let with = |ready: i32| {
+        let stable = Pods { ready, loaded: ready, trouble: None };
+        filled(swapping.clone(), &Seen { stable, canary: canary.clone(), ..seen() })
+    };
+    let both = with(1);
+    assert_eq!((both.stable.as_ref().unwrap().replicas, both.replicas), (1, 2));
+    let alone = with(0);
+    assert!(said(&alone).contains(&"Ready=True(Serving)".to_owned()), "{:?}", said(&alone));
 }

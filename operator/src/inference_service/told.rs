@@ -23,6 +23,8 @@ pub enum Happened {
     Prepared,
     /// The stable pods give their room to the new ones.
     Recreating,
+    /// The stable pods load the new model, one after the other.
+    Swapping,
     /// A rollout does not go forward, by a request.
     Paused,
     /// It goes forward again, or the model is followed again.
@@ -55,6 +57,7 @@ impl Reason for Happened {
             Self::Retried => "RejectionForgotten",
             Self::Prepared => "SwitchPrepared",
             Self::Recreating => "Recreating",
+            Self::Swapping => "Swapping",
             Self::Paused => "RolloutPaused",
             Self::Resumed => "RolloutResumed",
             Self::Baked => "Baked",
@@ -76,6 +79,7 @@ impl Reason for Happened {
             | Self::Withdrawn
             | Self::Prepared
             | Self::Recreating
+            | Self::Swapping
             | Self::Baked
             | Self::StableLost => "RollingOut",
             Self::RehearsalStarted | Self::RehearsalEnded => "Rehearsing",

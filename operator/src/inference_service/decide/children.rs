@@ -9,7 +9,7 @@ use millrace_crds::{
 };
 
 use super::{Deciding, Wanted};
-use crate::inference_service::{pair::named_revisions, revision, standing::Known};
+use crate::inference_service::{pair::named_revisions, revision, standing::Known, swap};
 
 impl<'a> Deciding<'a> {
     pub(super) fn wanted(&self, status: &InferenceServiceStatus) -> Vec<Wanted> {
@@ -44,10 +44,12 @@ impl<'a> Deciding<'a> {
             .collect();
         left.sort();
         left.dedup();
-        if left.is_empty() || is_accepted || plan.is_none() {
-            return (left, false);
+        if !is_accepted && plan.is_some() {
+            return (Vec::new(), !left.is_empty());
         }
-        (Vec::new(), true)
+        let (awaited, left): (Vec<String>, Vec<String>) =
+            left.into_iter().partition(|label| swap::is_awaited(label, &observed.pods));
+        (left, !awaited.is_empty())
     }
 
     /// Its Deployment is gone, and what it was made from is not there any more.
@@ -74,7 +76,7 @@ impl<'a> Deciding<'a> {
     }
 
     /// The ModelVersion from which, with the spec's server block, exactly this revision can be made.
-    fn made_from(&self, recorded: &RevisionStatus) -> Option<ModelVersion> {
+    pub(super) fn made_from(&self, recorded: &RevisionStatus) -> Option<ModelVersion> {
         let version = self.versions().into_iter().find(|version| {
             version.name_any() == recorded.model_version
                 && revision::hash(&version.spec.artifact.digest, &self.service.spec.server, &recorded.image)

@@ -70,6 +70,10 @@ pub(super) fn handle(
                 Move::Begin(_)
                 | Move::Prepare
                 | Move::Recreate { .. }
+                | Move::Swap { .. }
+                | Move::SwapPod(_)
+                | Move::Share(_)
+                | Move::HandedOver
                 | Move::Measure
                 | Move::Baked { .. }
                 | Move::Lose => false,
@@ -97,6 +101,10 @@ fn is_asked_for(chosen: &Move) -> bool {
         | Move::Scale(_)
         | Move::Prepare
         | Move::Recreate { .. }
+        | Move::Swap { .. }
+        | Move::SwapPod(_)
+        | Move::Share(_)
+        | Move::HandedOver
         | Move::Measure
         | Move::Promote
         | Move::Withdraw { .. }

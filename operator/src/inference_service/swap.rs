@@ -1,0 +1,391 @@
+//! `capacity: Swap`: running pods load the new model and serve it in place of the former, one after the other, since no node has room for a
+//! second revision. They keep node and device, and no pod starts. Pure.
+//!
+//! What is done with the pod whose turn it is follows from the status and from what is seen of the pod; each row is one write, and after a
+//! crash behind it the next look finds the next row:
+//!
+//! | the pod                                    | is written                                                                       |
+//! |--------------------------------------------|----------------------------------------------------------------------------------|
+//! | none                                       | status: whose turn it is                                                         |
+//! | was not told                               | its annotation: the new model, and what it was told before                       |
+//! | reports the new model                      | its label `serves`: from now on both revisions' Services find it                 |
+//! | is an endpoint of the new revision         | plan and status: the share of the requests that its pods make up                 |
+//! | and every router follows                   | its labels: it belongs to the new revision, only whose Service finds it now      |
+//! | has the new revision's ReplicaSet          | status: one more is handed over, so that the former revision wants one pod fewer |
+//!
+//! The former ReplicaSet lets go of a pod when its labels do not match any more, and makes another, which waits for room; the new one adopts
+//! it, and deletes one of its own that wait, since ReplicaSets delete those first. The former's number of pods goes down only when it has let go
+//! of the pod: it must not take another for it. The new revision's share stays below all of the requests until the last pod is handed
+//! over, so that the former is in the plan for as long as it may have to answer.
+//!
+//! A pod is only handed over while one of the new ReplicaSet's own waits, and that has as many as it shall have: it would delete one that
+//! serves otherwise.
+//!
+//! A pod that was told something and whose turn it is not any more (the rollout has ended) is told what it was told before.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::{apps::v1::Deployment, discovery::v1::EndpointSlice};
+use kube::ResourceExt;
+use millrace_contract::{decision::DecidedBy, server::ServedModel};
+use millrace_crds::{
+    inference_service::{InferenceServiceStatus, RevisionStatus, Server},
+    labels::{MODEL_VERSION, REVISION, SERVED_BEFORE, SERVED_MODEL, SERVES},
+};
+use serde_json::{Value, json};
+
+use super::{
+    forward::{STABLE_DOWN_SECONDS, weigh},
+    interrupts::{aborted, by_operator, rejected, withdrawn},
+    pair::swap_of,
+    phase::{Facts, Move},
+    pods::{Pods, ServerPod, TEMPLATE_HASH, Trouble, is_final},
+    revision::hash,
+    routing::{ALL, revision_name},
+    scaling::pods_for,
+};
+
+/// What is seen of the pods, as far as decisions depend on it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Why the running pods can't take the new model, where they can't.
+    pub hindrance: Option<String>,
+    /// The pod whose turn it could be next.
+    pub next: Option<String>,
+    /// Whether one of the former revision's pods has a node, ready or not.
+    pub is_any_left: bool,
+    /// Where the pod stands whose turn it is.
+    pub turn: Turn,
+    /// What keeps it from serving the new model.
+    pub trouble: Option<Trouble>,
+}
+
+/// Where the pod stands whose turn it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// It is nobody's turn, or the pod is gone.
+    #[default]
+    Nobodys,
+    /// It loads the new model, and serves the former.
+    Loads,
+    /// It serves the new model, and gets requests as one of the former revision.
+    Serves,
+    /// It is to get requests as one of the new revision, too.
+    Joins,
+    /// It gets them.
+    Joined,
+    /// It belongs to the new revision; no ReplicaSet has it yet.
+    Leaves,
+    /// The new revision's ReplicaSet has it.
+    HandedOver,
+}
+
+/// What is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Name of the service.
+    pub service: &'a str,
+    /// The spec's server block.
+    pub server: &'a Server,
+    /// Its pods.
+    pub pods: &'a [ServerPod],
+    /// Deployments of its revisions.
+    pub deployments: &'a [Deployment],
+    /// Ready addresses of the new revision's Service.
+    pub joined: &'a BTreeSet<String>,
+}
+
+impl<'a> Found<'a> {
+    /// What is seen of a rollout.
+    pub fn seen(self, status: &InferenceServiceStatus) -> Seen {
+        let (Some(stable), Some(canary)) = (&status.stable, &status.canary) else { return Seen::default() };
+        let pod = self.pod_of(status);
+        let turn = pod.map_or(Turn::Nobodys, |pod| self.turn(pod, stable, canary));
+        Seen {
+            hindrance: self.hindrance(stable, canary),
+            next: self.candidates(stable).next().map(|pod| pod.name.clone()),
+            is_any_left: self.of_the_former(stable).any(|pod| pod.ip.is_some()),
+            turn,
+            trouble: pod.filter(|_| turn != Turn::Nobodys).and_then(|pod| trouble(pod, canary)),
+        }
+    }
+
+    /// The pod whose turn it is, as long as it is there.
+    fn pod_of(self, status: &InferenceServiceStatus) -> Option<&'a ServerPod> {
+        let name = swap_of(status)?.pod.as_ref()?;
+        self.pods.iter().find(|pod| pod.name == *name && !pod.is_ending)
+    }
+
+    fn turn(self, pod: &ServerPod, stable: &RevisionStatus, canary: &RevisionStatus) -> Turn {
+        let has_loaded = pod.is_ready && pod.has_loaded(canary);
+        let is_found = pod.ip.as_ref().is_some_and(|ip| self.joined.contains(ip));
+        let is_its = |revision: &RevisionStatus, label: &str| label == revision.revision;
+        if is_its(canary, &pod.belonging.revision) {
+            let is_adopted = self.is_had_by(pod, canary);
+            return if is_adopted { Turn::HandedOver } else { Turn::Leaves };
+        }
+        if !is_its(stable, &pod.belonging.revision) {
+            return Turn::Nobodys;
+        }
+        match (is_its(canary, &pod.revision), has_loaded) {
+            (true, true) if is_found => Turn::Joined,
+            (true, _) => Turn::Joins,
+            (false, true) => Turn::Serves,
+            (false, false) => Turn::Loads,
+        }
+    }
+
+    /// Whether the ReplicaSet that has a pod is this revision's: Kubernetes names it by Deployment and template.
+    fn is_had_by(self, pod: &ServerPod, revision: &RevisionStatus) -> bool {
+        let deployment = revision_name(self.service, &revision.revision);
+        let (Some(set), Some(hash)) = (&pod.belonging.replica_set, &pod.belonging.template_hash) else { return false };
+        set.strip_prefix(&deployment).and_then(|rest| rest.strip_prefix('-')) == Some(hash.as_str())
+    }
+
+    /// Pods of the stable revision that may be next. One that is not ready would have to start first, which is for its own revision to see.
+    fn candidates(self, stable: &RevisionStatus) -> impl Iterator<Item = &'a ServerPod> {
+        self.of_the_former(stable).filter(|pod| pod.is_ready)
+    }
+
+    fn of_the_former(self, stable: &RevisionStatus) -> impl Iterator<Item = &'a ServerPod> {
+        self.pods.iter().filter(move |pod| {
+            let is_its = pod.belonging.revision == stable.revision && pod.revision == stable.revision;
+            is_its && !pod.is_ending && pod.belonging.takes_models && self.is_had_by(pod, stable)
+        })
+    }
+
+    /// Why the running pods can't take the new model, in the words that follow `since` in a sentence.
+    fn hindrance(self, stable: &RevisionStatus, canary: &RevisionStatus) -> Option<String> {
+        let is_same_but_for_the_model = [stable, canary].into_iter().all(|revision| {
+            let digest = revision.digest.as_ref();
+            digest.is_some_and(|digest| hash(digest, self.server, &canary.image) == revision.revision)
+        });
+        if !is_same_but_for_the_model {
+            return Some("another server block or server image comes with it".to_owned());
+        }
+        if self.candidates(stable).next().is_some() {
+            return None;
+        }
+        let version = &stable.model_version;
+        let is_any_ready = Pods::of(stable, self.pods).ready > 0;
+        Some(if is_any_ready {
+            format!("the pods of {version} were made by an earlier release, which could not")
+        } else {
+            format!("no pod of {version} is ready")
+        })
+    }
+
+    /// What Kubernetes selects the new revision's pods by, where it is sure that its ReplicaSet will rather delete a pod that waits than one that
+    /// was handed over: it has as many as it shall have, and one of them waits.
+    fn hash_to_join(self, canary: &RevisionStatus) -> Option<String> {
+        let deployment = self.deployments.iter().find(|deployment| {
+            deployment.labels().get(REVISION).is_some_and(|revision| *revision == canary.revision)
+        })?;
+        let observed = deployment.status.as_ref().and_then(|status| status.observed_generation)?;
+        let is_scaled = observed >= deployment.metadata.generation.unwrap_or_default()
+            && deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(canary.replicas);
+        let mut its = self.pods.iter().filter(|pod| !pod.is_ending && self.is_had_by(pod, canary));
+        let waits = its.find(|pod| !pod.is_ready)?;
+        waits.belonging.template_hash.clone().filter(|_| is_scaled)
+    }
+}
+
+/// A model that the server refuses, or a container that does not run under it: the former would be back after a restart only.
+fn trouble(pod: &ServerPod, canary: &RevisionStatus) -> Option<Trouble> {
+    let fell = pod.trouble.as_ref().filter(|_| pod.belonging.is_down);
+    if let Some(fell) = fell {
+        return Some(Trouble { is_final: true, ..fell.clone() });
+    }
+    let refused = pod.sketches.as_ref()?.refused.as_ref().filter(|refused| refused.revision == canary.revision)?;
+    let (reason, message) = (refused.reason.clone(), refused.message.clone());
+    Some(Trouble { is_final: is_final(&reason), reason, message })
+}
+
+/// Ready addresses of these slices.
+pub fn ready_addresses(slices: &[EndpointSlice]) -> BTreeSet<String> {
+    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    let is_ready = |conditions: Option<bool>| conditions.unwrap_or(true);
+    let ready =
+        endpoints.filter(|endpoint| is_ready(endpoint.conditions.as_ref().and_then(|conditions| conditions.ready)));
+    ready.flat_map(|endpoint| endpoint.addresses.iter().cloned()).collect()
+}
+
+/// What ends a rollout while models are swapped. A newer version of the model that is followed waits until this one serves, once it has a pod:
+/// the pods that it has would have to start anew.
+pub fn interrupted(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
+    let has_pods = swap_of(facts.status).is_some_and(|swap| swap.handed_over > 0);
+    let comes_later =
+        |ended: &Move| matches!(ended, Move::Withdraw { decided_by: DecidedBy::Operator, .. }) && has_pods;
+    let withdrawn = withdrawn(facts, canary).filter(|ended| !comes_later(ended));
+    aborted(facts, canary).or(withdrawn).or_else(|| rejected(facts, canary))
+}
+
+/// What is done next while models are swapped.
+pub fn next(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
+    let wanted = pods_for(ALL, facts.replicas);
+    if canary.replicas < wanted {
+        return Move::Scale(wanted);
+    }
+    let version = &canary.model_version;
+    let pod = swap_of(facts.status).and_then(|swap| swap.pod.as_deref()).unwrap_or_default();
+    match facts.swap.turn {
+        Turn::Nobodys => nobodys_turn(facts, canary, wanted),
+        Turn::Loads => unless_in_trouble(facts, canary, format!("waiting until pod {pod} has loaded {version}")),
+        Turn::Serves => unless_in_trouble(facts, canary, format!("pod {pod} serves {version} from now on")),
+        Turn::Joins => unless_in_trouble(facts, canary, format!("waiting until pod {pod} is an endpoint of {version}")),
+        Turn::Joined => {
+            let share = share(facts.canary_ready, wanted);
+            if canary.weight.intended < share {
+                return Move::Share(share);
+            }
+            if !facts.is_accepted {
+                return Move::Stay(format!("waiting until every {} gives {version} its {share} %", facts.followers));
+            }
+            Move::Stay(format!("pod {pod} is handed over to {version}, as soon as a pod of its own waits for room"))
+        }
+        Turn::Leaves => Move::Stay(format!("waiting until the ReplicaSet of {version} has taken pod {pod}")),
+        Turn::HandedOver => Move::HandedOver,
+    }
+}
+
+/// The next pod, as long as pods are missing and one is there; then all requests.
+fn nobodys_turn(facts: &Facts<'_>, canary: &RevisionStatus, wanted: i32) -> Move {
+    let version = &canary.model_version;
+    let is_missing = facts.canary_ready < wanted;
+    if let Some(pod) = facts.swap.next.as_ref().filter(|_| is_missing) {
+        return Move::SwapPod(pod.clone());
+    }
+    // What is missing then has come to be asked for since, or could not be swapped: it starts in the room that is left.
+    let is_all = !is_missing || !facts.swap.is_any_left || is_late(facts);
+    if facts.canary_ready > 0 && is_all {
+        return weigh(ALL, None, "Swapped", format!("{version} is served by the pods that were there"), Vec::new());
+    }
+    let stable = facts.status.stable.as_ref().map_or("", |stable| &stable.model_version);
+    if facts.canary_ready == 0 && facts.stable_down_seconds >= STABLE_DOWN_SECONDS {
+        let message =
+            format!("no pod of {stable} is ready any more to load {version}: they go, and it starts in their room");
+        return Move::Recreate { message };
+    }
+    Move::Stay(format!("waiting until another pod of {stable} is ready to load {version}"))
+}
+
+/// What its pods make up of all that serve, below all: the former revision stays in the plan.
+fn share(ready: i32, wanted: i32) -> i32 {
+    (ALL * ready).checked_div(wanted).unwrap_or_default().clamp(1, ALL - 1)
+}
+
+fn unless_in_trouble(facts: &Facts<'_>, canary: &RevisionStatus, waits: String) -> Move {
+    let version = &canary.model_version;
+    let is_late = is_late(facts);
+    match &facts.swap.trouble {
+        Some(Trouble { reason, message, is_final }) if *is_final || is_late => {
+            by_operator(reason, format!("{version} can't be swapped in: {message}"), Vec::new())
+        }
+        None if is_late => {
+            let seconds = facts.rollout.progress_deadline_seconds;
+            by_operator(
+                "ProgressDeadlineExceeded",
+                format!("{version} was not swapped in within {seconds} s"),
+                Vec::new(),
+            )
+        }
+        Some(Trouble { message, .. }) => Move::Stay(format!("{waits}: {message}")),
+        None => Move::Stay(waits),
+    }
+}
+
+/// Each pod has the time that a new revision has to start.
+fn is_late(facts: &Facts<'_>) -> bool {
+    let began = swap_of(facts.status).and_then(|swap| swap.pod_start_time.as_ref());
+    let seconds = began.map_or(0, |began| facts.now.as_second() - began.0.as_second());
+    seconds >= facts.rollout.progress_deadline_seconds
+}
+
+/// A change of a pod's labels and annotations, for as long as it is the version that was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    /// Its name.
+    pub pod: String,
+    /// A merge patch.
+    pub change: Value,
+}
+
+/// What is to be changed at pods. `model` is the canary's; `is_accepted`: every router follows the plan of this status.
+pub fn marks(
+    status: &InferenceServiceStatus,
+    found: Found<'_>,
+    model: Option<&ServedModel>,
+    is_accepted: bool,
+) -> Vec<Mark> {
+    let turn = found.pod_of(status);
+    let stale = found.pods.iter().filter(|pod| {
+        let is_its_turn = turn.is_some_and(|turn| turn.name == pod.name);
+        pod.belonging.told_before.is_some() && !is_its_turn && !pod.is_ending
+    });
+    let restored = stale.map(restored);
+    let (stable, canary) = (status.stable.as_ref(), status.canary.as_ref());
+    let led = turn.zip(stable).zip(canary).and_then(|((pod, stable), canary)| {
+        let change = match found.turn(pod, stable, canary) {
+            Turn::Loads => told(pod, model?),
+            Turn::Serves => Some(json!({"labels": {SERVES: canary.revision}})),
+            Turn::Joined => {
+                let ready = Pods::of(canary, found.pods).loaded;
+                let has_share = canary.weight.intended >= share(ready, canary.replicas);
+                found.hash_to_join(canary).filter(|_| has_share && is_accepted).map(|hash| handed_over(canary, &hash))
+            }
+            Turn::Nobodys | Turn::Joins | Turn::Leaves | Turn::HandedOver => None,
+        };
+        change.map(|change| mark(pod, change))
+    });
+    restored.chain(led).collect()
+}
+
+fn mark(pod: &ServerPod, mut metadata: Value) -> Mark {
+    metadata["uid"] = json!(pod.uid);
+    metadata["resourceVersion"] = json!(pod.belonging.resource_version);
+    Mark { pod: pod.name.clone(), change: json!({"metadata": metadata}) }
+}
+
+/// It is told once: what its ModelVersion has come to say since is no other model.
+fn told(pod: &ServerPod, model: &ServedModel) -> Option<Value> {
+    let belonging = &pod.belonging;
+    let known = belonging.told.as_ref().and_then(|told| serde_json::from_str::<ServedModel>(told).ok());
+    if belonging.told_before.is_some() && known.is_some_and(|known| known.revision == model.revision) {
+        return None;
+    }
+    let text = serde_json::to_string(model).ok()?;
+    // Of a try that was broken off, what was told before that counts.
+    let before = belonging.told_before.clone().or_else(|| belonging.told.clone()).unwrap_or_default();
+    Some(json!({"annotations": {SERVED_MODEL: text, SERVED_BEFORE: before}}))
+}
+
+/// From now on the ReplicaSets see it as one of the new revision. What it was told stays: its template names another model.
+fn handed_over(canary: &RevisionStatus, hash: &str) -> Value {
+    json!({
+        "labels": {REVISION: canary.revision, MODEL_VERSION: canary.model_version, TEMPLATE_HASH: hash},
+        "annotations": {SERVED_BEFORE: null},
+    })
+}
+
+fn restored(pod: &ServerPod) -> Mark {
+    let before = pod.belonging.told_before.as_ref().filter(|before| !before.is_empty());
+    let metadata = json!({
+        "labels": {SERVES: pod.belonging.revision},
+        "annotations": {SERVED_MODEL: before, SERVED_BEFORE: null},
+    });
+    mark(pod, metadata)
+}
+
+/// Whether pods were handed over to a revision and no ReplicaSet has them yet: its children must not go before, or nobody would ever end them.
+pub fn is_awaited(revision: &str, pods: &[ServerPod]) -> bool {
+    pods.iter().any(|pod| {
+        let belonging = &pod.belonging;
+        let was_handed_over =
+            belonging.revision == revision && belonging.told.is_some() && belonging.told_before.is_none();
+        was_handed_over && belonging.replica_set.is_none() && !pod.is_ending
+    })
+}
+
+#[cfg(test)]
+#[path = "swap_tests.rs"]
+mod tests;

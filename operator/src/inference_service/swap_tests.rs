@@ -1,0 +1,467 @@
+//! Tests of swapping: where pods stand, what is done next, and what is changed at them.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use millrace_contract::sketch::{RefusedModel, ServerSketches};
+use millrace_crds::inference_service::SwapStatus;
+
+use super::*;
+use crate::inference_service::{
+    commands::Verb,
+    desired::served_model,
+    fixtures::{approved, at, rolling_out, service, spec},
+    given::{Given, check, command, given, revision, trouble as final_trouble},
+    pair::Pair,
+    pods::Belonging,
+    target::Target,
+};
+
+/// `fraud-1` serves, `fraud-2` is swapped in; it is this pod's turn since second 50.
+fn swapping(weight: i32, pod: Option<&str>) -> InferenceServiceStatus {
+    let mut status = rolling_out(&approved("fraud", 1), &approved("fraud", 2), weight);
+    status.rollout.as_mut().unwrap().swap = Some(SwapStatus {
+        start_time: Time(at(40)),
+        handed_over: 0,
+        pod: pod.map(str::to_owned),
+        pod_start_time: Some(Time(at(50))),
+    });
+    status
+}
+
+fn both() -> (RevisionStatus, RevisionStatus) {
+    let status = swapping(0, None);
+    (status.stable.unwrap(), status.canary.unwrap())
+}
+
+fn reports(revision: &RevisionStatus) -> ServerSketches {
+    ServerSketches {
+        boot_id: "b".to_owned(),
+        model: "svc".to_owned(),
+        revision: revision.revision.clone(),
+        digest: revision.digest.as_ref().unwrap().to_string(),
+        rows: 0,
+        features: Vec::new(),
+        predictions: Vec::new(),
+        drawn: Default::default(),
+        refused: None,
+    }
+}
+
+fn template_hash(revision: &RevisionStatus) -> String {
+    format!("h{}", revision.revision)
+}
+
+/// A ready pod that was made for this revision.
+fn pod(name: &str, revision: &RevisionStatus) -> ServerPod {
+    let hash = template_hash(revision);
+    ServerPod {
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        revision: revision.revision.clone(),
+        belonging: Belonging {
+            revision: revision.revision.clone(),
+            replica_set: Some(format!("svc-{}-{hash}", revision.revision)),
+            template_hash: Some(hash),
+            resource_version: Some("7".to_owned()),
+            takes_models: true,
+            ..Belonging::default()
+        },
+        ip: Some(format!("ip-{name}")),
+        is_ready: true,
+        is_ending: false,
+        made: None,
+        restarts: 0,
+        trouble: None,
+        sketches: Some(reports(revision)),
+    }
+}
+
+/// One that waits for room.
+fn waiting(name: &str, revision: &RevisionStatus) -> ServerPod {
+    ServerPod { ip: None, is_ready: false, sketches: None, ..pod(name, revision) }
+}
+
+fn deployment(revision: &RevisionStatus, observed_generation: i64) -> Deployment {
+    let labels = json!({"millrace.dev/revision": revision.revision});
+    let deployment = json!({
+        "metadata": {"name": "d", "generation": 2, "labels": labels},
+        "spec": {"replicas": revision.replicas, "selector": {}, "template": {}},
+        "status": {"observedGeneration": observed_generation},
+    });
+    serde_json::from_value(deployment).unwrap()
+}
+
+/// What is there, as tests change it.
+struct There {
+    server: Server,
+    pods: Vec<ServerPod>,
+    deployments: Vec<Deployment>,
+    joined: BTreeSet<String>,
+}
+
+impl There {
+    /// These pods, and one of the canary's own that waits.
+    fn of(pods: Vec<ServerPod>) -> Self {
+        let (_, canary) = both();
+        let pods = pods.into_iter().chain([waiting("w", &canary)]).collect();
+        Self { server: Server::default(), pods, deployments: vec![deployment(&canary, 2)], joined: BTreeSet::new() }
+    }
+
+    fn found(&self) -> Found<'_> {
+        let Self { server, pods, deployments, joined } = self;
+        Found { service: "svc", server, pods, deployments, joined }
+    }
+
+    fn seen(&self, pod: Option<&str>) -> Seen {
+        self.found().seen(&swapping(0, pod))
+    }
+
+    /// Changes of pods, each with its name.
+    fn marks(&self, status: &InferenceServiceStatus, is_accepted: bool) -> Vec<(String, Value)> {
+        let revision = status.canary.as_ref().map(|canary| canary.revision.clone()).unwrap_or_default();
+        let model = served_model(&service("svc", spec("fraud")), &revision, &approved("fraud", 2));
+        let marks = marks(status, self.found(), Some(&model), is_accepted);
+        marks.into_iter().map(|mark| (mark.pod, mark.change["metadata"].clone())).collect()
+    }
+}
+
+#[test]
+fn where_a_pod_stands_follows_from_its_labels_and_its_answers() {
+    let (stable, canary) = both();
+    let loaded = |pod: &mut ServerPod| pod.sketches = Some(reports(&canary));
+    let serves = |pod: &mut ServerPod| pod.revision.clone_from(&canary.revision);
+    let belongs = |pod: &mut ServerPod| {
+        pod.belonging.revision.clone_from(&canary.revision);
+        pod.belonging.template_hash = Some(template_hash(&canary));
+    };
+    let adopted = |pod: &mut ServerPod| {
+        pod.belonging.replica_set = Some(format!("svc-{}-{}", canary.revision, template_hash(&canary)));
+    };
+    type Change<'a> = &'a dyn Fn(&mut ServerPod);
+    let cases: [(&str, &[Change<'_>], bool, Turn); 11] = [
+        ("it was told nothing yet", &[], false, Turn::Loads),
+        ("it reports the new model", &[&loaded], false, Turn::Serves),
+        ("it does, and is not ready", &[&loaded, &|pod| pod.is_ready = false], false, Turn::Loads),
+        ("it is labelled", &[&loaded, &serves], false, Turn::Joins),
+        ("it is found", &[&loaded, &serves], true, Turn::Joined),
+        ("it was started anew, and reports nothing", &[&serves, &|pod| pod.sketches = None], true, Turn::Joins),
+        ("its labels are the new revision's", &[&loaded, &serves, &belongs], true, Turn::Leaves),
+        (
+            "its former ReplicaSet let it go",
+            &[&loaded, &serves, &belongs, &|pod| pod.belonging.replica_set = None],
+            true,
+            Turn::Leaves,
+        ),
+        ("the new one has it", &[&loaded, &serves, &belongs, &adopted], true, Turn::HandedOver),
+        ("it ends", &[&loaded, &|pod| pod.is_ending = true], false, Turn::Nobodys),
+        ("it is another's", &[&|pod| "other".clone_into(&mut pod.belonging.revision)], false, Turn::Nobodys),
+    ];
+    for (case, changes, is_found, expected) in cases {
+        let mut there = There::of(vec![pod("a", &stable), pod("b", &stable)]);
+        changes.iter().for_each(|change| change(&mut there.pods[0]));
+        there.joined = is_found.then(|| "ip-a".to_owned()).into_iter().collect();
+        assert_eq!(there.seen(Some("a")).turn, expected, "{case}");
+    }
+    let there = There::of(vec![pod("a", &stable)]);
+    assert_eq!(there.seen(None).turn, Turn::Nobodys);
+    assert_eq!(there.seen(Some("gone")).turn, Turn::Nobodys);
+}
+
+#[test]
+fn only_the_model_can_be_swapped_and_only_in_ready_pods_that_look_for_one() {
+    let (stable, _) = both();
+    let made_by_an_earlier_release = |mut pod: ServerPod| {
+        pod.belonging.takes_models = false;
+        pod
+    };
+    let starting = |pod: ServerPod| ServerPod { is_ready: false, sketches: None, ..pod };
+    let foreign = |mut pod: ServerPod| {
+        pod.belonging.replica_set = Some("somebody-else".to_owned());
+        pod
+    };
+    for (case, pods, next, hindrance) in [
+        ("both are ready", vec![pod("a", &stable), pod("b", &stable)], Some("a"), None),
+        ("the first is not", vec![starting(pod("a", &stable)), pod("b", &stable)], Some("b"), None),
+        ("none is", vec![starting(pod("a", &stable))], None, Some("no pod of fraud-1 is ready")),
+        (
+            "they are old",
+            vec![made_by_an_earlier_release(pod("a", &stable))],
+            None,
+            Some("the pods of fraud-1 were made by an earlier release, which could not"),
+        ),
+        (
+            "they are nobody's whom we know",
+            vec![foreign(pod("a", &stable))],
+            None,
+            Some("the pods of fraud-1 were made by an earlier release, which could not"),
+        ),
+    ] {
+        let seen = There::of(pods).seen(None);
+        assert_eq!((seen.next.as_deref(), seen.hindrance.as_deref()), (next, hindrance), "{case}");
+    }
+    let mut there = There::of(vec![pod("a", &stable)]);
+    there.server.concurrency = 2;
+    assert_eq!(there.seen(None).hindrance.unwrap(), "another server block or server image comes with it");
+}
+
+#[test]
+fn what_keeps_a_pod_from_serving_the_new_model_is_told() {
+    let (stable, canary) = both();
+    let refuses = |revision: &str, reason: &str| {
+        let (revision, reason) = (revision.to_owned(), reason.to_owned());
+        let mut pod = pod("a", &stable);
+        pod.sketches.as_mut().unwrap().refused = Some(RefusedModel { revision, reason, message: "no".to_owned() });
+        pod
+    };
+    let fell = |is_down: bool| {
+        let mut pod = ServerPod { is_ready: false, sketches: None, ..pod("a", &stable) };
+        pod.trouble =
+            Some(Trouble { reason: "OOMKilled".to_owned(), message: "no memory".to_owned(), is_final: false });
+        pod.belonging.is_down = is_down;
+        pod
+    };
+    for (case, pod, expected) in [
+        ("nothing", pod("a", &stable), None),
+        ("the file is broken", refuses(&canary.revision, "InvalidModel"), Some(("InvalidModel", true))),
+        ("the store is away", refuses(&canary.revision, "StoreUnavailable"), Some(("StoreUnavailable", false))),
+        ("an earlier one was broken", refuses("former", "InvalidModel"), None),
+        ("it fell", fell(true), Some(("OOMKilled", true))),
+        ("it fell some time ago, and runs", fell(false), None),
+    ] {
+        let trouble = There::of(vec![pod]).seen(Some("a")).trouble;
+        let found = trouble.as_ref().map(|trouble| (trouble.reason.as_str(), trouble.is_final));
+        assert_eq!(found, expected, "{case}");
+    }
+}
+
+/// So many of two pods serve the new model; this is seen of the next.
+fn turned(weight: i32, ready: i32, turn: Turn) -> Given {
+    given(weight).but(|g| {
+        let handed_over = ready - i32::from(matches!(turn, Turn::Joined | Turn::Leaves | Turn::HandedOver));
+        g.status = swapping(weight, Some("b"));
+        g.status.rollout.as_mut().unwrap().swap.as_mut().unwrap().handed_over = handed_over;
+        g.status.canary.as_mut().unwrap().replicas = 2;
+        (g.replicas, g.ready) = (2, ready);
+        g.swap = Seen { next: Some("c".to_owned()), is_any_left: true, turn, ..Seen::default() };
+    })
+}
+
+#[test]
+fn pods_take_the_new_model_one_after_the_other_and_requests_follow_them() {
+    let none_is_ready = |given: Given| given.but(|g| g.swap.next = None);
+    let none_is_left = |given: Given| none_is_ready(given).but(|g| g.swap.is_any_left = false);
+    check(vec![
+        ("the canary gets all its pods first", turned(0, 0, Turn::Nobodys).but(|g| g.replicas = 3), "scale 3"),
+        ("then it is a pod's turn", turned(0, 0, Turn::Nobodys), "swap pod c"),
+        ("which loads it", turned(0, 0, Turn::Loads), "stay"),
+        ("and serves it", turned(0, 0, Turn::Serves), "stay"),
+        ("and is to be found", turned(0, 1, Turn::Joins), "stay"),
+        ("its share follows", turned(0, 1, Turn::Joined), "share 50"),
+        ("routers follow that", turned(50, 1, Turn::Joined).but(|g| g.accepted = false), "stay"),
+        ("then it is handed over", turned(50, 1, Turn::Joined), "stay"),
+        ("its ReplicaSet takes it", turned(50, 1, Turn::Leaves), "stay"),
+        ("it has", turned(50, 1, Turn::HandedOver), "handed over"),
+        ("the next one comes", turned(50, 1, Turn::Nobodys), "swap pod c"),
+        ("the last has no request less than all", turned(50, 2, Turn::Joined), "share 99"),
+        ("until it is handed over", turned(99, 2, Turn::HandedOver), "handed over"),
+        ("then all requests are decided", turned(99, 2, Turn::Nobodys), "weigh 100 step None Swapped"),
+        ("another pod is not ready", none_is_ready(turned(50, 1, Turn::Nobodys)), "stay"),
+        (
+            "it does not come to be",
+            none_is_ready(turned(50, 1, Turn::Nobodys)).but(|g| g.now = 650),
+            "weigh 100 step None Swapped",
+        ),
+        ("there is none", none_is_left(turned(50, 1, Turn::Nobodys)), "weigh 100 step None Swapped"),
+        ("none was there from the start", none_is_left(turned(0, 0, Turn::Nobodys)), "stay"),
+        ("nor does one come", none_is_left(turned(0, 0, Turn::Nobodys)).but(|g| g.stable_down = 60), "recreate"),
+    ]);
+    // The only pod there is.
+    let alone = |turn, weight, ready| turned(weight, ready, turn).but(|g| g.replicas = 1);
+    check(vec![
+        ("its share", alone(Turn::Joined, 0, 1), "share 99"),
+        ("its end", alone(Turn::Nobodys, 99, 1), "weigh 100 step None Swapped"),
+    ]);
+    let promoting = given(100).but(|g| g.status = swapping(100, None));
+    check(vec![
+        ("routers follow all requests", promoting, "promote"),
+        (
+            "nothing is gone back to then",
+            given(100).but(|g| {
+                g.status = swapping(100, None);
+                g.target = Target::Revision(revision(&approved("fraud", 1)));
+                g.accepted = false;
+            }),
+            "stay",
+        ),
+    ]);
+}
+
+#[test]
+fn a_model_that_can_not_be_swapped_in_is_rejected() {
+    let with = |is_final: bool, turn: Turn| turned(50, 1, turn).but(|g| g.swap.trouble = final_trouble(is_final));
+    check(vec![
+        ("for good", with(true, Turn::Loads), "reject InvalidModel"),
+        ("perhaps not for good", with(false, Turn::Loads), "stay"),
+        ("but for too long", with(false, Turn::Loads).but(|g| g.now = 650), "reject InvalidModel"),
+        (
+            "it takes too long, and nobody says why",
+            turned(0, 0, Turn::Loads).but(|g| g.now = 650),
+            "reject ProgressDeadlineExceeded",
+        ),
+        ("a pause leaves it", turned(0, 0, Turn::Loads).but(paused), "stay"),
+        ("its pod fell when it was labelled already", with(true, Turn::Joins), "reject InvalidModel"),
+        ("it is handed over: that is for its restarts to say", with(true, Turn::Leaves), "stay"),
+        (
+            "a pod that was handed over fails for good",
+            turned(50, 1, Turn::Nobodys).but(|g| g.trouble = final_trouble(true)),
+            "reject InvalidModel",
+        ),
+        ("nothing is compared", turned(50, 1, Turn::Loads).but(|g| g.accepted = false), "stay"),
+    ]);
+}
+
+fn paused(given: &mut Given) {
+    given.status.rollout.as_mut().unwrap().paused_since = Some(Time(at(60)));
+}
+
+#[test]
+fn a_pause_keeps_the_next_pod_from_its_turn_and_other_wishes_end_it() {
+    let newer = |ready: i32| {
+        turned(0, ready, Turn::Nobodys).but(|g| g.target = Target::Revision(revision(&approved("fraud", 3))))
+    };
+    check(vec![
+        ("the next pod waits", turned(50, 1, Turn::Nobodys).but(paused), "stay"),
+        ("one that has loaded it goes on", turned(50, 1, Turn::HandedOver).but(paused), "handed over"),
+        ("a person ends it", turned(50, 1, Turn::Loads).but(|g| g.command = command(Verb::Abort)), "reject Aborted"),
+        (
+            "it is not asked for any more",
+            turned(50, 1, Turn::Loads).but(|g| g.target = Target::Stay),
+            "withdraw Withdrawn",
+        ),
+        ("a newer version comes before a pod was handed over", newer(0), "withdraw Superseded"),
+        ("and after one was", newer(1), "swap pod c"),
+        ("a person wants that one", newer(1).but(|g| g.is_pinned = true), "withdraw Superseded"),
+    ]);
+    assert_eq!(Pair::of(&swapping(50, None)), None, "nothing is compared");
+}
+
+fn told_revision(change: &Value) -> String {
+    let text = change["annotations"]["millrace.dev/served-model"].as_str().unwrap_or("null");
+    serde_json::from_str::<Value>(text).unwrap()["revision"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_pod_is_told_once_then_joins_and_then_belongs_to_the_new_revision() {
+    let (stable, canary) = both();
+    let mut there = There::of(vec![pod("a", &stable), pod("b", &stable)]);
+    let status = swapping(0, Some("a"));
+    let told = there.marks(&status, true);
+    assert_eq!((told.len(), told[0].0.as_str(), told_revision(&told[0].1)), (1, "a", canary.revision.clone()));
+    assert_eq!((&told[0].1["uid"], &told[0].1["resourceVersion"]), (&json!("uid-a"), &json!("7")));
+    assert_eq!(told[0].1["annotations"]["millrace.dev/served-before"], json!(""));
+
+    let text = told[0].1["annotations"]["millrace.dev/served-model"].as_str().unwrap().to_owned();
+    there.pods[0].belonging.told = Some(text);
+    there.pods[0].belonging.told_before = Some(String::new());
+    assert_eq!(there.marks(&status, true), [], "it loads");
+
+    there.pods[0].sketches = Some(reports(&canary));
+    let labels = json!({"millrace.dev/serves": canary.revision});
+    assert_eq!(there.marks(&status, true)[0].1["labels"], labels);
+
+    there.pods[0].revision.clone_from(&canary.revision);
+    assert_eq!(there.marks(&status, true), [], "nobody finds it yet");
+    there.joined.insert("ip-a".to_owned());
+    assert_eq!(there.marks(&status, true), [], "it has no share");
+    let shared = swapping(99, Some("a"));
+    assert_eq!(there.marks(&shared, false), [], "not every router follows");
+    let handed = there.marks(&shared, true);
+    assert_eq!(
+        handed[0].1["labels"],
+        json!({
+            "millrace.dev/revision": canary.revision, "millrace.dev/model-version": "fraud-2", "pod-template-hash": template_hash(&canary),
+        })
+    );
+    assert_eq!(handed[0].1["annotations"], json!({"millrace.dev/served-before": null}));
+}
+
+#[test]
+fn a_pod_is_handed_over_only_where_another_one_would_be_deleted_for_it() {
+    let (stable, canary) = both();
+    let joined = || {
+        let mut there = There::of(vec![pod("a", &stable)]);
+        there.pods[0].sketches = Some(reports(&canary));
+        there.pods[0].revision.clone_from(&canary.revision);
+        there.joined.insert("ip-a".to_owned());
+        there
+    };
+    let count = |there: &There| there.marks(&swapping(99, Some("a")), true).len();
+    assert_eq!(count(&joined()), 1);
+    let mut none_waits = joined();
+    none_waits.pods.pop();
+    let mut it_runs = joined();
+    it_runs.pods[1].is_ready = true;
+    let mut it_goes = joined();
+    it_goes.pods[1].is_ending = true;
+    let mut not_scaled_yet = joined();
+    not_scaled_yet.deployments = vec![deployment(&canary, 1)];
+    let mut has_other_number = joined();
+    has_other_number.deployments[0].spec.as_mut().unwrap().replicas = Some(0);
+    for (case, there) in [
+        ("none waits", none_waits),
+        ("it runs", it_runs),
+        ("it goes", it_goes),
+        ("the Deployment is not looked at", not_scaled_yet),
+        ("it has another number", has_other_number),
+    ] {
+        assert_eq!(count(&there), 0, "{case}");
+    }
+}
+
+#[test]
+fn a_pod_whose_turn_is_over_is_told_what_it_was_told_before() {
+    let (stable, canary) = both();
+    let mut there = There::of(vec![pod("a", &stable), pod("b", &stable)]);
+    there.pods[0].revision.clone_from(&canary.revision);
+    there.pods[0].belonging.told = Some("{}".to_owned());
+    let mut ended = swapping(0, None);
+    (ended.canary, ended.rollout) = (None, None);
+    for (before, expected) in [("", Value::Null), ("former", json!("former"))] {
+        there.pods[0].belonging.told_before = Some(before.to_owned());
+        let restored = json!({"millrace.dev/served-model": expected, "millrace.dev/served-before": null});
+        for status in [&ended, &swapping(0, Some("b"))] {
+            let marks = there.marks(status, true);
+            let (_, change) = marks.iter().find(|(name, _)| name == "a").unwrap();
+            assert_eq!(change["annotations"], restored);
+            assert_eq!(change["labels"], json!({"millrace.dev/serves": stable.revision}));
+        }
+    }
+    // One that was handed over keeps what it was told: its template names another model.
+    there.pods[0].belonging.told_before = None;
+    assert_eq!(there.marks(&ended, true), []);
+}
+
+#[test]
+fn the_children_of_a_revision_wait_for_a_pod_that_no_replica_set_has_yet() {
+    let (_, canary) = both();
+    let mut handed = pod("a", &canary);
+    handed.belonging.told = Some("{}".to_owned());
+    assert!(!is_awaited(&canary.revision, std::slice::from_ref(&handed)));
+    handed.belonging.replica_set = None;
+    assert!(is_awaited(&canary.revision, std::slice::from_ref(&handed)));
+    assert!(!is_awaited("other", std::slice::from_ref(&handed)));
+    handed.belonging.told = None;
+    assert!(!is_awaited(&canary.revision, &[handed]), "somebody made it by hand");
+}
+
+#[test]
+fn addresses_count_as_found_when_they_are_ready() {
+    let slice = json!({
+        "addressType": "IPv4", "metadata": {"name": "s"},
+        "endpoints": [
+            {"addresses": ["10.0.0.1"], "conditions": {"ready": true}}, {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
+            {"addresses": ["10.0.0.3"]},
+        ],
+    });
+    let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
+    assert_eq!(ready_addresses(&[slice]).into_iter().collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.3"]);
+}
