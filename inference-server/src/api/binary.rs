@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use half::{bf16, f16};
 use millrace_engine::{Data, Datatype, NamedTensor};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -251,6 +250,7 @@ fn append_texts(bytes: &mut Vec<u8>, texts: &[String]) {
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
     use millrace_engine::Tensor;
 
     use super::*;

@@ -147,6 +147,7 @@ impl Scrape for Pods {
             features: Vec::new(),
             predictions: Vec::new(),
             drawn,
+            refused: None,
         })
     }
 }
