@@ -272,7 +272,10 @@ mod tests {
                 "payloadLog.sink.maxRows is 0",
             ),
             (r#", "traces": {"endpoint": "http://c", "ratio": -0.5}"#, "traces.ratio is -0.5"),
-            (r#", "modelFile": "/m", "repository": {"uri": "file:///srv"}"#, "modelFile is \"/m\", it must be left out"),
+            (
+                r#", "modelFile": "/m", "repository": {"uri": "file:///srv"}"#,
+                "modelFile is \"/m\", it must be left out",
+            ),
             (r#", "repository": {"uri": "file:///srv", "pollSeconds": 0}"#, "repository.pollSeconds is 0"),
             (r#", "repository": {"uri": ""}"#, "repository.uri has 0 characters"),
             (r#", "concurrency": "two""#, "concurrency is \"two\", it must be of type integer; left out, it is 1"),

@@ -60,7 +60,8 @@ fn meaning(text: &str, own: &ServedModel, config: &ServerConfig, origin: &str) -
     }
     let is_taken = config.models.iter().any(|other| (&other.name, &other.version) == (&model.name, &model.version));
     if is_taken {
-        return Told::Unreadable(format!("`models` has version {:?} already", model.version));
+        let version = model.version.as_deref().unwrap_or("none");
+        return Told::Unreadable(format!("`models` has version {version:?} already"));
     }
     Told::Model(Box::new(Spec::of(&model, config)))
 }
@@ -244,7 +245,7 @@ mod tests {
             (whole[..whole.len() / 2].to_owned(), "EOF while parsing"),
             ("{}".to_owned(), "missing field"),
             (json(&model("other", "2")), "it names model \"other\""),
-            (json(&model("m", "7")), "`models` has version Some(\"7\") already"),
+            (json(&model("m", "7")), "`models` has version \"7\" already"),
         ] {
             assert!(said(&text).contains(expected), "{text}: {}", said(&text));
         }

@@ -13,14 +13,14 @@ use kube::{
 use millrace_contract::{
     Digest,
     routing::{PLAN_KEY, RevisionStats, RouterStats, RoutingPlan, ServiceStats},
-    server::{SERVER_CONFIG_ENV, ServerConfig},
-    sketch::ServerSketches,
+    server::{SERVER_CONFIG_ENV, ServedModel, ServerConfig},
+    sketch::{RefusedModel, ServerSketches},
     traffic::RouterTraffic,
 };
 use millrace_crds::{
     InferenceService, ModelVersion,
     inference_service::{InferenceServicePhase, InferenceServiceStatus},
-    labels::{COMPONENT, component},
+    labels::{COMPONENT, SERVED_BEFORE, SERVED_MODEL, component},
 };
 use millrace_operator::{
     Context, Error,
@@ -133,7 +133,7 @@ impl Scrape for Pods {
         let env = pod.spec.as_ref()?.containers.first()?.env.clone()?;
         let text = env.iter().find(|env| env.name == SERVER_CONFIG_ENV).and_then(literal_value)?;
         let config: ServerConfig = serde_json::from_str(&text).unwrap();
-        let model = config.model?;
+        let (model, refused) = served(pod, config.model?);
         let drawn = self.text("traffic", "drawn").await;
         let drawn: BTreeMap<String, RevisionStats> =
             drawn.map(|text| serde_json::from_str(text).unwrap()).unwrap_or_default();
@@ -147,9 +147,24 @@ impl Scrape for Pods {
             features: Vec::new(),
             predictions: Vec::new(),
             drawn,
-            refused: None,
+            refused,
         })
     }
+}
+
+/// The model that a pod serves, made for this one and told another perhaps, and what it refuses: a third version can't be loaded.
+fn served(pod: &Pod, own: ServedModel) -> (ServedModel, Option<RefusedModel>) {
+    let told = |annotation: &str| -> Option<ServedModel> {
+        let text = pod.annotations().get(annotation).filter(|text| !text.is_empty())?;
+        Some(serde_json::from_str(text).unwrap())
+    };
+    let Some(asked_for) = told(SERVED_MODEL) else { return (own, None) };
+    if asked_for.version.as_deref() != Some("3") {
+        return (asked_for, None);
+    }
+    let (reason, message) = ("InvalidModel".to_owned(), "the file is not a whole ONNX model".to_owned());
+    let refused = RefusedModel { revision: asked_for.revision, reason, message };
+    (told(SERVED_BEFORE).unwrap_or(own), Some(refused))
 }
 
 /// As `Pods`, for a controller that keeps it: reads anew for every answer.
@@ -243,11 +258,22 @@ pub async fn run_pods(world: &World) -> Found<()> {
 }
 
 async fn run_pod(world: &World, name: &str, deployment: &Deployment) -> Found<()> {
+    make_pod(world, name, deployment).await?;
+    starts(world, name).await
+}
+
+/// A pod of a Deployment, that no node has yet.
+pub async fn make_pod(world: &World, name: &str, deployment: &Deployment) -> Found<()> {
     let template = deployment.spec.as_ref().map(|spec| spec.template.clone()).ok_or("a Deployment without spec")?;
     let labels = template.metadata.and_then(|meta| meta.labels);
     let pod = json!({"metadata": {"name": name, "labels": labels}, "spec": template.spec});
     let pod: Pod = serde_json::from_value(pod).map_err(|e| e.to_string())?;
-    world.api::<Pod>().create(&PostParams::default(), &pod).await.map_err(|e| format!("pod {name}: {e}"))?;
+    let made = world.api::<Pod>().create(&PostParams::default(), &pod).await;
+    made.map(|_| ()).map_err(|e| format!("pod {name}: {e}"))
+}
+
+/// Kubelet has started a pod, and its server is ready.
+pub async fn starts(world: &World, name: &str) -> Found<()> {
     let place = Digest::of(name);
     let byte = |at: usize| u8::from_str_radix(&place.hex()[at..at + 2], 16).unwrap();
     let ip = format!("10.1.{}.{}", byte(0), byte(2));

@@ -23,6 +23,7 @@ mod inference_service_checks;
 mod inference_service_gateway;
 mod inference_service_retraining_story;
 mod inference_service_story;
+mod inference_service_swap_story;
 mod inference_service_switch_story;
 mod inference_service_takeover;
 mod inference_service_traffic;
