@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, future::join_all};
+use futures::{Stream, StreamExt, future::join_all};
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ConfigMap, Pod},
@@ -18,6 +18,8 @@ use kube::{
     runtime::{
         Config, Controller,
         controller::{self, Action},
+        reflector::Store,
+        watcher,
     },
 };
 use tracing::{debug, info, warn};
@@ -26,7 +28,7 @@ use crate::{
     Context, Error,
     cluster::Namespaced,
     error::{Class, pause},
-    watch::{Guarded, Scope, Wakes, named_by_label},
+    watch::{AtOnce, Guarded, Scope, Wakes, named_by_label},
 };
 
 /// What a controller's watches are given to, to add those of its children.
@@ -88,7 +90,7 @@ async fn run_scope<K, F>(
     let (store, stream) = scope.main::<K>(wakes);
     let memories = Memories::default();
     let seen_memories = memories.clone();
-    let controller = Controller::for_stream(stream, store)
+    let controller = beginning(stream, store)
         .with_config(Config::default().concurrency(ctx.settings.concurrency))
         .graceful_shutdown_on(ctx.stop.clone().cancelled_owned());
     watches(&scope, controller)
@@ -109,6 +111,15 @@ async fn run_scope<K, F>(
             std::future::ready(())
         })
         .await;
+}
+
+/// A controller that watches its own kind. All of its watches are one stream to the library, which would stop all of them after each error of one:
+/// after an outage all fail, one after the other, and nothing would be seen for minutes. Each waits for itself instead.
+fn beginning<K: Namespaced>(
+    stream: impl Stream<Item = watcher::Result<Guarded<K>>> + Send + 'static,
+    store: Store<Guarded<K>>,
+) -> Watches<K> {
+    Controller::for_stream(stream, store).trigger_backoff(AtOnce)
 }
 
 /// Calls the kind's reconcile, unless the object can't be read as the kind: then it waits for a change and the others go on.
@@ -221,7 +232,31 @@ fn locked(memories: &Memories) -> std::sync::MutexGuard<'_, HashMap<String, Memo
 
 #[cfg(test)]
 mod tests {
+    use futures::{future::ready, stream};
+    use kube::runtime::reflector;
+    use millrace_crds::Dataset;
+    use serde_json::json;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_watch_that_fails_again_and_again_holds_up_no_other() {
+        let object = json!({
+            "apiVersion": "millrace.dev/v1alpha1", "kind": "Dataset", "metadata": {"name": "flights", "namespace": "a"},
+        });
+        let object: Guarded<Dataset> = serde_json::from_value(object).unwrap();
+        let (store, mut writer) = reflector::store();
+        for event in [watcher::Event::Init, watcher::Event::InitApply(object.clone()), watcher::Event::InitDone] {
+            writer.apply_watcher_event(&event);
+        }
+        let failures = stream::iter((0..20).map(|_| Err(watcher::Error::NoResourceVersion)));
+        let stream = failures.chain(stream::iter([Ok(object)])).chain(stream::pending());
+        let reconcile = |_, _| ready(Ok::<_, Error>(Action::await_change()));
+        let looks = beginning(stream, store).run(reconcile, |_, _, _| Action::await_change(), Arc::new(()));
+        let mut looks = std::pin::pin!(looks.filter_map(|outcome| ready(outcome.ok())));
+        let look = tokio::time::timeout(Duration::from_secs(20), looks.next()).await;
+        assert_eq!(look.expect("no pause after each failure").unwrap().0.name, "flights");
+    }
 
     #[test]
     fn a_version_that_stays_the_same_for_long_or_fails_again_and_again_is_asked_for() {

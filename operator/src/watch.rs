@@ -15,12 +15,50 @@ use kube::{
     runtime::{
         PredicateConfig, WatchStreamExt,
         reflector::{self, ObjectRef, Store},
+        utils::Backoff,
         watcher,
+        watcher::DefaultBackoff,
     },
 };
 use serde::de::DeserializeOwned;
 
 use crate::cluster::Namespaced;
+
+/// Longest wait before a failed watch is taken up again: after an outage changes must be seen within seconds.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// How long a watch that failed waits, each for itself: kube's own backoff with a lower ceiling.
+#[derive(Default)]
+struct Impatient(DefaultBackoff);
+
+impl Iterator for Impatient {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(LONGEST_BACKOFF))
+    }
+}
+
+impl Backoff for Impatient {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+/// How long all watches of a controller wait when one of them failed: not at all, as that one does.
+pub struct AtOnce;
+
+impl Iterator for AtOnce {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+}
+
+impl Backoff for AtOnce {
+    fn reset(&mut self) {}
+}
 
 /// An object of a watch: the kind, or why it can't be read as that kind.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -83,8 +121,8 @@ impl Scope {
         let watched = stream::repeat_with(move || {
             watcher(api.clone(), watcher::Config::default()).take_until(tokio::time::sleep(list_again))
         });
-        let stream =
-            watched.flatten().modify(|object| object.managed_fields_mut().clear()).reflect(writer).applied_objects();
+        let watched = watched.flatten().backoff(Impatient::default());
+        let stream = watched.modify(|object| object.managed_fields_mut().clear()).reflect(writer).applied_objects();
         match wakes {
             Wakes::EveryChange => (reader, stream.boxed()),
             Wakes::WithoutOwnStatus => (reader, stream.predicate_filter(asked, PredicateConfig::default()).boxed()),
@@ -109,6 +147,7 @@ impl Scope {
         config: watcher::Config,
     ) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + 'static {
         watcher(self.api::<PartialObjectMeta<K>>(), config)
+            .backoff(Impatient::default())
             .modify(|object| {
                 object.managed_fields_mut().clear();
                 object.annotations_mut().clear();
