@@ -9,7 +9,7 @@ import subprocess
 import onnx
 
 from kube import Failed, condition, kubectl, read, say, wait
-from served import NS, Requests, address_of, approved, model_version, status_of
+from served import NS, Requests, address_of, approved, model_version, phase_of, status_of
 from store import Store, digest
 
 NAME = "swapped"
@@ -86,7 +86,7 @@ def refuse(good, before, revision):
     data = model.SerializeToString()
     uri = store.put(f"models/external/{NAME}.onnx", data)
     NS.apply(model_version(NAME, 3, {"uri": uri, "digest": digest(data)}))
-    phase = lambda: ((NS.get("modelversion", VERSIONS[2]) or {}).get("status") or {}).get("phase")
+    phase = lambda: phase_of(VERSIONS[2])
     wait(f"{VERSIONS[2]} is approved", lambda: phase() == "Approved", 180, phase, every=0.05)
     store.put(f"models/external/{NAME}.onnx", b"damaged")
     rejected = wait("it is rejected", lambda: next((one for one in status_of(NAME).get("rejected", []) if one["modelVersion"] == VERSIONS[2]), None), 180, next_step)
