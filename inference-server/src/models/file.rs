@@ -13,13 +13,11 @@ use millrace_contract::{
 };
 use tokio::time::Instant;
 
-use super::{Key, Models, Spec, Standing, loading};
+use super::{FIRST_PAUSE, Key, Models, Spec, Standing, loading, longer};
 use crate::{config, load::Failure, schema, status::Trouble};
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,7 +167,7 @@ impl Models {
         let Trouble { reason, message } = failure.trouble();
         self.note_refused(Some(RefusedModel { revision: spec.revision.clone(), reason, message }));
         let again = failure.is_transient().then(|| Instant::now() + pause);
-        Some(Failed { spec, again, pause: (pause * 2).min(LONGEST_PAUSE) })
+        Some(Failed { spec, again, pause: longer(pause) })
     }
 
     fn note_refused(&self, refused: Option<RefusedModel>) {

@@ -40,6 +40,15 @@ use crate::{
     status::{Report, Trouble},
 };
 
+/// Before what failed is tried again; each time twice as long, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// The pause after this one.
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(LONGEST_PAUSE)
+}
+
 /// What must be ready for the server to be.
 #[derive(Debug)]
 enum Wanted {

@@ -10,9 +10,9 @@ use millrace_contract::repository::{Control, ModelConfig, Repository};
 use millrace_store::Error as StoreError;
 
 use super::{
-    Entry, Key, Models, Spec, Standing,
+    Entry, FIRST_PAUSE, Key, Models, Spec, Standing,
     layout::{self, CONFIG_FILE, File, Found},
-    loading,
+    loading, longer,
 };
 use crate::{
     config,
@@ -24,8 +24,6 @@ use crate::{
 
 /// Largest `config.json`, bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// What the folder says: of each model the versions to serve, or why that cannot be told.
 pub(super) type Survey = BTreeMap<String, Result<Vec<Spec>, Trouble>>;
@@ -126,7 +124,7 @@ impl Models {
                 }
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = longer(pause);
         }
     }
 

@@ -1,16 +1,14 @@
 //! The start: everything that the configuration names is loaded, and tried again while its store does not answer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use millrace_contract::server::ServedModel;
 
-use super::{Models, Spec, Standing, Version, loading};
+use super::{FIRST_PAUSE, Models, Spec, Standing, Version, loading, longer};
 use crate::status::Trouble;
 
 /// Tries for what does not look as if it went away by itself; it may still be an object that is about to be written.
 const PERMANENT_TRIES: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 impl Models {
     /// Loads what the configuration names. Returns when all of it is ready or known not to be.
@@ -69,7 +67,7 @@ impl Models {
                 return Err(failure.trouble());
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = longer(pause);
         }
     }
 }

@@ -6,7 +6,6 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use millrace_contract::{
     decision::{DecidedBy, Question, Verdict},
     routing::{PLAN_KEY, RouterStats, ServiceStats},
-    sketch::ServerSketches,
 };
 use millrace_crds::{inference_service::RehearsalStatus, labels::COMMAND_BY};
 use millrace_profile::agreement::Mirrored;
@@ -15,7 +14,7 @@ use serde_json::json;
 use super::*;
 use crate::inference_service::{
     check_job::CheckJobs,
-    fixtures::{approved, at, model_version, rolling_out, service, serving, settings, spec},
+    fixtures::{approved, at, model_version, rolling_out, server_pod, service, serving, settings, spec},
     pods::Trouble,
     replay,
     retraining::Sources,
@@ -34,7 +33,7 @@ fn observed(status: &InferenceServiceStatus) -> Observed {
         services: Vec::new(),
         preview: None,
         budgets: Vec::new(),
-        pods: revisions.iter().map(|revision| pod(revision)).collect(),
+        pods: revisions.iter().map(|revision| server_pod(revision)).collect(),
         joined: std::collections::BTreeSet::new(),
         plan: plan.map(|plan| ConfigMap {
             data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), serde_json::to_string(&plan).unwrap())])),
@@ -57,32 +56,6 @@ fn observed(status: &InferenceServiceStatus) -> Observed {
 
 fn deployment(revision: &str) -> Deployment {
     serde_json::from_value(json!({"metadata": {"name": "d", "labels": {"millrace.dev/revision": revision}}})).unwrap()
-}
-
-fn pod(revision: &RevisionStatus) -> ServerPod {
-    ServerPod {
-        name: revision.revision.clone(),
-        uid: revision.revision.clone(),
-        revision: revision.revision.clone(),
-        belonging: Default::default(),
-        ip: None,
-        is_ready: true,
-        is_ending: false,
-        made: None,
-        restarts: 0,
-        trouble: None,
-        sketches: Some(ServerSketches {
-            boot_id: revision.revision.clone(),
-            model: "svc".to_owned(),
-            revision: revision.revision.clone(),
-            digest: revision.digest.as_ref().unwrap().to_string(),
-            rows: 0,
-            features: Vec::new(),
-            predictions: Vec::new(),
-            drawn: Default::default(),
-            refused: None,
-        }),
-    }
 }
 
 fn following(generation: i64) -> RouterAnswers {
@@ -476,7 +449,7 @@ fn a_route_gets_pods_first_and_requests_once_they_have_loaded_the_model() {
     };
     assert_eq!(ready(&first), ("False".to_owned(), "Starting".to_owned()));
     there.deployments.push(deployment(&standing.revision));
-    there.pods.push(pod(&standing));
+    there.pods.push(server_pod(&standing));
     service.status = Some(first.status);
     let second = decide(&service, &there, &settings(), at(101));
     assert_eq!(weights(&second), Some(vec![100, 0]));

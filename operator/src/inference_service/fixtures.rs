@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
-use millrace_contract::Digest;
+use millrace_contract::{Digest, sketch::ServerSketches};
 use millrace_crds::{
     InferenceService, ModelVersion,
     conditions::APPROVED,
@@ -13,7 +13,10 @@ use millrace_crds::{
 };
 use serde_json::json;
 
-use super::revision::{Revision, hash};
+use super::{
+    pods::ServerPod,
+    revision::{Revision, hash},
+};
 
 /// Server image the fixtures pin.
 pub const IMAGE: &str = "server:1";
@@ -121,6 +124,38 @@ pub fn rejected(version: &ModelVersion) -> RejectedRevision {
         reason: "ErrorRate".to_owned(),
         message: "too many errors".to_owned(),
         time: Time(at(0)),
+    }
+}
+
+/// What a server says that has loaded this revision.
+pub fn reports(revision: &RevisionStatus) -> ServerSketches {
+    ServerSketches {
+        boot_id: revision.revision.clone(),
+        model: "svc".to_owned(),
+        revision: revision.revision.clone(),
+        digest: revision.digest.as_ref().unwrap().to_string(),
+        rows: 0,
+        features: Vec::new(),
+        predictions: Vec::new(),
+        drawn: Default::default(),
+        refused: None,
+    }
+}
+
+/// A ready pod that has loaded this revision and is named by it.
+pub fn server_pod(revision: &RevisionStatus) -> ServerPod {
+    ServerPod {
+        name: revision.revision.clone(),
+        uid: revision.revision.clone(),
+        revision: revision.revision.clone(),
+        belonging: Default::default(),
+        ip: None,
+        is_ready: true,
+        is_ending: false,
+        made: None,
+        restarts: 0,
+        trouble: None,
+        sketches: Some(reports(revision)),
     }
 }
 

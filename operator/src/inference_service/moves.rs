@@ -16,7 +16,7 @@ use super::{
     phase::Move,
     revision::Revision,
     routing::ALL,
-    target::is_older,
+    target::is_out_of_reach,
     told::{Happened, normal, warning},
 };
 use crate::{
@@ -204,13 +204,10 @@ impl Moved {
     /// First what only a pin or a rollback could ask for: older versions than the one that serves. Where another must go, `target.rs` sees
     /// to it that it is not tried again.
     fn forget_some(&mut self) {
-        let serving = self.status.stable.as_ref().map(|stable| stable.model_version.as_str());
-        let is_out_of_reach =
-            |known: &RejectedRevision| serving.is_some_and(|serving| is_older(&known.model_version, serving));
-        let rejected = &mut self.status.rejected;
-        while rejected.len() > MAX_REJECTED {
-            let oldest = rejected.iter().rposition(is_out_of_reach).unwrap_or(rejected.len() - 1);
-            rejected.remove(oldest);
+        let status = &mut self.status;
+        while status.rejected.len() > MAX_REJECTED {
+            let oldest = status.rejected.iter().rposition(|known| is_out_of_reach(status, &known.model_version));
+            status.rejected.remove(oldest.unwrap_or(status.rejected.len() - 1));
         }
     }
 

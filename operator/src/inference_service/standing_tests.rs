@@ -1,11 +1,10 @@
 //! Tests of the revisions that run because somebody names them.
 
-use millrace_contract::sketch::ServerSketches;
 use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::inference_service::{
-    fixtures::{IMAGE, approved, model_version, rolling_out, serving},
+    fixtures::{IMAGE, approved, model_version, reports, rolling_out, server_pod, serving},
     pods::Trouble,
     routing,
 };
@@ -28,30 +27,7 @@ fn revision(number: i64) -> RevisionStatus {
 }
 
 fn pod(revision: &RevisionStatus, is_ready: bool, has_loaded: bool) -> ServerPod {
-    let sketches = ServerSketches {
-        boot_id: "b".to_owned(),
-        model: "fraud".to_owned(),
-        revision: revision.revision.clone(),
-        digest: revision.digest.as_ref().unwrap().to_string(),
-        rows: 0,
-        features: Vec::new(),
-        predictions: Vec::new(),
-        drawn: Default::default(),
-        refused: None,
-    };
-    ServerPod {
-        name: revision.revision.clone(),
-        uid: revision.revision.clone(),
-        revision: revision.revision.clone(),
-        belonging: Default::default(),
-        ip: None,
-        is_ready,
-        is_ending: false,
-        made: None,
-        restarts: 0,
-        trouble: None,
-        sketches: has_loaded.then_some(sketches),
-    }
+    ServerPod { is_ready, sketches: has_loaded.then(|| reports(revision)), ..server_pod(revision) }
 }
 
 /// What stands after `status`, where fraud-1, fraud-2 and fraud-3 are approved and fraud-4 is not.

@@ -1,14 +1,14 @@
 //! Tests of swapping: where pods stand, what is done next, and what is changed at them.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use millrace_contract::sketch::{RefusedModel, ServerSketches};
+use millrace_contract::sketch::RefusedModel;
 use millrace_crds::inference_service::SwapStatus;
 
 use super::*;
 use crate::inference_service::{
     commands::Verb,
     desired::served_model,
-    fixtures::{approved, at, rolling_out, service, spec},
+    fixtures::{approved, at, reports, rolling_out, server_pod, service, spec},
     given::{Given, check, command, given, revision, trouble as final_trouble},
     pair::Pair,
     pods::Belonging,
@@ -32,20 +32,6 @@ fn both() -> (RevisionStatus, RevisionStatus) {
     (status.stable.unwrap(), status.canary.unwrap())
 }
 
-fn reports(revision: &RevisionStatus) -> ServerSketches {
-    ServerSketches {
-        boot_id: "b".to_owned(),
-        model: "svc".to_owned(),
-        revision: revision.revision.clone(),
-        digest: revision.digest.as_ref().unwrap().to_string(),
-        rows: 0,
-        features: Vec::new(),
-        predictions: Vec::new(),
-        drawn: Default::default(),
-        refused: None,
-    }
-}
-
 fn template_hash(revision: &RevisionStatus) -> String {
     format!("h{}", revision.revision)
 }
@@ -56,7 +42,6 @@ fn pod(name: &str, revision: &RevisionStatus) -> ServerPod {
     ServerPod {
         name: name.to_owned(),
         uid: format!("uid-{name}"),
-        revision: revision.revision.clone(),
         belonging: Belonging {
             revision: revision.revision.clone(),
             replica_set: Some(format!("svc-{}-{hash}", revision.revision)),
@@ -66,12 +51,7 @@ fn pod(name: &str, revision: &RevisionStatus) -> ServerPod {
             ..Belonging::default()
         },
         ip: Some(format!("ip-{name}")),
-        is_ready: true,
-        is_ending: false,
-        made: None,
-        restarts: 0,
-        trouble: None,
-        sketches: Some(reports(revision)),
+        ..server_pod(revision)
     }
 }
 

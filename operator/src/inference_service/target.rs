@@ -129,14 +129,13 @@ fn newest(
 
 /// Whether there are so many rejections of what may be asked for that there may have been others.
 fn may_have_forgotten(status: &InferenceServiceStatus) -> bool {
-    let serving = status.stable.as_ref().map(|stable| stable.model_version.as_str());
-    let is_in_reach = |version: &str| serving.is_none_or(|serving| !is_older(version, serving));
-    status.rejected.iter().filter(|known| is_in_reach(&known.model_version)).count() >= MAX_REJECTED
+    status.rejected.iter().filter(|known| !is_out_of_reach(status, &known.model_version)).count() >= MAX_REJECTED
 }
 
-/// Whether a version has a lower number than another one of the same model.
-pub(super) fn is_older(version: &str, than: &str) -> bool {
-    let both = numbered(version).zip(numbered(than));
+/// Whether only a pin or a rollback could ask for a version: it is older than the one of the same model that serves.
+pub(super) fn is_out_of_reach(status: &InferenceServiceStatus, version: &str) -> bool {
+    let serving = status.stable.as_ref().and_then(|stable| numbered(&stable.model_version));
+    let both = numbered(version).zip(serving);
     both.is_some_and(|((model, number), (other, limit))| model == other && number < limit)
 }
 
@@ -147,7 +146,7 @@ fn numbered(version: &str) -> Option<(&str, i64)> {
 
 /// The number in a version's name, which also tells it once the version is gone.
 pub(super) fn number_of(model: &str, version: &str) -> Option<i64> {
-    version.strip_prefix(model)?.strip_prefix('-')?.parse().ok()
+    numbered(version).filter(|(named, _)| *named == model).map(|(_, number)| number)
 }
 
 pub(super) fn is_approved(version: &ModelVersion) -> bool {

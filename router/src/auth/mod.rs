@@ -5,9 +5,12 @@ pub mod provider;
 pub mod refresh;
 pub mod tokens;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use millrace_contract::{routing::CredentialStats, routing_policy::Auth};
 use sha2::{Digest, Sha256};
 
@@ -75,10 +78,14 @@ impl Gate {
 
     /// Whether a token decides: there is one, and no API key that does.
     fn is_for_tokens(&self, headers: &HeaderMap) -> bool {
-        let key = headers.get(API_KEY).and_then(|value| value.to_str().ok());
-        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer);
-        let is_known = |secret: &str| self.keys.as_ref().is_some_and(|keys| keys.owner(secret).is_some());
-        token.is_some() && !key.into_iter().chain(token).any(is_known)
+        let shown = Shown::of(headers.get(API_KEY), headers.get(AUTHORIZATION));
+        shown.bearer.is_some() && self.owner(shown).is_none()
+    }
+
+    /// Whose API key is shown, in either header.
+    fn owner(&self, shown: Shown<'_>) -> Option<Arc<str>> {
+        let keys = self.keys.as_ref()?;
+        shown.key.into_iter().chain(shown.bearer).find_map(|secret| keys.owner(secret))
     }
 
     /// Who calls, by the credentials in these headers, `now` in seconds since 1970. Credentials are taken out of the headers: they
@@ -86,19 +93,31 @@ impl Gate {
     pub fn admit(&self, headers: &mut HeaderMap, now: u64) -> Result<Caller, Refusal> {
         let presented = headers.remove(API_KEY);
         let authorization = headers.remove(AUTHORIZATION);
-        let bearer = authorization.as_ref().and_then(|value| value.to_str().ok()).and_then(bearer);
-        let key = presented.as_ref().and_then(|value| value.to_str().ok());
-        for secret in key.into_iter().chain(bearer) {
-            if let Some(name) = self.keys.as_ref().and_then(|keys| keys.owner(secret)) {
-                return Ok(Caller { name, claims: None });
-            }
+        let shown = Shown::of(presented.as_ref(), authorization.as_ref());
+        if let Some(name) = self.owner(shown) {
+            return Ok(Caller { name, claims: None });
         }
+        let Shown { key, bearer } = shown;
         match (&self.tokens, bearer) {
             (Some(tokens), Some(_)) if !tokens.has_keys() => Err(Refusal::NoKeySet),
             (Some(tokens), Some(token)) => tokens.verify(token, now).map_err(Refusal::Unauthenticated),
             (Some(_) | None, None) if key.is_none() => Err(Refusal::Unauthenticated("no credentials".into())),
             (Some(_) | None, None) | (None, Some(_)) => Err(Refusal::Unauthenticated("unknown API key".into())),
         }
+    }
+}
+
+/// The credentials of a request.
+#[derive(Clone, Copy)]
+struct Shown<'a> {
+    key: Option<&'a str>,
+    bearer: Option<&'a str>,
+}
+
+impl<'a> Shown<'a> {
+    fn of(key: Option<&'a HeaderValue>, authorization: Option<&'a HeaderValue>) -> Self {
+        let text = |value: &'a HeaderValue| value.to_str().ok();
+        Self { key: key.and_then(text), bearer: authorization.and_then(text).and_then(bearer) }
     }
 }
 
@@ -121,7 +140,6 @@ fn inside(folder: &Path, name: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use http::HeaderValue;
     use millrace_contract::routing_policy::{ApiKeys, Jwt};
 
     use super::*;
