@@ -73,7 +73,10 @@ class Surroundings:
         try:
             connection = http.client.HTTPConnection(self.address, PROMETHEUS_PORT, timeout=2)
             connection.request("GET", "/api/v1/query?query=sum(up)")
-            answer = json.loads(connection.getresponse().read())
+            response = connection.getresponse()
+            if response.status != 200:  # it listens, and says "Service Unavailable" until it has read its own store
+                return False
+            answer = json.loads(response.read())
             return answer["data"]["result"] and float(answer["data"]["result"][0]["value"][1]) > 0
         except OSError:
             return False
