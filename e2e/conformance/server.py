@@ -75,7 +75,7 @@ class Ours:
         try:
             connection.request("GET", "/v2/health/ready" if self.wait_ready else "/v2/health/live")
             return connection.getresponse().status == 200
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()

@@ -93,7 +93,7 @@ def roll_out(good, bad):
     begun = wait("the bad one gets its share", lambda: (status_of(NAME).get("canary") or {}).get("weight", {}).get("accepted") == round(100 * WEIGHT) and status_of(NAME), 120)
     pods = stable_pods(begun["stable"]["revision"])
     ended = wait("it is rolled back", lambda: status_of(NAME).get("rejected") and status_of(NAME), 120)
-    wait("every router follows", lambda: status_of(NAME)["stable"]["weight"].get("accepted") == 100, 30)
+    wait("every router follows", lambda: ((status_of(NAME).get("stable") or {}).get("weight") or {}).get("accepted") == 100, 60)
     requests.stop()
     writes = ended["planGeneration"] - begun["planGeneration"]
     if writes != 1 or stable_pods(begun["stable"]["revision"]) != pods:

@@ -59,13 +59,15 @@ def start_traefik(log):
 
 
 def ask(path=f"/v2/models/{NAME}/infer", host=HOST):
-    """Status and revision of one answer through Traefik."""
+    """Status and revision of one answer through Traefik; where there is none, why."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
     try:
         connection.request("POST", path, BODY, {"host": host})
         response = connection.getresponse()
         response.read()
         return response.status, response.headers.get("x-millrace-revision")
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error), None
     finally:
         connection.close()
 
@@ -205,7 +207,7 @@ def version_of(connection):
 def is_answered(version):
     try:
         return dealt_to() == version
-    except (Failed, OSError, http.client.HTTPException):
+    except (Failed, OSError, http.client.HTTPException, ValueError):
         return False
 
 
@@ -213,8 +215,9 @@ def is_dealt_out_by_traefik(artifacts):
     NS.apply(model_version(DEALT, 1, artifacts[0]))
     apply(dealt("Manual"), NS.name)
     serves = lambda number: (status_of(DEALT).get("stable") or {}).get("modelVersion") == f"{DEALT}-{number}" and not status_of(DEALT).get("canary")
+    weight_of_stable = lambda: (status_of(DEALT).get("stable") or {}).get("weight") or {}
     wait("the first version serves", lambda: serves(1), 120, lambda: status_of(DEALT).get("nextStep"))
-    wait("its Gateway has accepted its weight", lambda: status_of(DEALT)["stable"]["weight"].get("accepted") == 100, 120,
+    wait("its Gateway has accepted its weight", lambda: weight_of_stable().get("accepted") == 100, 120,
          lambda: " ".join(condition(get(DEALT), "GatewayReady")))
     wait("Traefik leads to it", lambda: is_answered("1"), 30)
     requests = Requests(f"127.0.0.1:{PORT}", DEALT, host=HOST)

@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import tempfile
 
-from kube import Failed, kubectl, say, wait
+from kube import Failed, condition, kubectl, say, wait
 from served import BODY, NS, Requests, address_of, approved, model_version, status_of
 
 NAME = "measured"
@@ -58,7 +58,7 @@ class Surroundings:
         self.running = []
 
     def start(self):
-        routers = [pod["status"]["podIP"] for pod in NS.list("pods", "millrace.dev/component=router")]
+        routers = [pod["status"]["podIP"] for pod in NS.list("pods", "millrace.dev/component=router") if condition(pod, "Ready")[0] == "True"]
         config = {"global": {"scrape_interval": "1s"},
                   "scrape_configs": [{"job_name": "routers", "static_configs": [{"targets": [f"{ip}:9090" for ip in routers]}]}]}
         (self.work / "prometheus.yaml").write_text(json.dumps(config))
@@ -78,7 +78,7 @@ class Surroundings:
                 return False
             answer = json.loads(response.read())
             return answer["data"]["result"] and float(answer["data"]["result"][0]["value"][1]) > 0
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def stop(self):

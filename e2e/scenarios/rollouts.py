@@ -37,11 +37,17 @@ def millrace(*arguments, fails=False):
 
 
 def answered_by(address, host):
+    """Status and revision of one answer; where there is none, why."""
     connection = http.client.HTTPConnection(address, timeout=5)
-    connection.request("POST", f"/v2/models/{NAME}/infer", BODY, {"host": host})
-    response = connection.getresponse()
-    response.read()
-    return response.status, response.getheader("x-millrace-revision")
+    try:
+        connection.request("POST", f"/v2/models/{NAME}/infer", BODY, {"host": host})
+        response = connection.getresponse()
+        response.read()
+        return response.status, response.getheader("x-millrace-revision")
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error), None
+    finally:
+        connection.close()
 
 
 def rehearse(second):

@@ -24,8 +24,9 @@ BODY = body(ROW)
 
 
 def approved():
-    """Approved ModelVersions, by their number."""
-    return sorted((v for v in NS.list("modelversions") if v["status"]["phase"] == "Approved"), key=lambda v: v["spec"]["version"])
+    """Approved ModelVersions of the demo, by their number. Those that other scenarios made of the same files may still be going."""
+    is_there = lambda v: (v.get("status") or {}).get("phase") == "Approved" and "deletionTimestamp" not in v["metadata"]
+    return sorted((v for v in NS.list("modelversions") if v["spec"]["model"] == "flights" and is_there(v)), key=lambda v: v["spec"]["version"])
 
 
 def phase_of(version):
