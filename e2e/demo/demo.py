@@ -272,8 +272,9 @@ class Demo:
         say(f"  {job['metadata']['name']}: {job['metadata']['annotations'].get('millrace.dev/created-because')}")
         version = self.version_of(job["metadata"]["name"])
         self.know(version)
+        stable_servers = f"millrace.dev/component=server,millrace.dev/revision={self.status()['stable']['revision']}"
         self.approved(version)
-        say(f"  killing a server pod of the stable revision: {self.ns.delete_pod('millrace.dev/component=server', force=False)}")
+        say(f"  killing a server pod of the stable revision: {self.ns.delete_pod(stable_servers)}")
         self.canary_starts(version)
         self.stable_is(version)
         gates = self.ns.get("modelversion", version)["status"]["gates"]

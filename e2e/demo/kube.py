@@ -113,7 +113,7 @@ class Namespace:
 
     def delete_pod(self, selector, force=False):
         """Kills one ready pod of a selector; returns its name."""
-        pods = [pod for pod in self.list("pods", selector) if condition(pod, "Ready")[0] == "True"]
+        pods = [pod for pod in self.list("pods", selector) if condition(pod, "Ready")[0] == "True" and "deletionTimestamp" not in pod["metadata"]]
         if not pods:
             raise Failed(f"no ready pod for {selector}")
         name = pods[0]["metadata"]["name"]

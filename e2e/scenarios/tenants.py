@@ -218,7 +218,7 @@ def network():
 
 
 def address(component):
-    pods = [pod for pod in FLIGHTS.list("pods", f"millrace.dev/component={component}") if condition(pod, "Ready")[0] == "True"]
+    pods = [pod for pod in FLIGHTS.list("pods", f"millrace.dev/component={component}") if condition(pod, "Ready")[0] == "True" and "deletionTimestamp" not in pod["metadata"]]
     if not pods:
         raise Failed(f"no {component} of flights is ready, so nothing can be tried")
     return pods[0]["status"]["podIP"]
