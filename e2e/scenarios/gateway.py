@@ -141,13 +141,14 @@ def main():
         is_dealt_out_by_traefik(artifacts)
         apply(service(), NS.name)
         wait("the route is gone", lambda: not NS.get("httproute", NAME) and not condition(get(), "GatewayReady")[0], 60)
-        wait("Traefik leads nowhere", lambda: ask()[0] == 404, 30)
+        wait("Traefik leads nowhere", lambda: ask()[0] == 404, 60, lambda: str(ask()))
     finally:
         if requests:
             requests.stopped = True
         if traefik:
             traefik.terminate()
-            traefik.wait(timeout=20)
+            # It lets the requests of others end, which may take it ten seconds alone.
+            traefik.wait(timeout=60)
         kubectl("delete", "inferenceservice", NAME, DEALT, "--wait=false", "--ignore-not-found", namespace=NS.name, check=False)
         versions = [f"{model}-{number}" for model in (NAME, DEALT) for number in (1, 2)]
         kubectl("delete", "modelversion", *versions, "--wait=false", "--ignore-not-found", namespace=NS.name)
@@ -155,7 +156,7 @@ def main():
 
 
 def leads_to_the_model_only():
-    wait("Traefik leads to the model", lambda: ask()[0] == 200, 30)
+    wait("Traefik leads to the model", lambda: ask()[0] == 200, 60, lambda: str(ask()))
     for path in ("/", "/v2", "/v2/models/flights/infer", f"/v2/models/{NAME}x/infer", "/metrics"):
         expect(f"POST {path} through Traefik", ask(path)[0], 404)
     expect("another host name", ask(host="other.example")[0], 404)
@@ -177,7 +178,7 @@ def changes_its_mode():
     policy = lambda: NS.get("networkpolicy", f"{NAME}-gateway")
     apply(service("web", mode="Native"), NS.name)
     says("True", "Accepted", "have no shield")
-    wait("Traefik leads to the servers", lambda: ask() == (200, None), 30, lambda: str(ask()))
+    wait("Traefik leads to the servers", lambda: ask() == (200, None), 60, lambda: str(ask()))
     if not policy():
         raise Failed("the servers are reached without a NetworkPolicy that allows it")
     apply(service("web"), NS.name)
@@ -219,14 +220,14 @@ def is_dealt_out_by_traefik(artifacts):
     wait("the first version serves", lambda: serves(1), 120, lambda: status_of(DEALT).get("nextStep"))
     wait("its Gateway has accepted its weight", lambda: weight_of_stable().get("accepted") == 100, 120,
          lambda: " ".join(condition(get(DEALT), "GatewayReady")))
-    wait("Traefik leads to it", lambda: is_answered("1"), 30)
+    wait("Traefik leads to it", lambda: is_answered("1"), 60)
     requests = Requests(f"127.0.0.1:{PORT}", DEALT, host=HOST)
     try:
         NS.apply(model_version(DEALT, 2, artifacts[1]))
         weight = lambda: (status_of(DEALT).get("canary") or {}).get("weight") or {}
         wait("routers and Gateway follow the canary's weight", lambda: weight().get("accepted") == 100 * SHARE, 120,
              lambda: status_of(DEALT).get("nextStep"))
-        wait("Traefik leads to the canary, too", lambda: is_answered("2"), 30)
+        wait("Traefik leads to the canary, too", lambda: is_answered("2"), 60)
         has_the_weights_of_the_plan()
         wait("servers say what was measured", lambda: weight().get("measured"), 60)
         apply(dealt("Automatic"), NS.name)

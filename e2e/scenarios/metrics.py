@@ -67,7 +67,7 @@ class Surroundings:
         self.running.append(in_cluster(binary, f"--config.file={self.work}/prometheus.yaml", f"--storage.tsdb.path={self.work}/data",
                                        f"--web.listen-address=0.0.0.0:{PROMETHEUS_PORT}", log=log))
         self.running.append(in_cluster("python3", "-c", WEBHOOK, str(WEBHOOK_PORT), str(self.refused), log=log))
-        wait("Prometheus has read the routers", self.has_read, 60, lambda: (self.work / "log").read_text()[-200:])
+        wait("Prometheus has read the routers", self.has_read, 120, lambda: (self.work / "log").read_text()[-200:])
 
     def has_read(self):
         try:
@@ -84,7 +84,7 @@ class Surroundings:
     def stop(self):
         for process in self.running:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def service(surroundings, query=GOOD, port=PROMETHEUS_PORT):
