@@ -38,8 +38,11 @@ def crds():
     """The folder with the CRDs of the standard channel."""
     work = CACHE / "gateway-api"
     work.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["go", "mod", "download", "-json", f"sigs.k8s.io/gateway-api@{GATEWAY_API}"], cwd=work, check=True,
-                          stdout=subprocess.PIPE, text=True)
+    command = ["go", "mod", "download", "-json", f"sigs.k8s.io/gateway-api@{GATEWAY_API}"]
+    # Go does not try a download again by itself.
+    done = subprocess.run(command, cwd=work, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        done = subprocess.run(command, cwd=work, check=True, stdout=subprocess.PIPE, text=True)
     return str(pathlib.Path(json.loads(done.stdout)["Dir"]) / "config/crd/standard")
 
 
