@@ -20,6 +20,7 @@ use millrace_contract::{
     server::{ServedModel, ServerConfig},
     server_options::ResponseCache,
 };
+use millrace_inference_server::{beside::Beside, metrics::Metrics, models::Models};
 use repository::{multiplier, multiplier_by_any, multiplier_outside, put, serving, shares_of_all, weights};
 use serde_json::{Value, json};
 use support::{Answer, Server};
@@ -267,6 +268,32 @@ async fn a_model_that_the_configuration_names_is_loaded_again_as_it_is_named_the
     assert!(missing.error().contains("NotFound"), "{}", missing.error());
     assert_eq!(ask(&server, "m").await.status, StatusCode::SERVICE_UNAVAILABLE);
     server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_the_start_still_tries_to_load_is_tried_no_more_once_it_is_unloaded() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    put(folder.path(), "other", 1, &multiplier(4, 1.0));
+    let late = named(elsewhere.path(), "m", 1);
+    let (file, away) = (elsewhere.path().join("m/1/model.onnx"), elsewhere.path().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+    let config = ServerConfig { models: vec![late], ..serving(folder.path(), Control::Explicit) };
+    let models = Models::new(config, "boot".into(), Metrics::new().0, Beside::none());
+    let start = {
+        let models = Arc::clone(&models);
+        tokio::spawn(async move { models.start().await })
+    };
+    let reason = |models: &Models| models.known().first().map(|row| row.reason.clone()).unwrap_or_default();
+    support::until("its file is missed", async || reason(&models).starts_with("NotFound")).await;
+    models.unload("m").await.unwrap();
+    std::fs::rename(&away, &file).unwrap();
+    // The start ends when nothing is tried any more.
+    start.await.unwrap().unwrap();
+    assert!(reason(&models).starts_with("Unloaded"), "{:?}", models.known());
+    assert!(models.is_ready(), "nobody waits for it: {:?}", models.report());
+    models.load("m").await.unwrap();
+    assert!(models.find("m", None).is_ok());
+    models.stop(Duration::from_secs(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
