@@ -359,6 +359,21 @@ async fn an_input_that_clients_may_give_cannot_be_taken_from_a_version_that_answ
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_may_be_left_out_are_told_as_such_by_the_configuration_and_by_inspect() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = put(folder.path(), "m", 1, &multiplier_by_any(4, 1.0));
+    let server = Server::ready(serving(folder.path(), Control::None)).await;
+    let config = server.get("/v2/models/m/config").await.json();
+    let x = json!({"name": "X", "data_type": "TYPE_FP32", "dims": [-1, 4]});
+    assert_eq!(config["input"], json!([x, {"name": "W", "data_type": "TYPE_FP32", "dims": [4, 4], "optional": true}]));
+    let metadata = server.get("/v2/models/m").await.json();
+    assert_eq!(metadata["inputs"], json!([{"name": "X", "datatype": "FP32", "shape": [-1, 4]}]));
+    let page = millrace_inference_server::inspect::inspect(&file.display().to_string()).await.unwrap();
+    assert!(page.contains("inputs that may be left out\n  W  FP32    [4, 4]\n"), "{page}");
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_is_followed_is_served_as_it_becomes() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "m", 1, &multiplier(4, 1.0));
