@@ -21,7 +21,7 @@ use millrace_contract::{
     server_options::ResponseCache,
 };
 use millrace_inference_server::{beside::Beside, metrics::Metrics, models::Models};
-use repository::{multiplier, multiplier_by_any, multiplier_outside, put, serving, shares_of_all, weights};
+use repository::{multiplier, multiplier_by_any, multiplier_outside, put, second_row, serving, shares_of_all, weights};
 use serde_json::{Value, json};
 use support::{Answer, Server};
 
@@ -325,6 +325,24 @@ async fn a_load_that_fails_leaves_what_answered_and_tells_why() {
     std::fs::remove_file(folder.path().join("m/config.json")).unwrap();
     assert_eq!(load(&server, "m").await.status, StatusCode::OK);
     assert_eq!((first(&server, "m").await, index(&server).await), (json!(8.0), vec!["m 1 READY".to_owned()]));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_fails_on_what_it_is_warmed_up_with_is_served_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier(4, 1.0));
+    let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    put(folder.path(), "m", 2, &second_row(4));
+    let loaded = load(&server, "m").await;
+    assert_eq!(loaded.status, StatusCode::OK, "{}", loaded.text());
+    assert_eq!(index(&server).await, ["m 2 READY"]);
+    assert_eq!(ask(&server, "m").await.status, StatusCode::INTERNAL_SERVER_ERROR, "one row, as a warm-up has");
+    let data = [1, 1, 1, 1, 2, 2, 2, 2];
+    let rows = json!({"inputs": [{"name": "X", "shape": [2, 4], "datatype": "FP32", "data": data}]});
+    let answer = server.infer(rows.to_string()).await;
+    assert_eq!(answer.json()["outputs"][0]["data"], json!([2.0, 2.0, 2.0, 2.0]), "{}", answer.text());
     server.end().await.unwrap();
 }
 
