@@ -12,14 +12,14 @@ use crate::support::{Backend, Behaviour, Running, TestClient, inputs, plan, unti
 const ONE: &str = r#"{"outputs":[{"name":"label","datatype":"INT64","shape":[1],"data":[1]},{"name":"p","datatype":"FP32","shape":[1,2],"data":[0.3,0.7]}]}"#;
 const NEAR: &str = r#"{"outputs":[{"name":"label","datatype":"INT64","shape":[1],"data":[1]},{"name":"p","datatype":"FP32","shape":[1,2],"data":[0.2,0.8]}]}"#;
 
-fn mirrored(per_ten_thousand: u32, max_in_flight: u32) -> RoutingPlan {
+pub fn mirrored(per_ten_thousand: u32, max_in_flight: u32) -> RoutingPlan {
     let mut plan = plan(1, &[("a", 1), ("m", 0)]);
     plan.policy.mirror =
         Some(Mirror { revision: "m".into(), per_ten_thousand, max_in_flight, tolerance_millionths: 10_000 });
     plan
 }
 
-fn counts(running: &Running) -> MirrorTraffic {
+pub fn counts(running: &Running) -> MirrorTraffic {
     running.router.traffic().services["fraud"].mirror.clone().expect("a mirror")
 }
 
