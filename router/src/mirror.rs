@@ -14,6 +14,7 @@ use crate::{
     counting::Outcome,
     forward::{Answered, Bounds, Call, Payload, Received, attempt},
     grpc,
+    route::is_inference,
     router::Router,
     snapshot::Service,
     traffic::{Agreement, Copying, MirrorCounts},
@@ -61,14 +62,14 @@ pub fn perhaps(
     tokio::spawn(sent.send(mirror.target, mirror.tolerance, mirror.counts.clone()));
 }
 
-/// The body of a copy, and how its answer is written. Of gRPC only predictions are copied: nothing else has an answer to compare.
+/// The body of a copy, and how its answer is written. Only predictions are copied: nothing else has an answer to compare, and some of
+/// the rest changes the server that it is sent to.
 fn copied(call: &Call) -> Option<(Payload, Wire)> {
+    let path = call.path.path();
     match &call.payload {
-        Payload::Held(body) => Some((Payload::Held(body.clone()), Wire::Rest)),
-        Payload::Message(body) if grpc::is_inference(call.path.path()) => {
-            Some((Payload::Message(body.clone()), Wire::Grpc))
-        }
-        Payload::Message(_) | Payload::Streamed(_) => None,
+        Payload::Held(body) if is_inference(path) => Some((Payload::Held(body.clone()), Wire::Rest)),
+        Payload::Message(body) if grpc::is_inference(path) => Some((Payload::Message(body.clone()), Wire::Grpc)),
+        Payload::Held(_) | Payload::Message(_) | Payload::Streamed(_) => None,
     }
 }
 

@@ -45,6 +45,18 @@ async fn every_request_is_copied_and_the_answers_are_compared() {
 }
 
 #[tokio::test]
+async fn only_predictions_are_copied() {
+    let (live, copy) = (Backend::start(Behaviour::Say(ONE)).await, Backend::start(Behaviour::Say(ONE)).await);
+    let running = Running::start(inputs(mirrored(10_000, 10), &[("a", &[live.address]), ("m", &[copy.address])])).await;
+    let client = TestClient::keeping(running.address);
+    let ready = client.request("/v2/models/fraud/ready").body(Full::new(Bytes::new())).expect("a request");
+    assert_eq!(client.send(ready).await.expect("an answer").status, 200);
+    assert_eq!(client.infer().await.expect("an answer").status, 200);
+    until("the prediction is compared", || counts(&running).classes_compared == 1).await;
+    assert_eq!((counts(&running).sent, copy.served.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[tokio::test]
 async fn long_answers_are_compared_too() {
     let rows = vec!["0.5"; 20_000].join(",");
     let long = |first: &str| -> &'static str {
