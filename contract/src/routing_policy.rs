@@ -165,7 +165,7 @@ pub struct Share {
 }
 
 /// Copies of requests for another revision. The client is answered first; a copy waits for nobody, and is dropped first when the
-/// router is short of anything. gRPC streams are not mirrored.
+/// router is short of anything. Of gRPC, `ModelInfer` is mirrored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mirror {

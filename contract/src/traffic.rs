@@ -106,9 +106,10 @@ pub struct MirrorTraffic {
     pub sent: u64,
     /// Copies not sent, because the router was short of something.
     pub shed: u64,
-    /// Copies without an answer below 400.
+    /// Copies without an answer below 400; over gRPC, without status OK.
     pub failed: u64,
-    /// Pairs of answers that could not be compared: no JSON of the protocol, or other tensors.
+    /// Pairs of answers that could not be compared: the live one is none of the protocol (JSON, or `ModelInferResponse`), or
+    /// one of them was too long to be held or, over gRPC, compressed.
     pub incomparable: u64,
     /// Pairs with classes (integers, booleans, text, or a row of probabilities).
     pub classes_compared: u64,

@@ -109,8 +109,8 @@ impl Front {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let is_http1 = request.version() <= Version::HTTP_11;
-        if is_http1 && !self.api.beside.limits.allow_head(&request) {
-            return self.refuse_head();
+        if !self.api.beside.limits.allow_head(&request) {
+            return self.refuse_head(is_http1);
         }
         let flow = Flow::new(&self.api.beside.budget);
         if is_grpc(request.headers()) {
@@ -134,14 +134,21 @@ impl Front {
         response
     }
 
-    /// As the library answers a head that its buffer does not hold, but with the reason: the connection, whose body is unread, cannot go on.
-    fn refuse_head(&self) -> Response<Reply> {
-        let limit = self.api.beside.limits.header_bytes;
-        let message = format!("the head of the request is larger than the limit of {limit} bytes");
+    /// As the library answers a head that is beyond the limit which it keeps, but with the reason. Over HTTP/1.1 the connection, whose body is
+    /// unread, cannot go on.
+    fn refuse_head(&self, is_http1: bool) -> Response<Reply> {
+        let limits = &self.api.beside.limits;
+        let message = if is_http1 {
+            format!("the head of the request is larger than the limit of {} bytes", limits.header_bytes)
+        } else {
+            format!("the request has more headers than the limit of {}", limits.headers)
+        };
         let refusal = Refusal::new(Reason::HeadTooLarge, message);
         self.api.metrics.refused(&refusal);
         let mut response = refused(&refusal).map(Reply::boxed);
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if is_http1 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 

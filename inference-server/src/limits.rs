@@ -1,6 +1,7 @@
 //! What one client may ask of the server, in the types that the code uses, and where each limit is kept: slow clients in `guard` (by what
-//! `watch` sees and `judge` says), `streams` and `slow_body`; the memory of all requests in `budget`, answers on their way in `sent`; headers
-//! and how many streams by the HTTP library, set up here, and heads by [`Limits::allow_head`]; tensors and JSON by the codecs in `api`.
+//! `watch` sees and `judge` says), `streams` and `slow_body`; the memory of all requests in `budget`, answers on their way in `sent`; heads
+//! and how many streams by the HTTP library, set up here, and what it leaves of heads by [`Limits::allow_head`]; tensors and JSON by the codecs
+//! in `api`.
 //! `ending` is for bodies without an end of their own.
 
 mod budget;
@@ -14,7 +15,7 @@ mod watch;
 
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Version};
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 use millrace_contract::server_options as contract;
 
@@ -117,8 +118,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Sets up the HTTP library: buffers, headers, streams. More headers are answered 431 by it, and so is a head that does not fit the
-    /// buffer; over HTTP/1.1 a smaller one is for [`Limits::allow_head`].
+    /// Sets up the HTTP library: buffers, headers, streams. It answers 431 to more headers over HTTP/1.1 and to a larger head over HTTP/2, and
+    /// to a head that does not fit the buffer; the rest is for [`Limits::allow_head`].
     pub fn apply<E>(&self, builder: &mut auto::Builder<E>) {
         // The guard knows an idle connection from a slow head; the library's own timer for heads does not.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_headers(self.headers);
@@ -132,9 +133,14 @@ impl Limits {
             .keep_alive_timeout(self.write);
     }
 
-    /// Whether the head of a request over HTTP/1.1 is as short as it must be. HTTP/2 has its bound in the library.
+    /// Whether a head is within the limit that the library does not keep: over HTTP/1.1 it counts headers and not their bytes, over HTTP/2 it
+    /// is the other way round.
     pub fn allow_head<B>(&self, request: &Request<B>) -> bool {
-        head_bytes(request) <= self.header_bytes
+        if request.version() <= Version::HTTP_11 {
+            head_bytes(request) <= self.header_bytes
+        } else {
+            request.headers().len() <= self.headers
+        }
     }
 }
 
@@ -168,5 +174,15 @@ mod tests {
         assert_eq!(head_bytes(&request), written.len());
         let limits = |header_bytes| Limits { header_bytes, ..Limits::default() };
         assert!(limits(written.len()).allow_head(&request) && !limits(written.len() - 1).allow_head(&request));
+    }
+
+    #[test]
+    fn headers_are_counted_over_http2_also_those_of_one_name() {
+        let limits = Limits { headers: 2, ..Limits::default() };
+        let with = |count: usize| {
+            let request = Request::get("/").version(Version::HTTP_2);
+            (0..count).fold(request, |request, _| request.header("a", "b")).body(()).unwrap()
+        };
+        assert!(limits.allow_head(&with(2)) && !limits.allow_head(&with(3)));
     }
 }

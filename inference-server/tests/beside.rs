@@ -15,10 +15,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::{
+    client::legacy::Client,
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
@@ -234,6 +235,56 @@ fn message() -> Bytes {
     };
     let encoded = request.encode_to_vec();
     [&[0], u32::try_from(encoded.len()).unwrap().to_be_bytes().as_slice(), &encoded].concat().into()
+}
+
+type Spans = Arc<Mutex<Vec<Bytes>>>;
+
+/// A collector of spans that takes all of them.
+async fn collector(spans: Spans) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let spans = Arc::clone(&spans);
+            let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                let spans = Arc::clone(&spans);
+                async move {
+                    let message = request.into_body().collect().await.unwrap().to_bytes();
+                    spans.lock().unwrap().push(message);
+                    let answer =
+                        Response::builder().header("content-type", "application/grpc").header("grpc-status", "0");
+                    // An empty message: everything was taken.
+                    Ok::<_, Infallible>(answer.body(Full::new(Bytes::from_static(&[0; 5]))).unwrap())
+                }
+            });
+            let builder = auto::Builder::new(TokioExecutor::new());
+            tokio::spawn(async move { builder.serve_connection(TokioIo::new(stream), service).await.map_err(|_| ()) });
+        }
+    });
+    endpoint
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_span_of_a_call_over_grpc_has_the_parent_that_its_metadata_names() {
+    let spans = Spans::default();
+    // Without a parent nothing is traced.
+    let traces = Traces { endpoint: collector(Arc::clone(&spans)).await, ratio: 0.0 };
+    let server = Server::ready(ServerConfig { traces: Some(traces), ..config("classifier") }).await;
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let request = Request::post(format!("http://{}/inference.GRPCInferenceService/ModelInfer", server.http))
+        .version(Version::HTTP_2)
+        .header("content-type", "application/grpc")
+        .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let answer = client.request(request.body(Full::from(message())).unwrap()).await.unwrap();
+    let answer = answer.into_body().collect().await.unwrap();
+    assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
+    server.end().await.unwrap();
+    let sent: Vec<u8> = spans.lock().unwrap().iter().flat_map(|message| message.to_vec()).collect();
+    let has = |part: &[u8]| sent.windows(part.len()).any(|window| window == part);
+    assert!(has(b"inference.GRPCInferenceService/ModelInfer"), "no span: {sent:?}");
+    assert!(has(&0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes()), "no trace: {sent:?}");
+    assert!(has(&0xb7ad_6b71_6920_3331_u64.to_be_bytes()), "no parent: {sent:?}");
 }
 
 /// A frame of HTTP/2.

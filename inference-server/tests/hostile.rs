@@ -284,6 +284,25 @@ async fn a_stream_too_many_of_http2_is_refused_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_request_with_too_many_headers_over_http2_is_refused_and_its_connection_goes_on() {
+    let server = serving(limits()).await;
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let uri = format!("http://{}/v2/models/m/infer", server.http);
+    for (count, status) in [(8, 200_u16), (17, 431), (8, 200)] {
+        let request = Request::post(&uri).version(Version::HTTP_2);
+        let request = (0..count).fold(request, |request, _| request.header("a", "b"));
+        let response = client.request(request.body(Full::from(ROW)).unwrap()).await.unwrap();
+        assert_eq!(response.status(), status, "{count} headers");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let says_why = String::from_utf8_lossy(&body).contains("more headers than the limit of 16");
+        assert_eq!(says_why, status == 431, "{body:?}");
+    }
+    assert_eq!(server.metric("millrace_server_requests_total{outcome=\"head_too_large\",model=\"\"").await, Some(1.0));
+    assert_eq!(server.metric("millrace_server_connections ").await, Some(1.0), "all came over one");
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_call_over_grpc_whose_message_does_not_come_is_given_up() {
     const HEADERS: u8 = 1;
     const END_STREAM: u8 = 1;

@@ -20,7 +20,8 @@ use millrace_contract::{
     server::{ServedModel, ServerConfig},
     server_options::ResponseCache,
 };
-use repository::{multiplier, multiplier_by_any, multiplier_outside, put, serving, shares_of_all, weights};
+use millrace_inference_server::{beside::Beside, metrics::Metrics, models::Models};
+use repository::{multiplier, multiplier_by_any, multiplier_outside, put, second_row, serving, shares_of_all, weights};
 use serde_json::{Value, json};
 use support::{Answer, Server};
 
@@ -270,6 +271,32 @@ async fn a_model_that_the_configuration_names_is_loaded_again_as_it_is_named_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_the_start_still_tries_to_load_is_tried_no_more_once_it_is_unloaded() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    put(folder.path(), "other", 1, &multiplier(4, 1.0));
+    let late = named(elsewhere.path(), "m", 1);
+    let (file, away) = (elsewhere.path().join("m/1/model.onnx"), elsewhere.path().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+    let config = ServerConfig { models: vec![late], ..serving(folder.path(), Control::Explicit) };
+    let models = Models::new(config, "boot".into(), Metrics::new().0, Beside::none());
+    let start = {
+        let models = Arc::clone(&models);
+        tokio::spawn(async move { models.start().await })
+    };
+    let reason = |models: &Models| models.known().first().map(|row| row.reason.clone()).unwrap_or_default();
+    support::until("its file is missed", async || reason(&models).starts_with("NotFound")).await;
+    models.unload("m").await.unwrap();
+    std::fs::rename(&away, &file).unwrap();
+    // The start ends when nothing is tried any more.
+    start.await.unwrap().unwrap();
+    assert!(reason(&models).starts_with("Unloaded"), "{:?}", models.known());
+    assert!(models.is_ready(), "nobody waits for it: {:?}", models.report());
+    models.load("m").await.unwrap();
+    assert!(models.find("m", None).is_ok());
+    models.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_load_that_fails_leaves_what_answered_and_tells_why() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "m", 1, &multiplier(4, 1.0));
@@ -302,6 +329,24 @@ async fn a_load_that_fails_leaves_what_answered_and_tells_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_fails_on_what_it_is_warmed_up_with_is_served_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "m", 1, &multiplier(4, 1.0));
+    let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
+    assert_eq!(load(&server, "m").await.status, StatusCode::OK);
+    put(folder.path(), "m", 2, &second_row(4));
+    let loaded = load(&server, "m").await;
+    assert_eq!(loaded.status, StatusCode::OK, "{}", loaded.text());
+    assert_eq!(index(&server).await, ["m 2 READY"]);
+    assert_eq!(ask(&server, "m").await.status, StatusCode::INTERNAL_SERVER_ERROR, "one row, as a warm-up has");
+    let data = [1, 1, 1, 1, 2, 2, 2, 2];
+    let rows = json!({"inputs": [{"name": "X", "shape": [2, 4], "datatype": "FP32", "data": data}]});
+    let answer = server.infer(rows.to_string()).await;
+    assert_eq!(answer.json()["outputs"][0]["data"], json!([2.0, 2.0, 2.0, 2.0]), "{}", answer.text());
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_input_that_clients_may_give_cannot_be_taken_from_a_version_that_answers_them() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "m", 1, &multiplier_by_any(4, 1.0));
@@ -328,6 +373,21 @@ async fn an_input_that_clients_may_give_cannot_be_taken_from_a_version_that_answ
     assert_eq!(load(&server, "m").await.status, StatusCode::OK);
     assert_eq!(first(&server, "m").await, json!(20.0));
     assert_eq!(server.infer(doubled).await.json()["outputs"][0]["data"][0], json!(8.0));
+    server.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_may_be_left_out_are_told_as_such_by_the_configuration_and_by_inspect() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = put(folder.path(), "m", 1, &multiplier_by_any(4, 1.0));
+    let server = Server::ready(serving(folder.path(), Control::None)).await;
+    let config = server.get("/v2/models/m/config").await.json();
+    let x = json!({"name": "X", "data_type": "TYPE_FP32", "dims": [-1, 4]});
+    assert_eq!(config["input"], json!([x, {"name": "W", "data_type": "TYPE_FP32", "dims": [4, 4], "optional": true}]));
+    let metadata = server.get("/v2/models/m").await.json();
+    assert_eq!(metadata["inputs"], json!([{"name": "X", "datatype": "FP32", "shape": [-1, 4]}]));
+    let page = millrace_inference_server::inspect::inspect(&file.display().to_string()).await.unwrap();
+    assert!(page.contains("inputs that may be left out\n  W  FP32    [4, 4]\n"), "{page}");
     server.end().await.unwrap();
 }
 

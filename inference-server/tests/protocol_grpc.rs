@@ -14,7 +14,7 @@ use millrace_inference_server::api::pb::{
     self, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
 };
-use support::{Server, config};
+use support::{Server, config, until};
 use tonic::{Code, Request, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -208,6 +208,40 @@ async fn a_request_is_given_up_when_its_client_s_time_is() {
     request.set_timeout(Duration::from_millis(50));
     let status = client.model_infer(request).await.unwrap_err();
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
+    server.end().await.unwrap();
+}
+
+/// A request to the model `slow`, which runs the longer the more loops.
+fn slow(loops: i64) -> ModelInferRequest {
+    ModelInferRequest {
+        model_name: "m".into(),
+        inputs: vec![input("X", "FP32", &[1, 1]), input("loops", "INT64", &[1])],
+        raw_input_contents: vec![
+            Bytes::copy_from_slice(&5.0_f32.to_le_bytes()),
+            Bytes::copy_from_slice(&loops.to_le_bytes()),
+        ],
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_its_client_cancels_while_it_waits_leaves_the_queue_at_once_and_is_not_run() {
+    let server = Server::ready(config("slow")).await;
+    let client = GrpcInferenceServiceClient::new(channel(&server).await);
+    let call = |loops| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.model_infer(slow(loops)).await.is_ok() })
+    };
+    let running = call(300_000);
+    until("it runs", async || server.metric("millrace_server_queue_duration_seconds_count").await == Some(1.0)).await;
+    let cancelled = call(1);
+    until("it waits", async || server.metric("millrace_server_queue_length").await == Some(1.0)).await;
+    cancelled.abort();
+    until("it is dropped", async || server.metric("millrace_server_cancelled_requests_total").await == Some(1.0)).await;
+    assert_eq!(server.metric("millrace_server_queue_length").await, Some(0.0));
+    assert!(!running.is_finished(), "it was dropped while the lane was busy, not when that came to it");
+    assert!(running.await.unwrap() && call(1).await.unwrap());
+    assert_eq!(server.metric("millrace_server_compute_duration_seconds_count").await, Some(2.0), "runs in all");
     server.end().await.unwrap();
 }
 

@@ -1,68 +1,116 @@
-//! Whether two answers of the Open Inference Protocol say the same. Pure.
+//! Whether two answers of the Open Inference Protocol say the same, however they came. Pure.
 //!
 //! Classes are integers, booleans and text, and the place of the greatest number of each row where an answer has numbers only, in
 //! rows of two and more. Numbers agree when they differ by at most the tolerance times the greater of 1 and the live number.
 
-use serde::Deserialize;
+mod grpc;
+mod rest;
+
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::traffic::Agreement;
 
-#[derive(Deserialize)]
-struct Answer {
-    outputs: Vec<Output>,
+/// Most outputs of an answer that is compared: each of one is looked for among those of the other.
+const MOST_OUTPUTS: usize = 1_024;
+
+/// How answers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// JSON.
+    Rest,
+    /// One message, with the bytes before it.
+    Grpc,
 }
 
-#[derive(Deserialize)]
-struct Output {
-    name: String,
-    datatype: String,
-    #[serde(default)]
-    shape: Vec<i64>,
-    data: Vec<Value>,
-}
+impl Wire {
+    /// The outputs of an answer; none where it is no answer of the protocol.
+    fn read(self, answer: &Bytes) -> Option<Vec<Output>> {
+        match self {
+            Self::Rest => rest::read(answer),
+            Self::Grpc => grpc::read(answer),
+        }
+    }
 
-/// Compare a live answer with its copy's; none when the live one can't be compared with anything: it is no JSON of the protocol. A copy
-/// that lacks what the live answer has does not agree; what it has more is not looked at.
-pub fn compare(live: &[u8], copy: &[u8], tolerance: f64) -> Option<Agreement> {
-    let live: Answer = serde_json::from_slice(live).ok()?;
-    let same = |copy: Answer| agreement(&live, &copy, tolerance);
-    Some(serde_json::from_slice(copy).ok().and_then(same).unwrap_or_else(|| disagreement(&live)))
-}
-
-/// Whatever the live answer has that could agree does not.
-fn disagreement(live: &Answer) -> Agreement {
-    let has = |wanted: &dyn Fn(&Output) -> bool| live.outputs.iter().any(wanted).then_some(false);
-    let is_row = |output: &Output| width(&output.shape, flat(&output.data).len()).is_some();
-    Agreement {
-        classes: has(&|output| !is_number(output) || is_row(output)),
-        numbers: has(&|output| is_number(output)),
+    /// Whether an answer may say anything and can't be read.
+    fn is_compressed(self, answer: &[u8]) -> bool {
+        self == Self::Grpc && grpc::is_compressed(answer)
     }
 }
 
-fn is_number(output: &Output) -> bool {
-    output.datatype.starts_with("FP") || output.datatype == "BF16"
+/// One output of an answer.
+#[derive(Debug, PartialEq)]
+struct Output {
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+    data: Data,
+}
+
+/// The elements of an output, in row-major order. What is no number is one of these by wire and datatype.
+#[derive(Debug, PartialEq)]
+enum Data {
+    Numbers(Vec<f64>),
+    /// What JSON has for integers, booleans and text.
+    Values(Vec<Value>),
+    /// Integers, those of UINT64 by their bits, and booleans.
+    Integers(Vec<i64>),
+    Texts(Vec<Bytes>),
+}
+
+impl Data {
+    fn len(&self) -> usize {
+        match self {
+            Self::Numbers(numbers) => numbers.len(),
+            Self::Values(values) => values.len(),
+            Self::Integers(integers) => integers.len(),
+            Self::Texts(texts) => texts.len(),
+        }
+    }
+
+    fn is_numbers(&self) -> bool {
+        matches!(self, Self::Numbers(_))
+    }
+}
+
+/// Compare a live answer with its copy's; none when the live one can't be compared with anything, for it is none of the protocol, or
+/// when the copy's is compressed. A copy that lacks what the live answer has does not agree; what it has more is not looked at.
+pub fn compare(wire: Wire, live: &Bytes, copy: &Bytes, tolerance: f64) -> Option<Agreement> {
+    let live = wire.read(live)?;
+    if wire.is_compressed(copy) {
+        return None;
+    }
+    let same = |copy: Vec<Output>| agreement(&live, &copy, tolerance);
+    Some(wire.read(copy).and_then(same).unwrap_or_else(|| disagreement(&live)))
+}
+
+/// Whatever the live answer has that could agree does not.
+fn disagreement(live: &[Output]) -> Agreement {
+    let has = |wanted: &dyn Fn(&Output) -> bool| live.iter().any(wanted).then_some(false);
+    let is_row = |output: &Output| width(&output.shape, output.data.len()).is_some();
+    Agreement {
+        classes: has(&|output| !output.data.is_numbers() || is_row(output)),
+        numbers: has(&|output| output.data.is_numbers()),
+    }
 }
 
 /// None where the copy lacks something.
-fn agreement(live: &Answer, copy: &Answer, tolerance: f64) -> Option<Agreement> {
+fn agreement(live: &[Output], copy: &[Output], tolerance: f64) -> Option<Agreement> {
     let mut total = Agreement::default();
     let mut by_greatest = Agreement::default();
-    for output in &live.outputs {
-        let other = copy.outputs.iter().find(|other| other.name == output.name && other.datatype == output.datatype)?;
-        let (ours, theirs) = (flat(&output.data), flat(&other.data));
-        if ours.len() != theirs.len() {
+    for output in live {
+        let other = copy.iter().find(|other| other.name == output.name && other.datatype == output.datatype)?;
+        if output.data.len() != other.data.len() {
             return None;
         }
-        if is_number(output) {
-            let (ours, theirs) = (numbers(&ours)?, numbers(&theirs)?);
-            let close = ours.iter().zip(&theirs).all(|(ours, theirs)| is_close(*ours, *theirs, tolerance));
+        if let (Data::Numbers(ours), Data::Numbers(theirs)) = (&output.data, &other.data) {
+            let close = ours.iter().zip(theirs).all(|(ours, theirs)| is_close(*ours, *theirs, tolerance));
             also(&mut total.numbers, close);
             if let Some(width) = width(&output.shape, ours.len()) {
-                also(&mut by_greatest.classes, greatest(&ours, width) == greatest(&theirs, width));
+                also(&mut by_greatest.classes, greatest(ours, width) == greatest(theirs, width));
             }
         } else {
-            also(&mut total.classes, ours == theirs);
+            also(&mut total.classes, output.data == other.data);
         }
     }
     Some(Agreement { classes: total.classes.or(by_greatest.classes), ..total })
@@ -70,26 +118,6 @@ fn agreement(live: &Answer, copy: &Answer, tolerance: f64) -> Option<Agreement> 
 
 fn also(so_far: &mut Option<bool>, agrees: bool) {
     *so_far = Some(so_far.unwrap_or(true) && agrees);
-}
-
-fn flat(data: &[Value]) -> Vec<&Value> {
-    data.iter()
-        .flat_map(|value| match value {
-            Value::Array(items) => flat(items),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => vec![value],
-        })
-        .collect()
-}
-
-/// A number that JSON has no word for comes as null or as text.
-fn numbers(values: &[&Value]) -> Option<Vec<f64>> {
-    let number = |value: &&Value| match value {
-        Value::Number(number) => number.as_f64(),
-        Value::Null => Some(f64::NAN),
-        Value::String(text) => text.parse().ok(),
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    };
-    values.iter().map(number).collect()
 }
 
 fn is_close(ours: f64, theirs: f64, tolerance: f64) -> bool {
@@ -115,6 +143,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn compare(live: &[u8], copy: &[u8], tolerance: f64) -> Option<Agreement> {
+        super::compare(Wire::Rest, &Bytes::copy_from_slice(live), &Bytes::copy_from_slice(copy), tolerance)
+    }
 
     fn answer(outputs: &[(&str, &str, &[i64], Value)]) -> Vec<u8> {
         let outputs: Vec<_> = outputs
@@ -189,5 +221,18 @@ mod tests {
     fn what_a_copy_has_more_is_not_looked_at() {
         let live = answer(&[("label", "INT64", &[1], json!([1]))]);
         assert_eq!(compare(&live, &classifier(1, [0.3, 0.7]), 0.01), agreement(Some(true), None));
+    }
+
+    #[test]
+    fn more_outputs_than_a_model_has_are_not_compared() {
+        const SHAPE: &[i64] = &[1];
+        let many = |count: usize| {
+            let names: Vec<String> = (0..count).map(|index| index.to_string()).collect();
+            let outputs: Vec<_> = names.iter().map(|name| (name.as_str(), "INT64", SHAPE, json!([1]))).collect();
+            answer(&outputs)
+        };
+        assert_eq!(compare(&many(MOST_OUTPUTS), &many(MOST_OUTPUTS), 0.01), agreement(Some(true), None));
+        assert_eq!(compare(&many(MOST_OUTPUTS + 1), &many(MOST_OUTPUTS + 1), 0.01), None);
+        assert_eq!(compare(&many(1), &many(MOST_OUTPUTS + 1), 0.01), agreement(Some(false), None));
     }
 }

@@ -10,6 +10,7 @@ const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The service of the Open Inference Protocol; all its calls but one are unary.
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
 const STREAM: &str = "ModelStreamInfer";
+const INFER: &str = "ModelInfer";
 /// Bytes before each message.
 pub const PREFIX: usize = 5;
 
@@ -61,9 +62,19 @@ pub fn is_unary(path: &str) -> bool {
     path.strip_prefix(INFERENCE).is_some_and(|method| !method.is_empty() && method != STREAM)
 }
 
+/// Whether a call has a prediction for its answer.
+pub fn is_inference(path: &str) -> bool {
+    path.strip_prefix(INFERENCE) == Some(INFER)
+}
+
 /// Whether the client says how long it waits.
 pub fn has_deadline(headers: &HeaderMap) -> bool {
     headers.contains_key(TIMEOUT)
+}
+
+/// Nobody waits for the answer.
+pub fn without_deadline(headers: &mut HeaderMap) {
+    headers.remove(TIMEOUT);
 }
 
 #[cfg(test)]
@@ -105,17 +116,18 @@ mod tests {
     }
 
     #[test]
-    fn only_calls_that_are_known_to_be_unary_are() {
+    fn only_calls_that_are_known_to_be_unary_are_and_one_of_them_predicts() {
         let cases = [
-            ("/inference.GRPCInferenceService/ModelInfer", true),
-            ("/inference.GRPCInferenceService/ServerReady", true),
-            ("/inference.GRPCInferenceService/ModelStreamInfer", false),
-            ("/inference.GRPCInferenceService/", false),
-            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", false),
-            ("/grpc.health.v1.Health/Watch", false),
+            ("/inference.GRPCInferenceService/ModelInfer", (true, true)),
+            ("/inference.GRPCInferenceService/ServerReady", (true, false)),
+            ("/inference.GRPCInferenceService/ModelStreamInfer", (false, false)),
+            ("/inference.GRPCInferenceService/", (false, false)),
+            ("/other.Service/ModelInfer", (false, false)),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", (false, false)),
+            ("/grpc.health.v1.Health/Watch", (false, false)),
         ];
         for (path, expected) in cases {
-            assert_eq!(is_unary(path), expected, "{path}");
+            assert_eq!((is_unary(path), is_inference(path)), expected, "{path}");
         }
     }
 }

@@ -10,8 +10,11 @@ use tokio::time::Instant;
 
 use crate::{
     balance::least_loaded,
-    compare::compare,
-    forward::{Bounds, Call, Payload, Received, attempt},
+    compare::{Wire, compare},
+    counting::Outcome,
+    forward::{Answered, Bounds, Call, Payload, Received, attempt},
+    grpc,
+    route::is_inference,
     router::Router,
     snapshot::Service,
     traffic::{Agreement, Copying, MirrorCounts},
@@ -42,36 +45,46 @@ pub fn perhaps(
 ) {
     let Some(mirror) = &service.policy.mirror else { return };
     let Some(target) = service.targets.get(mirror.target).filter(|target| target.revision != served_by) else { return };
-    let Payload::Held(body) = &call.payload else { return };
     if rand::random_range(0..ALL) >= mirror.per_ten_thousand {
         return;
     }
+    let Some((payload, wire)) = copied(call) else { return };
     if router.is_short() || target.endpoints.is_empty() {
         return mirror.counts.shed();
     }
     let Some(copying) = mirror.counts.begin(mirror.most) else { return };
-    let mut copy = Call {
-        method: call.method.clone(),
-        path: call.path.clone(),
-        headers: call.headers.clone(),
-        payload: Payload::Held(body.clone()),
-    };
+    let mut copy =
+        Call { method: call.method.clone(), path: call.path.clone(), headers: call.headers.clone(), payload };
     copy.headers.insert(MIRROR, HeaderValue::from_static("1"));
-    let sent = Copy { router: router.clone(), service: service.clone(), call: copy, live: live(), copying };
+    // A copy has the service's time, however impatient the client was.
+    grpc::without_deadline(&mut copy.headers);
+    let sent = Copy { router: router.clone(), service: service.clone(), call: copy, wire, live: live(), copying };
     tokio::spawn(sent.send(mirror.target, mirror.tolerance, mirror.counts.clone()));
+}
+
+/// The body of a copy, and how its answer is written. Only predictions are copied: nothing else has an answer to compare, and some of
+/// the rest changes the server that it is sent to.
+fn copied(call: &Call) -> Option<(Payload, Wire)> {
+    let path = call.path.path();
+    match &call.payload {
+        Payload::Held(body) if is_inference(path) => Some((Payload::Held(body.clone()), Wire::Rest)),
+        Payload::Message(body) if grpc::is_inference(path) => Some((Payload::Message(body.clone()), Wire::Grpc)),
+        Payload::Held(_) | Payload::Message(_) | Payload::Streamed(_) => None,
+    }
 }
 
 struct Copy {
     router: Arc<Router>,
     service: Arc<Service>,
     call: Call,
+    wire: Wire,
     live: Live,
     copying: Copying,
 }
 
 impl Copy {
     async fn send(self, target: usize, tolerance: f64, counts: Arc<MirrorCounts>) {
-        let Self { router, service, call, live, copying } = self;
+        let Self { router, service, call, wire, live, copying } = self;
         let target = &service.targets[target];
         let started = Instant::now();
         let Some(endpoint) = least_loaded(&target.endpoints, &[], 0, started.into_std()) else { return };
@@ -84,7 +97,7 @@ impl Copy {
         let result = attempt(&call, endpoint, bounds, started.into_std()).await;
         let microseconds = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         match result {
-            Ok(answered) if answered.head.status.is_success() => {
+            Ok(answered) if is_success(&answered) => {
                 let percent = microseconds.saturating_mul(100) / live.microseconds.max(1);
                 counts.took(u32::try_from(percent).unwrap_or(u32::MAX));
                 let copied = match &answered.body {
@@ -92,7 +105,7 @@ impl Copy {
                     Received::Streaming(_) => None,
                 };
                 counts.compared(match live.body.zip(copied) {
-                    Some((live, copied)) => beside(live, copied, tolerance).await,
+                    Some((live, copied)) => beside(wire, live, copied, tolerance).await,
                     None => None,
                 });
             }
@@ -102,10 +115,15 @@ impl Copy {
     }
 }
 
+/// Over gRPC the status tells, which comes at the end.
+fn is_success(answered: &Answered) -> bool {
+    answered.head.status.is_success() && answered.status.is_none_or(|status| status.outcome() == Outcome::Answered)
+}
+
 /// Compare two answers. Long ones take milliseconds, which this thread owes its requests: others have them.
-async fn beside(live: Bytes, copy: Bytes, tolerance: f64) -> Option<Agreement> {
+async fn beside(wire: Wire, live: Bytes, copy: Bytes, tolerance: f64) -> Option<Agreement> {
     if live.len() + copy.len() <= COMPARED_HERE {
-        return compare(&live, &copy, tolerance);
+        return compare(wire, &live, &copy, tolerance);
     }
-    tokio::task::spawn_blocking(move || compare(&live, &copy, tolerance)).await.ok().flatten()
+    tokio::task::spawn_blocking(move || compare(wire, &live, &copy, tolerance)).await.ok().flatten()
 }

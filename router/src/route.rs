@@ -19,6 +19,11 @@ pub fn service_in_path(path: &str) -> Option<&str> {
     path.strip_prefix(MODELS_PATH)?.split('/').next().filter(|name| !name.is_empty())
 }
 
+/// Whether a path of the protocol asks for a prediction.
+pub fn is_inference(path: &str) -> bool {
+    path.strip_prefix(MODELS_PATH).is_some_and(|rest| rest.ends_with("/infer"))
+}
+
 /// The version a path of the protocol names: `/v2/models/NAME/versions/VERSION` and everything below it.
 pub fn version_in_path(path: &str) -> Option<&str> {
     let mut parts = path.strip_prefix(MODELS_PATH)?.split('/');
@@ -82,6 +87,22 @@ mod tests {
         ];
         for (path, expected) in cases {
             assert_eq!(service_in_path(path), expected, "path {path:?}");
+        }
+    }
+
+    #[test]
+    fn only_one_path_of_a_model_asks_for_a_prediction() {
+        let cases = [
+            ("/v2/models/fraud/infer", true),
+            ("/v2/models/fraud/versions/3/infer", true),
+            ("/v2/models/fraud/ready", false),
+            ("/v2/models/fraud", false),
+            ("/v2/models/infer", false),
+            ("/v2/repository/models/fraud/unload", false),
+            ("/other/infer", false),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(is_inference(path), expected, "path {path:?}");
         }
     }
 

@@ -27,10 +27,13 @@ pub fn of(serving: &Serving) -> pb::ModelConfig {
         name: serving.name.to_string(),
         platform: PLATFORM.to_owned(),
         max_batch_size: 0,
-        input: tensors
-            .inputs
-            .iter()
-            .map(|spec| pb::ModelInput { name: spec.name.clone(), data_type: kind(spec), dims: spec.shape.clone() })
+        input: inputs(serving)
+            .map(|(spec, optional)| pb::ModelInput {
+                name: spec.name.clone(),
+                data_type: kind(spec),
+                dims: spec.shape.clone(),
+                optional,
+            })
             .collect(),
         output: tensors
             .outputs
@@ -39,6 +42,12 @@ pub fn of(serving: &Serving) -> pb::ModelConfig {
             .collect(),
         backend: "onnxruntime".to_owned(),
     }
+}
+
+/// Every input, and whether it may be left out.
+fn inputs(serving: &Serving) -> impl Iterator<Item = (&TensorSpec, bool)> {
+    let given = serving.door.tensors().inputs.iter().map(|spec| (spec, false));
+    given.chain(serving.door.optional.iter().map(|spec| (spec, true)))
 }
 
 fn data_type(datatype: &str) -> DataType {
@@ -65,14 +74,21 @@ fn tensor(spec: &TensorSpec) -> Value {
     json!({"name": spec.name, "data_type": data_type(&spec.datatype).as_str_name(), "dims": spec.shape})
 }
 
+fn input((spec, optional): (&TensorSpec, bool)) -> Value {
+    let mut input = tensor(spec);
+    if optional {
+        input["optional"] = Value::Bool(true);
+    }
+    input
+}
+
 /// `GET /v2/models/<name>/config` and `/v2/models/<name>/versions/<version>/config`.
 pub async fn get(State(api): State<Arc<Api>>, Path(named): Path<Named>) -> Response {
     match api.status.models().find(named.model.as_deref().unwrap_or_default(), named.version.as_deref()) {
         Ok(serving) => {
             let pb::ModelConfig { name, platform, max_batch_size, backend, .. } = of(&serving);
-            let tensors = serving.door.tensors();
-            let inputs: Vec<Value> = tensors.inputs.iter().map(tensor).collect();
-            let outputs: Vec<Value> = tensors.outputs.iter().map(tensor).collect();
+            let inputs: Vec<Value> = inputs(&serving).map(input).collect();
+            let outputs: Vec<Value> = serving.door.tensors().outputs.iter().map(tensor).collect();
             let config = json!({
                 "name": name, "platform": platform, "backend": backend, "max_batch_size": max_batch_size,
                 "input": inputs, "output": outputs,

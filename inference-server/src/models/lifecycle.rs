@@ -33,6 +33,8 @@ pub(super) struct Keeper {
     pub(super) loader: load::Loader,
     /// Models that the repository brought.
     of_repository: Mutex<BTreeSet<Arc<str>>>,
+    /// What clients unloaded: what the start tries again and again it tries no more.
+    unloaded: Mutex<BTreeSet<Key>>,
     /// The runtime that loads: it outlives the connection of whoever asks for it.
     runtime: tokio::runtime::Handle,
     held: Mutex<HashMap<Key, Held>>,
@@ -56,6 +58,7 @@ impl Keeper {
         Self {
             loader: load::Loader::new(config, boot_id, metrics, beside),
             of_repository: Mutex::default(),
+            unloaded: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             held: Mutex::default(),
             turns: Mutex::default(),
@@ -110,6 +113,16 @@ impl Keeper {
     /// Notes that the repository brought a model.
     pub(super) fn of_repository(&self, name: &Arc<str>) {
         self.of_repository.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(name));
+    }
+
+    /// Notes that a client unloaded a version, or is about to.
+    pub(super) fn note_unloaded(&self, key: &Key) {
+        self.unloaded.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+    }
+
+    /// A client unloaded it at some time.
+    pub(super) fn was_unloaded(&self, key: &Key) -> bool {
+        self.unloaded.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
     /// Forgets and returns the models that the repository brought and `still` denies.

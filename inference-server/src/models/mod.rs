@@ -216,7 +216,10 @@ impl Models {
     }
 
     fn want(&self, keys: impl IntoIterator<Item = Key>) {
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Wanted::These(keys.into_iter().collect());
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        // A client may have unloaded one before it was known what is wanted. It is noted first and taken out of `wanted` after that, so one
+        // of both sees it.
+        *wanted = Wanted::These(keys.into_iter().filter(|key| !self.keeper.was_unloaded(key)).collect());
     }
 
     fn not_found_yet(&self, why: Trouble) {

@@ -295,7 +295,8 @@ impl Models {
         })
     }
 
-    /// Unloads all versions of a model: they answer what they have, then their memory is freed.
+    /// Unloads all versions of a model: they answer what they have, then their memory is freed. One that the start still tries to load is
+    /// tried no more.
     ///
     /// # Errors
     /// [`Reason::Unsupported`] where the extension is off, [`Reason::UnknownModel`].
@@ -308,6 +309,7 @@ impl Models {
         let models = Arc::clone(self);
         self.on_runtime(async move {
             for key in keys {
+                models.keeper.note_unloaded(&key);
                 let _turn = models.keeper.turn(&key.0).await;
                 let unloaded = Trouble::new("Unloaded", "it was unloaded; load it to serve it again");
                 models.take_down(&key, Some(Standing::Unavailable(unloaded))).await;
@@ -332,7 +334,12 @@ impl Models {
                 Ok(specs) => {
                     for spec in &specs {
                         self.keeper.of_repository(&spec.key.0);
-                        self.set(&spec.key, Standing::Loading(loading()));
+                        self.change(|table| {
+                            // What a client has loaded or unloaded meanwhile stands as it does.
+                            if table.standing(&spec.key).is_none() {
+                                table.set(&spec.key, Standing::Loading(loading()));
+                            }
+                        });
                     }
                     // Its reason is in the index; the others do not wait for it.
                     let all = specs.iter().map(|spec| self.insist(spec));

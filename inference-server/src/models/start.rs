@@ -54,11 +54,14 @@ impl Models {
         tokio::try_join!(first, rest).map(|_| ())
     }
 
-    /// Loads a version, trying again for as long as its store does not answer, and a few times otherwise.
+    /// Loads a version, trying again for as long as its store does not answer, and a few times otherwise; not after a client has unloaded it.
     pub(super) async fn insist(self: &Arc<Self>, spec: &Spec) -> Result<(), Trouble> {
         let (mut pause, mut permanent) = (FIRST_PAUSE, 0);
         loop {
             let turn = self.keeper.turn(&spec.key.0).await;
+            if self.keeper.was_unloaded(&spec.key) {
+                return Ok(());
+            }
             let place = self.keeper.place().await;
             let Err(failure) = self.bring_up(spec, turn).await else { return Ok(()) };
             drop(place);

@@ -100,6 +100,15 @@ pub fn shares_of_all(size: u64) -> Vec<u8> {
     [number(1, 8), field(7, &graph), field(8, &[field(1, b""), number(2, 13)].concat())].concat()
 }
 
+/// `Y` is the second row of X, which is of `[n, size]`: it fails on a single one.
+pub fn second_row(size: u64) -> Vec<u8> {
+    let index = [number(1, 1), number(2, 7), field(8, b"I"), field(9, &1_i64.to_le_bytes())].concat();
+    let node = [field(1, b"X"), field(1, b"I"), field(2, b"Y"), field(4, b"Gather")].concat();
+    let tensors = [field(5, &index), field(11, &matrix("X", size)), field(12, &matrix("Y", size))].concat();
+    let graph = [field(1, &node), field(2, b"g"), tensors].concat();
+    [number(1, 8), field(7, &graph), field(8, &[field(1, b""), number(2, 13)].concat())].concat()
+}
+
 /// Writes a version of a model as a whole: nobody sees half of it.
 pub fn put(folder: &Path, name: &str, version: u32, bytes: &[u8]) -> PathBuf {
     let file = folder.join(format!("{name}/{version}/model.onnx"));

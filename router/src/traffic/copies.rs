@@ -73,7 +73,7 @@ impl MirrorCounts {
         add(&self.shed);
     }
 
-    /// A copy got no answer below 400.
+    /// A copy got no answer below 400, or over gRPC none with status OK.
     pub fn failed(&self) {
         add(&self.failed);
     }

@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -29,7 +29,9 @@ use crate::{
 
 /// How a server answers every call.
 #[derive(Clone, Copy, Debug)]
-enum Says {
+pub enum Says {
+    /// These bytes, and this status in the trailers.
+    This(&'static [u8], &'static str),
     /// A message of so many bytes, and this status in the trailers.
     AtTheEnd(usize, &'static str),
     /// Headers alone, with this status.
@@ -41,23 +43,26 @@ enum Says {
     Nothing,
 }
 
-struct Server {
-    address: SocketAddr,
-    served: Arc<AtomicU64>,
+pub struct Server {
+    pub address: SocketAddr,
+    pub served: Arc<AtomicU64>,
+    pub last_headers: Arc<Mutex<HeaderMap>>,
 }
 
 impl Server {
-    async fn start(says: Says) -> Self {
+    pub async fn start(says: Says) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let served = Arc::new(AtomicU64::new(0));
-        let counter = served.clone();
+        let last_headers = Arc::new(Mutex::new(HeaderMap::new()));
+        let notes = (served.clone(), last_headers.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let counter = counter.clone();
+                let notes = notes.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let counter = counter.clone();
+                    let (counter, headers) = notes.clone();
                     async move {
+                        *headers.lock().expect("not poisoned") = request.headers().clone();
                         request.into_body().collect().await.expect("a whole request");
                         counter.fetch_add(1, Ordering::SeqCst);
                         Ok::<_, io::Error>(answer(says).await)
@@ -69,7 +74,7 @@ impl Server {
                 });
             }
         });
-        Self { address, served }
+        Self { address, served, last_headers }
     }
 }
 
@@ -78,6 +83,10 @@ async fn answer(says: Says) -> Response<UnsyncBoxBody<Bytes, io::Error>> {
     let status = |code| HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), code)]);
     let mut head = HeaderMap::new();
     let frames = match says {
+        Says::This(bytes, code) => {
+            let data = Ok(Frame::data(Bytes::from_static(bytes)));
+            vec![data, Ok(Frame::trailers(status(HeaderValue::from_static(code))))]
+        }
         Says::AtTheEnd(length, code) => {
             vec![data(length), Ok(Frame::trailers(status(HeaderValue::from_static(code))))]
         }

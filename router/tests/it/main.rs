@@ -9,6 +9,7 @@ mod grpc;
 mod grpc_unary;
 mod limits;
 mod mirror;
+mod mirror_grpc;
 mod quiet_clients;
 mod retries;
 mod routes;

@@ -12,14 +12,14 @@ use crate::support::{Backend, Behaviour, Running, TestClient, inputs, plan, unti
 const ONE: &str = r#"{"outputs":[{"name":"label","datatype":"INT64","shape":[1],"data":[1]},{"name":"p","datatype":"FP32","shape":[1,2],"data":[0.3,0.7]}]}"#;
 const NEAR: &str = r#"{"outputs":[{"name":"label","datatype":"INT64","shape":[1],"data":[1]},{"name":"p","datatype":"FP32","shape":[1,2],"data":[0.2,0.8]}]}"#;
 
-fn mirrored(per_ten_thousand: u32, max_in_flight: u32) -> RoutingPlan {
+pub fn mirrored(per_ten_thousand: u32, max_in_flight: u32) -> RoutingPlan {
     let mut plan = plan(1, &[("a", 1), ("m", 0)]);
     plan.policy.mirror =
         Some(Mirror { revision: "m".into(), per_ten_thousand, max_in_flight, tolerance_millionths: 10_000 });
     plan
 }
 
-fn counts(running: &Running) -> MirrorTraffic {
+pub fn counts(running: &Running) -> MirrorTraffic {
     running.router.traffic().services["fraud"].mirror.clone().expect("a mirror")
 }
 
@@ -42,6 +42,18 @@ async fn every_request_is_copied_and_the_answers_are_compared() {
     assert_eq!(headers["x-millrace-mirror"], "1");
     assert!(!live.last_headers.lock().expect("not poisoned").contains_key("x-millrace-mirror"));
     assert_eq!((running.stats(1, "a").requests, running.stats(1, "m").requests), (10, 0));
+}
+
+#[tokio::test]
+async fn only_predictions_are_copied() {
+    let (live, copy) = (Backend::start(Behaviour::Say(ONE)).await, Backend::start(Behaviour::Say(ONE)).await);
+    let running = Running::start(inputs(mirrored(10_000, 10), &[("a", &[live.address]), ("m", &[copy.address])])).await;
+    let client = TestClient::keeping(running.address);
+    let ready = client.request("/v2/models/fraud/ready").body(Full::new(Bytes::new())).expect("a request");
+    assert_eq!(client.send(ready).await.expect("an answer").status, 200);
+    assert_eq!(client.infer().await.expect("an answer").status, 200);
+    until("the prediction is compared", || counts(&running).classes_compared == 1).await;
+    assert_eq!((counts(&running).sent, copy.served.load(Ordering::SeqCst)), (1, 1));
 }
 
 #[tokio::test]
