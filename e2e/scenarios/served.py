@@ -77,8 +77,8 @@ class Requests:
     """Some requests a second to one model, from the start on. What was not answered right within 2 s has failed. `host` is that of the requests,
     where the address is not; of the bodies one is sent after another."""
 
-    def __init__(self, address, model, host=None, bodies=(BODY,), clients=2, pause=0.02):
-        self.address, self.path, self.headers = address, f"/v2/models/{model}/infer", {"host": host} if host else {}
+    def __init__(self, address, model, host=None, bodies=(BODY,), clients=2, pause=0.02, headers=None):
+        self.address, self.path, self.headers = address, f"/v2/models/{model}/infer", ({"host": host} if host else {}) | (headers or {})
         self.bodies, self.pause = bodies, pause
         self.stopped, self.sent, self.failed, self.revisions = False, 0, [], set()
         self.threads = [threading.Thread(target=self.send, daemon=True) for _ in range(clients)]

@@ -1,0 +1,93 @@
+"""An outage of the stable revision of both services of the scenario routing: a fallback answers for the one, also over gRPC and under requests of
+which none may fail; for the other a new revision stands in, whose rollout a person has paused. Then the stable ones are back."""
+
+import json
+import subprocess
+
+from kube import Failed, condition, kubectl, read, say, wait
+from routed import PARTED, RETURNED, Connection, asked, bearer, routers, says, total
+from served import NS, ROW, Requests, address_of, status_of
+
+IN_OUTAGE = 100
+# One call, and what the router says of its answer.
+GRPC = """
+import json, sys
+import grpc, numpy
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+address, host, token, row = sys.argv[1:]
+row = json.loads(row)
+request = service_pb2.ModelInferRequest(model_name=host.split(".")[0])
+request.inputs.add(name="X", datatype="FP32", shape=[1, len(row)])
+request.raw_input_contents.append(numpy.asarray(row, numpy.float32).tobytes())
+channel = grpc.insecure_channel(address, options=[("grpc.default_authority", host), ("grpc.enable_http_proxy", 0)])
+stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+_, call = stub.ModelInfer.with_call(request, timeout=10, metadata=[("authorization", "Bearer " + token)])
+print(json.dumps({name: value for name, value in call.initial_metadata() if name.startswith("x-millrace-")}))
+"""
+
+
+def goes_without_stable_pods(revisions, address, issuer, grpc_client):
+    """No node takes a pod, and the stable ones of both services are deleted: so they stay away until the nodes take pods again."""
+    token = issuer.token()
+    headers, stable = bearer(token), {name: status_of(name)["stable"]["revision"] for name in (PARTED, RETURNED)}
+    nodes = [node["metadata"]["name"] for node in read("/api/v1/nodes")["items"] if not node["spec"].get("unschedulable")]
+    other = address_of(RETURNED)
+    requests = Requests(address, PARTED, headers=headers)
+    try:
+        kubectl("cordon", *nodes)
+        for name, revision in stable.items():
+            selector = f"millrace.dev/component=server,millrace.dev/inference-service={name},millrace.dev/revision={revision}"
+            kubectl("delete", "pod", "-l", selector, "--wait=false", namespace=NS.name)
+        falls_back(address, revisions, headers)
+        over_grpc(grpc_client, address, token, revisions[1])
+        stands_in(other)
+    finally:
+        kubectl("uncordon", *nodes)
+    wait("the stable revision answers again", lambda: asked(address, PARTED, **headers) == (200, revisions[0], None), 180, lambda: says(PARTED, "Ready"))
+    wait("so does that of the paused rollout", lambda: asked(other, RETURNED) == (200, stable[RETURNED], None), 180, lambda: says(RETURNED, "Ready"))
+    requests.stop()
+    if requests.revisions != set(revisions):
+        raise Failed(f"meanwhile requests were answered by {requests.revisions}, not by {revisions}")
+
+
+def falls_back(address, revisions, headers):
+    stable, backup = revisions
+    fallen = (200, backup, "absence")
+    wait("the fallback answers, for the absence of the others", lambda: asked(address, PARTED, **headers) == fallen, 120, lambda: says(PARTED, "Ready"))
+    # Every router has to know it, and the Service leads to any.
+    each = [Connection(pod["status"]["podIP"], PARTED, 8080) for pod in routers().values()]
+    wait("through every router", lambda: all(one.ask(**headers) == fallen for one in each), 60)
+    before = total(PARTED, backup, "fallbackAbsence")
+    connection = Connection(address, PARTED)
+    found = {connection.ask(**headers) for _ in range(IN_OUTAGE)}
+    if found != {fallen}:
+        raise Failed(f"in the outage requests got {found}, not {fallen} alone")
+    wait("routers count its answers apart", lambda: total(PARTED, backup, "fallbackAbsence") >= before + IN_OUTAGE, 60)
+    why = {reason: total(PARTED, backup, f"fallback{reason}") for reason in ("Overload", "Absence", "Outage")}
+    say(f"  answers of the fallback by reason, with those of the client that never ceases: {why}")
+    version = status_of(PARTED)["stable"]["modelVersion"]
+    by_name = asked(address, PARTED, version, **headers)
+    if by_name[0] != 503 or by_name[2]:
+        raise Failed(f"{version} by its name, which nobody stands in for, got {by_name}")
+    say(f"  {version} by its name got 503: nobody stands in for it")
+
+
+def over_grpc(python, address, token, backup):
+    command = [python, "-c", GRPC, f"{address}:80", f"{PARTED}.{NS.name}.svc", token, json.dumps(ROW)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode != 0:
+        raise Failed(f"the call over gRPC failed: {done.stderr[-500:]}")
+    found = json.loads(done.stdout)
+    if (found.get("x-millrace-revision"), found.get("x-millrace-fallback")) != (backup, "absence"):
+        raise Failed(f"over gRPC the answer says {found}")
+    say(f"  over gRPC the answer says {found}")
+
+
+def stands_in(address):
+    """For the rollout that a person has paused: it does not go forward, and nobody is without answers."""
+    canary = status_of(RETURNED)["canary"]["revision"]
+    wait("the new revision of a paused rollout stands in", lambda: asked(address, RETURNED) == (200, canary, "absence"), 120, lambda: says(RETURNED, "Ready"))
+    status = status_of(RETURNED)
+    is_paused = (status.get("rollout") or {}).get("pausedSince") and condition({"status": status}, "Paused")[0] == "True"
+    if not is_paused or (status.get("canary") or {}).get("weight", {}).get("intended") != 0:
+        raise Failed(f"the pause does not hold in the outage: {status.get('nextStep')}")
