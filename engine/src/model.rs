@@ -20,6 +20,7 @@ use crate::{
     binding::{self, Bound, Memory, can_bind},
     file::ModelFile,
     inspect::ZipMap,
+    lent::Lender,
     slots::Slots,
     tensor::element_count,
 };
@@ -35,6 +36,14 @@ pub struct Model {
     placed: Placed,
     slots: Slots,
     bound: Option<Bound>,
+    lender: Lender,
+}
+
+/// What becomes of large outputs.
+#[derive(Clone, Copy, Debug)]
+enum Large {
+    Copied,
+    Lent,
 }
 
 /// Where a session's runs take place.
@@ -79,7 +88,8 @@ impl Model {
         }
         let classes = |map: &ZipMap| OutputClasses { output: map.output.clone(), classes: map.classes.clone() };
         let classes = zip_maps.iter().map(classes).collect();
-        Ok(Self { session, tensors, optional, classes, digest, placed, slots: Slots::default(), bound: None })
+        let (slots, bound, lender) = (Slots::default(), None, Lender::default());
+        Ok(Self { session, tensors, optional, classes, digest, placed, slots, bound, lender })
     }
 
     /// Digest of the bytes that were loaded.
@@ -112,14 +122,26 @@ impl Model {
     /// # Errors
     /// [`RunError`]: data that do not fill their shape, or what ONNX Runtime says of inputs that the model does not take.
     pub fn run(&mut self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+        self.run_caught(inputs, Large::Copied)
+    }
+
+    /// As [`Self::run`], but large outputs may be [`Data::Lent`]: for who mostly hands them on as bytes.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_lending(&mut self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+        self.run_caught(inputs, Large::Lent)
+    }
+
+    fn run_caught(&mut self, inputs: &[NamedTensor], large: Large) -> Result<Vec<NamedTensor>, RunError> {
         // The binding to ONNX Runtime panics at outputs that a run left without a value; one model must not end the process.
-        let run = catch_unwind(AssertUnwindSafe(|| self.run_some_way(inputs)));
+        let run = catch_unwind(AssertUnwindSafe(|| self.run_some_way(inputs, large)));
         run.unwrap_or_else(|_| Err(RunError::Model("an output has no value, or none that can be read".to_owned())))
     }
 
-    fn run_some_way(&mut self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+    fn run_some_way(&mut self, inputs: &[NamedTensor], large: Large) -> Result<Vec<NamedTensor>, RunError> {
         if !self.in_order(inputs) {
-            return self.run_plain(inputs);
+            return self.run_plain(inputs, large);
         }
         match self.placed.device {
             Device::Cpu => {}
@@ -128,14 +150,14 @@ impl Model {
         if let Some(outputs) = self.slots.run(&mut self.session, inputs) {
             return Ok(outputs);
         }
-        let outputs = self.run_plain(inputs)?;
+        let outputs = self.run_plain(inputs, large)?;
         self.slots.learn(&mut self.session, inputs, &outputs);
         Ok(outputs)
     }
 
     fn run_bound(&mut self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
         if !can_bind(inputs) {
-            return self.run_plain(inputs);
+            return self.run_plain(inputs, Large::Copied);
         }
         if !self.bound.as_ref().is_some_and(|bound| bound.fits(inputs)) {
             let outputs = if self.placed.graphs { fixed_outputs(&self.tensors) } else { None };
@@ -144,7 +166,7 @@ impl Model {
         }
         match &mut self.bound {
             Some(bound) => bound.run(&mut self.session, inputs),
-            None => self.run_plain(inputs),
+            None => self.run_plain(inputs, Large::Copied),
         }
     }
 
@@ -154,15 +176,23 @@ impl Model {
         inputs.len() == specs.len() && inputs.iter().zip(specs).all(|(input, spec)| input.name == spec.name)
     }
 
-    fn run_plain(&mut self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, RunError> {
+    fn run_plain(&mut self, inputs: &[NamedTensor], large: Large) -> Result<Vec<NamedTensor>, RunError> {
         let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for NamedTensor { name, tensor } in inputs {
             values.push((Cow::Borrowed(name), tensor.as_ort(name)?));
         }
         let outputs = self.session.run(values).map_err(|e| RunError::Model(e.to_string()))?;
         let mut read = Vec::with_capacity(outputs.len());
-        for (name, value) in &outputs {
-            read.push(NamedTensor { tensor: Tensor::from_ort(name, &value)?, name: name.to_owned() });
+        for (name, value) in outputs {
+            let lent = match large {
+                Large::Copied => Err(value),
+                Large::Lent => self.lender.lend(value, inputs),
+            };
+            let tensor = match lent {
+                Ok(tensor) => tensor,
+                Err(value) => Tensor::from_ort(name, &value)?,
+            };
+            read.push(NamedTensor { tensor, name: name.to_owned() });
         }
         Ok(read)
     }
@@ -250,7 +280,11 @@ mod tests {
         let mut model = open("regressor", false);
         for (rows, from) in [(1, 0.5), (3, -2.0), (3, 7.0), (1, 9.0), (64, 0.0)] {
             let inputs = numbers(&[rows, 2], from);
-            assert_eq!(model.run_bound(&inputs).unwrap(), model.run_plain(&inputs).unwrap(), "{rows} rows");
+            assert_eq!(
+                model.run_bound(&inputs).unwrap(),
+                model.run_plain(&inputs, Large::Copied).unwrap(),
+                "{rows} rows"
+            );
             assert!(model.bound.as_ref().is_some_and(|bound| bound.fits(&inputs)), "they were bound");
         }
     }
@@ -262,8 +296,18 @@ mod tests {
         assert_eq!((outputs.len(), outputs[0].1.shape.as_slice()), (1, &[2, 1][..]));
         for from in [0.0, 10.0, -3.5] {
             let inputs = numbers(&[2, 2], from);
-            assert_eq!(model.run_bound(&inputs).unwrap(), model.run_plain(&inputs).unwrap());
+            assert_eq!(model.run_bound(&inputs).unwrap(), model.run_plain(&inputs, Large::Copied).unwrap());
         }
+    }
+
+    #[test]
+    fn outputs_of_bound_runs_are_copied_as_their_memory_is_written_again() {
+        let mut model = open("regressor", false);
+        let [first, second] = [1.0, 2.0].map(|from| numbers(&[1 << 16, 2], from));
+        let kept = model.run_bound(&first).unwrap();
+        assert!(model.run_bound(&second).unwrap() != kept);
+        assert!(matches!(kept[0].tensor.data, Data::Fp32(_)));
+        assert!(kept == model.run_plain(&first, Large::Copied).unwrap());
     }
 
     #[test]
@@ -272,7 +316,7 @@ mod tests {
         let mut model = open("text", true);
         assert_eq!(fixed_outputs(model.tensors()), None);
         let inputs = model.tensors.inputs.iter().map(blank).collect::<Option<Vec<_>>>().unwrap();
-        assert_eq!(model.run_bound(&inputs).unwrap(), model.run_plain(&inputs).unwrap());
+        assert_eq!(model.run_bound(&inputs).unwrap(), model.run_plain(&inputs, Large::Copied).unwrap());
         assert!(model.bound.is_none());
     }
 }

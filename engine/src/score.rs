@@ -169,7 +169,7 @@ fn fill(
 fn push(data: &mut Data, column: Option<&Column>, row: usize) -> Option<()> {
     match (data, column?) {
         (Data::Bytes(texts), Column::Texts(values)) => texts.push(values.get(row)?.clone()),
-        (Data::Bytes(_), Column::Numbers(_)) | (_, Column::Texts(_)) => return None,
+        (Data::Bytes(_) | Data::Lent(_), Column::Numbers(_)) | (_, Column::Texts(_)) => return None,
         (Data::Fp64(numbers), Column::Numbers(values)) => numbers.push(*values.get(row)?),
         (Data::Fp16(numbers), Column::Numbers(values)) => numbers.push(half::f16::from_f64(*values.get(row)?)),
         (Data::Bf16(numbers), Column::Numbers(values)) => numbers.push(half::bf16::from_f64(*values.get(row)?)),

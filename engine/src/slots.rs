@@ -160,7 +160,7 @@ macro_rules! for_each_number {
     (@ $data:expr, $values:ident, $body:expr, $text:expr, $($kind:ident),*) => {
         match $data {
             $(Data::$kind($values) => $body,)*
-            Data::Bytes(_) => $text,
+            Data::Bytes(_) | Data::Lent(_) => $text,
         }
     };
 }
@@ -187,6 +187,7 @@ fn other(data: &Data) -> Data {
         ($($kind:ident: $change:expr),*) => {
             match data {
                 $(Data::$kind(values) => Data::$kind(values.iter().map($change).collect()),)*
+                Data::Lent(lent) => other(lent.plain()),
             }
         };
     }

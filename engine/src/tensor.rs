@@ -7,12 +7,12 @@ use ort::{
 };
 
 use crate::{
-    Datatype,
+    Datatype, Lent,
     error::{DisplayCount, RunError},
 };
 
 /// Elements, row by row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Data {
     Bool(Vec<bool>),
     Uint8(Vec<u8>),
@@ -28,12 +28,14 @@ pub enum Data {
     Fp32(Vec<f32>),
     Fp64(Vec<f64>),
     Bytes(Vec<String>),
+    /// A large output where ONNX Runtime wrote it; an input never is. Who reads its elements takes [`Data::plain`].
+    Lent(Lent),
 }
 
-/// Runs the same expression on the vector of whichever element type there is.
+/// Runs the same expression on the vector of whichever element type there is, and another one on what is lent.
 #[macro_export]
 macro_rules! for_each_type {
-    ($data:expr, $values:ident => $body:expr) => {
+    ($data:expr, $values:ident => $body:expr, $lent:ident => $otherwise:expr) => {
         match $data {
             $crate::Data::Bool($values) => $body,
             $crate::Data::Uint8($values) => $body,
@@ -49,6 +51,7 @@ macro_rules! for_each_type {
             $crate::Data::Fp32($values) => $body,
             $crate::Data::Fp64($values) => $body,
             $crate::Data::Bytes($values) => $body,
+            $crate::Data::Lent($lent) => $otherwise,
         }
     };
 }
@@ -99,7 +102,7 @@ impl Data {
     /// `count` zeros, false or empty texts.
     pub fn zeros(datatype: Datatype, count: usize) -> Self {
         let mut data = Self::with_capacity(datatype, count);
-        for_each_type!(&mut data, values => values.resize_with(count, Default::default));
+        for_each_type!(&mut data, values => values.resize_with(count, Default::default), _lent => ());
         data
     }
 
@@ -120,12 +123,13 @@ impl Data {
             Self::Fp32(_) => Datatype::Fp32,
             Self::Fp64(_) => Datatype::Fp64,
             Self::Bytes(_) => Datatype::Bytes,
+            Self::Lent(lent) => lent.datatype(),
         }
     }
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        for_each_type!(self, values => values.len())
+        for_each_type!(self, values => values.len(), lent => lent.count())
     }
 
     /// No elements.
@@ -145,7 +149,13 @@ impl Data {
                 match self { $(Self::$variant(values) => {
                     let rest = values.split_off(count.min(values.len()));
                     Self::$variant(std::mem::replace(values, rest))
-                })* }
+                })*
+                Self::Lent(lent) => {
+                    let mut own = lent.plain().clone();
+                    let front = own.take_front(count);
+                    *self = own;
+                    front
+                } }
             };
         }
         take!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64, Bytes)
@@ -158,7 +168,8 @@ impl Data {
                 match self { $(Self::$variant(values) => {
                     let start = start.min(values.len());
                     Self::$variant(values[start..values.len().min(start.saturating_add(count))].to_vec())
-                })* }
+                })*
+                Self::Lent(lent) => lent.plain().slice(start, count) }
             };
         }
         slice!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64, Bytes)
@@ -181,12 +192,25 @@ impl Data {
             Self::Fp32(v) => f64::from(*v.get(index)?),
             Self::Fp64(v) => *v.get(index)?,
             Self::Bytes(_) => return None,
+            Self::Lent(lent) => return lent.plain().number(index),
         })
     }
 
     /// The element as text, as labels and categories are written.
     pub fn text(&self, index: usize) -> Option<String> {
-        for_each_type!(self, values => values.get(index).map(ToString::to_string))
+        for_each_type!(self, values => values.get(index).map(ToString::to_string), lent => lent.plain().text(index))
+    }
+
+    /// The same elements, certainly in a vector.
+    pub fn plain(&self) -> &Self {
+        if let Self::Lent(lent) = self { lent.plain() } else { self }
+    }
+}
+
+/// Of the same type and elements, wherever these lie.
+impl PartialEq for Data {
+    fn eq(&self, other: &Self) -> bool {
+        same_type!(self.plain(), other.plain(), mine, theirs => mine == theirs, false)
     }
 }
 
@@ -239,13 +263,14 @@ impl Tensor {
         let failed = |e: ort::Error| RunError::Model(format!("input {name:?}: {e}"));
         macro_rules! convert {
             ($($variant:ident),*) => {
-                match &self.data {
+                match self.data.plain() {
                     $(Data::$variant(values) => {
                         TensorRef::from_array_view((self.shape.clone(), values.as_slice())).map_err(failed)?.into()
                     })*
                     Data::Bytes(texts) => {
                         OrtTensor::from_string_array((self.shape.clone(), texts.as_slice())).map_err(failed)?.into()
                     }
+                    Data::Lent(_) => return Err(RunError::Model(format!("input {name:?} is lent"))),
                 }
             };
         }

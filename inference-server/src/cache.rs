@@ -163,7 +163,7 @@ fn bytes_of(data: &Data) -> usize {
     }
 }
 
-/// Runs the same expression on the bytes of whichever vector of numbers there is.
+/// Runs the same expression on the bytes of whichever vector of numbers there is. What is lent is no input, and has none.
 macro_rules! on_numbers {
     ($data:expr, $values:ident => $numbers:expr, $texts:ident => $otherwise:expr) => {
         match $data {
@@ -181,6 +181,7 @@ macro_rules! on_numbers {
             Data::Fp32($values) => $numbers,
             Data::Fp64($values) => $numbers,
             Data::Bytes($texts) => $otherwise,
+            Data::Lent(_) => Default::default(),
         }
     };
 }

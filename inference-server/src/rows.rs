@@ -150,7 +150,8 @@ fn enlarge(input: &mut NamedTensor) {
         | Data::Int16(_)
         | Data::Int32(_)
         | Data::Int64(_)
-        | Data::Bytes(_) => {}
+        | Data::Bytes(_)
+        | Data::Lent(_) => {}
     }
 }
 

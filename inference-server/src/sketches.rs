@@ -235,7 +235,8 @@ impl Feature {
             | Data::Int16(_)
             | Data::Fp16(_)
             | Data::Bf16(_)
-            | Data::Bytes(_) => return false,
+            | Data::Bytes(_)
+            | Data::Lent(_) => return false,
         }
         true
     }
@@ -366,6 +367,7 @@ fn element(data: &Data, index: usize) -> Value<'_> {
         | Data::Bf16(_)
         | Data::Fp32(_)
         | Data::Fp64(_) => data.number(index).map_or(Value::Missing, Value::Number),
+        Data::Lent(lent) => element(lent.plain(), index),
     }
 }
 

@@ -94,7 +94,7 @@ fn document(all_binary: bool) -> (Value, Vec<u8>) {
                 Data::Fp32(values) => json!(values),
                 Data::Fp64(values) => json!(values),
                 Data::Bytes(values) => json!(values),
-                Data::Bf16(_) => unreachable!("it goes behind"),
+                Data::Bf16(_) | Data::Lent(_) => unreachable!("it goes behind, or is no input"),
             };
         }
         described.push(input);
@@ -158,7 +158,7 @@ fn contents(data: &Data) -> InferTensorContents {
         Data::Fp32(values) => contents.fp32_contents = values,
         Data::Fp64(values) => contents.fp64_contents = values,
         Data::Bytes(values) => contents.bytes_contents = values.into_iter().map(Bytes::from).collect(),
-        Data::Fp16(_) | Data::Bf16(_) => {}
+        Data::Fp16(_) | Data::Bf16(_) | Data::Lent(_) => {}
     }
     contents
 }

@@ -126,7 +126,7 @@ pub enum Command {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Compute a decision on a rollout again from the evidence it rested on. Ends with 1 where the result is another.
+    /// Compute a decision on a rollout, a rehearsal or drift again from what it rested on. Ends with 1 where the result is another.
     #[command(after_help = "Example:\n  kubectl millrace replay flights 12")]
     Replay {
         /// Name of the InferenceService.

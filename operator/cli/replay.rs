@@ -6,7 +6,7 @@ use millrace_contract::decision::Decision;
 use millrace_crds::InferenceService;
 use millrace_operator::inference_service::{
     desired::records_name,
-    replay::{Replayed, replay},
+    replay::{Replayed, can_be_computed, replay},
 };
 
 use crate::{
@@ -25,7 +25,7 @@ pub async fn run(client: Client, namespace: &str, name: &str, id: i64) -> anyhow
     };
     let maps: Api<ConfigMap> = Api::namespaced(client, namespace);
     let stored = maps.get_opt(&records_name(name)).await?.and_then(|map| map.data).unwrap_or_default();
-    let Some(inputs) = stored.get(&id.to_string()) else {
+    let Some(inputs) = stored.get(&id.to_string()).filter(|_| can_be_computed(decision)) else {
         anyhow::bail!(
             "decision {id} ({}) rests on no evidence that was counted: {}",
             decision.reason,
@@ -42,7 +42,7 @@ fn shown(decision: &Decision, replayed: &Replayed) -> String {
     let mut node = Node::new(format!("decision {} of {}", decision.id, decision.time))
         .and(verdict_tone(decision.verdict), word(Some(&decision.verdict)))
         .and(Tone::Plain, format!("{} {}: {}", word(Some(&decision.question)), decision.subject, decision.message));
-    for one in replayed.judgement.checks() {
+    for one in &replayed.checks {
         node.put(check("check", one));
     }
     node.put(match replayed.differences.as_slice() {

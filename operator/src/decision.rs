@@ -30,10 +30,15 @@ pub struct Made {
     pub checks: Vec<Check>,
 }
 
+/// Number that the next decision gets. Pure.
+pub fn next_id(history: &[Decision]) -> i64 {
+    history.iter().map(|decision| decision.id).max().unwrap_or_default() + 1
+}
+
 /// Puts a decision into a history, newest first; the oldest falls out. Returns the record. Pure.
 pub fn record(history: &mut Vec<Decision>, made: Made, now: Timestamp) -> Decision {
     let Made { question, subject, verdict, reason, message, decided_by, user, checks } = made;
-    let id = history.iter().map(|decision| decision.id).max().unwrap_or_default() + 1;
+    let id = next_id(history);
     let time = crate::conditions::whole_seconds(now).to_string();
     let decision = Decision { id, time, question, subject, verdict, reason, message, decided_by, user, checks };
     history.insert(0, decision.clone());

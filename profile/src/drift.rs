@@ -115,8 +115,13 @@ pub fn drift(fields: &[FieldSketch], settings: &DriftSettings) -> Result<Vec<Fie
         .iter()
         .map(|(field, reference)| field_drift(&field.name, reference, &field.current, settings, compared.len()))
         .collect::<Result<Vec<_>, _>>()?;
-    verdicts.sort_by(|left, right| right.psi.total_cmp(&left.psi).then_with(|| left.name.cmp(&right.name)));
+    worst_first(&mut verdicts);
     Ok(verdicts)
+}
+
+/// Sorts by PSI, greatest first.
+pub fn worst_first(fields: &mut [FieldDrift]) {
+    fields.sort_by(|left, right| right.psi.total_cmp(&left.psi).then_with(|| left.name.cmp(&right.name)));
 }
 
 /// The verdict over all fields: Fail if one drifted, Unknown if none did but one is Unknown or there is none, else Pass.

@@ -51,6 +51,30 @@ pub struct DriftMonitor {
     pub raised: bool,
 }
 
+/// Drifted windows in a row, and what follows from them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InARow {
+    /// How many drifted. An Unknown window neither adds nor resets.
+    pub consecutive: u32,
+    /// Whether drift is raised.
+    pub raised: bool,
+}
+
+impl InARow {
+    /// After one more window with this verdict, where so many raise drift.
+    pub fn after(self, window: Verdict, needed: u32) -> Self {
+        match window {
+            Verdict::Unknown => self,
+            Verdict::Pass => Self::default(),
+            Verdict::Fail => {
+                let consecutive = self.consecutive.saturating_add(1);
+                Self { consecutive, raised: self.raised || consecutive >= needed.max(1) }
+            }
+        }
+    }
+}
+
 /// What a closed window says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClosedWindow {
@@ -64,6 +88,10 @@ pub struct ClosedWindow {
     pub verdict: Verdict,
     /// All fields, greatest PSI first; empty when Unknown for want of rows.
     pub fields: Vec<FieldDrift>,
+    /// What they were computed from.
+    pub counts: Vec<FieldSketch>,
+    /// The windows before it.
+    pub before: InARow,
     /// Drifted windows in a row, this one included. An Unknown window neither adds nor resets.
     pub consecutive: u32,
     /// Whether drift is raised after this window.
@@ -137,39 +165,15 @@ impl DriftMonitor {
             return Ok(None);
         }
         let end = if enough { end } else { boundary };
-        let fields = if enough { drift::drift(&self.fields, &settings.drift) } else { Ok(Vec::new()) };
-        let rows = self.rows;
+        let (rows, counts) = (self.rows, std::mem::take(&mut self.fields));
         self.begin(None);
-        let fields = fields?;
+        let fields = if enough { drift::drift(&counts, &settings.drift)? } else { Vec::new() };
         let verdict = drift::overall(&fields);
-        let newly_raised = self.judge(verdict, settings.consecutive.max(1));
-        Ok(Some(ClosedWindow {
-            start,
-            end,
-            rows,
-            verdict,
-            fields,
-            consecutive: self.consecutive,
-            raised: self.raised,
-            newly_raised,
-        }))
-    }
-
-    fn judge(&mut self, verdict: Verdict, needed: u32) -> bool {
-        match verdict {
-            Verdict::Unknown => false,
-            Verdict::Pass => {
-                self.consecutive = 0;
-                self.raised = false;
-                false
-            }
-            Verdict::Fail => {
-                self.consecutive = self.consecutive.saturating_add(1);
-                let was_raised = self.raised;
-                self.raised = was_raised || self.consecutive >= needed;
-                self.raised && !was_raised
-            }
-        }
+        let before = InARow { consecutive: self.consecutive, raised: self.raised };
+        let InARow { consecutive, raised } = before.after(verdict, settings.consecutive);
+        (self.consecutive, self.raised) = (consecutive, raised);
+        let newly_raised = raised && !before.raised;
+        Ok(Some(ClosedWindow { start, end, rows, verdict, fields, counts, before, consecutive, raised, newly_raised }))
     }
 
     fn begin(&mut self, window: Option<(i64, i64)>) {

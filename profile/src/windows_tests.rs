@@ -120,3 +120,20 @@ fn counts_can_be_replaced_by_what_was_added() {
     assert_eq!(replaced[0].current, Counts { bins: vec![1, 2], missing: 3 });
     assert_eq!(with_counts(&field([50, 60]), &Default::default()), []);
 }
+
+#[test]
+fn a_window_goes_on_with_what_the_ones_before_it_left() {
+    let row = |consecutive, raised| InARow { consecutive, raised };
+    let cases = [
+        (row(0, false), Verdict::Fail, 2, row(1, false)),
+        (row(1, false), Verdict::Fail, 2, row(2, true)),
+        (row(1, true), Verdict::Fail, 9, row(2, true)),
+        (row(u32::MAX, true), Verdict::Fail, 2, row(u32::MAX, true)),
+        (row(1, false), Verdict::Unknown, 1, row(1, false)),
+        (row(2, true), Verdict::Pass, 2, row(0, false)),
+        (row(0, false), Verdict::Fail, 0, row(1, true)),
+    ];
+    for (before, window, needed, expected) in cases {
+        assert_eq!(before.after(window, needed), expected, "{before:?}, {window:?} of {needed}");
+    }
+}

@@ -119,7 +119,8 @@ pub fn write(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<Wr
             json.extend_from_slice(b"}}");
         } else {
             json.extend_from_slice(b",\"data\":");
-            data(&mut json, output.tensor())?;
+            let NamedTensor { name, tensor } = output.tensor();
+            data(&mut json, name, &tensor.data)?;
             json.push(b'}');
         }
     }
@@ -158,7 +159,7 @@ fn head(json: &mut Vec<u8>, output: &NamedTensor) {
 }
 
 /// A flat list of the elements. What is no finite number becomes null: JSON has no word for it.
-fn data(json: &mut Vec<u8>, output: &NamedTensor) -> Result<(), Refusal> {
+fn data(json: &mut Vec<u8>, name: &str, elements: &Data) -> Result<(), Refusal> {
     let (mut whole, mut real) = (itoa::Buffer::new(), zmij::Buffer::new());
     macro_rules! integers {
         ($values:expr) => {
@@ -174,7 +175,7 @@ fn data(json: &mut Vec<u8>, output: &NamedTensor) -> Result<(), Refusal> {
             })
         };
     }
-    match &output.tensor.data {
+    match elements {
         Data::Bool(values) => list(json, values, |json, &value| {
             json.extend_from_slice(if value { b"true".as_slice() } else { b"false" });
         }),
@@ -192,12 +193,12 @@ fn data(json: &mut Vec<u8>, output: &NamedTensor) -> Result<(), Refusal> {
         Data::Bytes(values) => list(json, values, |json, value| text(json, value)),
         Data::Bf16(_) => {
             let message = format!(
-                "output {:?} is {}, which has no JSON form: ask for it as binary (parameter binary_data), or over gRPC",
-                output.name,
+                "output {name:?} is {}, which has no JSON form: ask for it as binary (parameter binary_data), or over gRPC",
                 Datatype::Bf16
             );
             return Err(Refusal::new(Reason::Unsupported, message));
         }
+        Data::Lent(lent) => return data(json, name, lent.plain()),
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millrace_engine::{Data, Datatype, NamedTensor};
+use millrace_engine::{Data, Datatype, Lent, NamedTensor};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{elements, intake::room, message::Limits};
@@ -76,6 +76,8 @@ impl Growing {
             Data::Fp32(values) => begun.complete(values, bytes, count),
             Data::Fp64(values) => begun.complete(values, bytes, count),
             Data::Bytes(_) => texts.extend_from_slice(bytes),
+            // It began as an empty vector.
+            Data::Lent(_) => {}
         }
     }
 
@@ -193,6 +195,27 @@ fn in_memory(data: &Data) -> Option<&[u8]> {
         Data::Fp32(values) => values.as_bytes(),
         Data::Fp64(values) => values.as_bytes(),
         Data::Bytes(_) => return None,
+        Data::Lent(lent) => return in_runtime(lent),
+    })
+}
+
+/// The elements as they lie in ONNX Runtime's memory.
+fn in_runtime(lent: &Lent) -> Option<&[u8]> {
+    Some(match lent.datatype() {
+        Datatype::Bool => lent.elements::<bool>().as_bytes(),
+        Datatype::Uint8 => lent.elements::<u8>().as_bytes(),
+        Datatype::Uint16 => lent.elements::<u16>().as_bytes(),
+        Datatype::Uint32 => lent.elements::<u32>().as_bytes(),
+        Datatype::Uint64 => lent.elements::<u64>().as_bytes(),
+        Datatype::Int8 => lent.elements::<i8>().as_bytes(),
+        Datatype::Int16 => lent.elements::<i16>().as_bytes(),
+        Datatype::Int32 => lent.elements::<i32>().as_bytes(),
+        Datatype::Int64 => lent.elements::<i64>().as_bytes(),
+        Datatype::Fp16 => lent.elements::<half::f16>().as_bytes(),
+        Datatype::Bf16 => lent.elements::<half::bf16>().as_bytes(),
+        Datatype::Fp32 => lent.elements::<f32>().as_bytes(),
+        Datatype::Fp64 => lent.elements::<f64>().as_bytes(),
+        Datatype::Bytes => return None,
     })
 }
 
@@ -251,7 +274,7 @@ fn append_texts(bytes: &mut Vec<u8>, texts: &[String]) {
 #[cfg(test)]
 mod tests {
     use half::{bf16, f16};
-    use millrace_engine::Tensor;
+    use millrace_engine::{LoadOptions, Model, Tensor};
 
     use super::*;
 
@@ -318,5 +341,38 @@ mod tests {
         let Data::Fp32(values) = &tensors[0].tensor.data else { unreachable!() };
         let bytes = write(&tensors, 0);
         assert_eq!(bytes.as_ptr(), values.as_ptr().cast());
+    }
+
+    /// Inputs of the model that gives each back: two elements of every type, and very many of one.
+    fn inputs(large: Datatype) -> Vec<NamedTensor> {
+        let input = |(data, bytes): (Data, Vec<u8>)| {
+            let datatype = data.datatype();
+            let times = if datatype == large { 1 << 17 } else { 1 };
+            let shape = vec![2 * times as i64];
+            let data = read(&bytes.repeat(times), datatype, &shape, &Limits::default()).unwrap();
+            let name = format!("in_{}", datatype.as_str().to_lowercase());
+            NamedTensor { name, tensor: Tensor { shape, data } }
+        };
+        table().into_iter().map(input).collect()
+    }
+
+    #[test]
+    fn large_outputs_are_sent_from_where_the_runtime_wrote_them() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/tests/models/identity.onnx");
+        let mut model = Model::load(&std::fs::read(path).unwrap(), None, LoadOptions::default()).unwrap();
+        for (index, datatype) in Datatype::ALL.into_iter().enumerate() {
+            let inputs = inputs(datatype);
+            let copied = Arc::new(model.run(&inputs).unwrap());
+            let lent = Arc::new(model.run_lending(&inputs).unwrap());
+            let bytes = write(&lent, index);
+            assert!(bytes == write(&copied, index), "{datatype}");
+            match &lent[index].tensor.data {
+                Data::Lent(own) => assert_eq!(Some(bytes.as_ptr()), in_runtime(own).map(<[u8]>::as_ptr), "{datatype}"),
+                _ => assert_eq!(datatype, Datatype::Bytes, "numbers are not copied"),
+            }
+            // The body of an answer is all that keeps them.
+            drop(lent);
+            assert!(bytes == write(&copied, index), "{datatype}");
+        }
     }
 }

@@ -41,7 +41,7 @@ fn by_height(left: f64, right: f64) -> Ordering {
 }
 
 fn written(data: &Data, index: usize) -> String {
-    match data {
+    match data.plain() {
         Data::Bool(values) => values.get(index).map_or_else(String::new, |&value| u8::from(value).to_string()),
         other => other.text(index).unwrap_or_default(),
     }

@@ -235,6 +235,7 @@ fn contents(data: &Data) -> InferTensorContents {
         }
         // Without a typed form the whole answer is raw.
         Data::Fp16(_) | Data::Bf16(_) => {}
+        Data::Lent(lent) => return self::contents(lent.plain()),
     }
     contents
 }

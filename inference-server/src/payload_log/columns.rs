@@ -90,7 +90,7 @@ fn elements(rows: &[&Tensor]) -> Result<ArrayRef, ArrowError> {
     /// The rows whose element type is that of the first; there are no others in one model.
     macro_rules! all {
         ($variant:ident, $array:ty, $convert:expr) => {{
-            let of = |tensor: &&Tensor| match &tensor.data {
+            let of = |tensor: &&Tensor| match tensor.data.plain() {
                 Data::$variant(values) => Some(values.clone()),
                 _ => None,
             };
@@ -102,7 +102,7 @@ fn elements(rows: &[&Tensor]) -> Result<ArrayRef, ArrowError> {
         }};
     }
     let Some(first) = rows.first() else { return Ok(arrow::array::new_empty_array(&DataType::Float32)) };
-    Ok(match &first.data {
+    Ok(match first.data.plain() {
         Data::Bool(_) => all!(Bool, BooleanArray, |value| value),
         Data::Uint8(_) => all!(Uint8, UInt8Array, |value| value),
         Data::Uint16(_) => all!(Uint16, UInt16Array, |value| value),
@@ -117,5 +117,6 @@ fn elements(rows: &[&Tensor]) -> Result<ArrayRef, ArrowError> {
         Data::Fp32(_) => all!(Fp32, Float32Array, |value| value),
         Data::Fp64(_) => all!(Fp64, Float64Array, |value| value),
         Data::Bytes(_) => all!(Bytes, StringArray, |value| value),
+        Data::Lent(_) => return Err(ArrowError::SchemaError("a tensor is not there in plain".to_owned())),
     })
 }

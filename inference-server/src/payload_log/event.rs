@@ -79,6 +79,7 @@ impl Serialize for Elements<'_> {
             Data::Fp32(values) => values.serialize(serializer),
             Data::Fp64(values) => values.serialize(serializer),
             Data::Bytes(values) => values.serialize(serializer),
+            Data::Lent(lent) => Elements(lent.plain()).serialize(serializer),
         }
     }
 }

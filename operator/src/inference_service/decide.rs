@@ -25,6 +25,7 @@ use millrace_crds::{
 use self::{
     filled::Filling,
     judged::Judged,
+    monitored::Monitored,
     request::{accepted, handle},
 };
 use super::{
@@ -42,6 +43,7 @@ use super::{
     phase::{self, Facts},
     pods::{Pods, ServerPod},
     policy::preview_name,
+    replay::Basis,
     revision::Revision,
     routing, standing,
     swap::{self, Mark},
@@ -215,7 +217,7 @@ impl<'a> Deciding<'a> {
         moved.status.overridden = overridden::after(&self.former, &self.service.spec.model, &chosen, self.now);
         moved.status.standing =
             standing::standing(&self.service.spec, &moved.status, &self.former, self.known(&self.versions()));
-        let (monitoring, must_write) = self.monitored(&mut moved);
+        let Monitored { windows: monitoring, must_write, inputs: drift } = self.monitored(&mut moved);
         let (job, wake) = self.retrained(monitoring.as_ref(), &mut moved);
         let plan = routing::plan((&self.name, &self.uid), &self.service.spec, &moved.status, self.stored_plan.as_ref());
         let routers_follow = self.routers_follow && plan == self.stored_plan;
@@ -232,7 +234,8 @@ impl<'a> Deciding<'a> {
         self.fill(&mut moved.status, &judged, found);
         let (obsolete, leaving) = self.leftovers(&moved.status, plan.as_ref(), is_accepted);
         let decisions = record(&mut moved, self.now);
-        let records = self.records(&decisions, judged.inputs.as_ref());
+        let basis = Basis { evidence: judged.inputs.as_ref(), drift: drift.as_ref() };
+        let records = self.records(&decisions, basis);
         let marks = self.marks(&moved.status, is_accepted);
         let joined_by_pods = moved.status.canary.as_ref().filter(|_| is_swapping(&moved.status));
         let joined_by_pods = joined_by_pods.map(|canary| canary.revision.clone());

@@ -22,7 +22,7 @@ use crate::inference_service::{
 };
 
 /// `fraud-1` serves, or `fraud-2` is tried beside it; pods of both are ready, and routers follow the plan of the status.
-fn observed(status: &InferenceServiceStatus) -> Observed {
+pub(super) fn observed(status: &InferenceServiceStatus) -> Observed {
     let plan = routing::plan(("svc", "u1"), &spec("fraud"), status, None);
     let generation = plan.as_ref().map_or(0, |plan| plan.generation);
     let revisions: Vec<&RevisionStatus> = [&status.stable, &status.canary].into_iter().flatten().collect();

@@ -9,24 +9,24 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_contract::{
-    decision::{Check, Verdict},
+    decision::{Check, Decision, Verdict},
     sketch::{Counts, FieldSketch},
 };
 use millrace_crds::inference_service::{DriftMonitoring, DriftStatus, RevisionStatus};
 use millrace_profile::{
     bins,
     cumulative::{Cumulative, FieldCounts, field_counts},
-    drift::DriftSettings,
-    windows::{ClosedWindow, DriftMonitor, WindowSettings, with_counts},
+    windows::{ClosedWindow, DriftMonitor, with_counts},
 };
 use serde::{Deserialize, Serialize};
 
-use super::pods::ServerPod;
+use super::{
+    drift_verdict::{DriftInputs, DriftVerdict, checks, verdict, windows},
+    pods::ServerPod,
+};
 
 /// Key of the windows in their ConfigMap.
 pub const MONITORING_KEY: &str = "monitoring.json";
-/// Features named in status.
-const MAX_FEATURES: usize = 10;
 
 /// The windows and what was last seen of each server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct Monitoring {
     pub newest: Option<DriftStatus>,
     /// Start of the window that raised the drift there is now.
     pub raised_at: Option<i64>,
+    /// The newest verdict that says something.
+    #[serde(default)]
+    pub verdict: Option<DriftVerdict>,
 }
 
 impl Monitoring {
@@ -54,7 +57,35 @@ impl Monitoring {
 
     /// Whether this is worth a write. Counters of servers that were only looked at are not.
     pub fn differs(&self, stored: &Self) -> bool {
-        self.monitor.has_news(&stored.monitor) || self.newest != stored.newest || self.raised_at != stored.raised_at
+        // What a verdict rests on is not needed any more once it is told: that is no reason to write.
+        let told = |known: &Self| known.verdict.as_ref().map(|verdict| (verdict.verdict, verdict.decision));
+        self.monitor.has_news(&stored.monitor)
+            || self.newest != stored.newest
+            || self.raised_at != stored.raised_at
+            || told(self) != told(stored)
+    }
+
+    /// What the newest verdict rests on, where the history does not tell of it yet, also because a crash came between. The decision that
+    /// tells of it is to have this number.
+    pub fn untold(&mut self, history: &[Decision], next: i64) -> Option<DriftInputs> {
+        let verdict = self.verdict.as_mut()?;
+        let inputs = verdict.tell(history, next);
+        // The status was lost, and what the verdict rests on is too: the next window says it anew.
+        if inputs.is_none() && !verdict.is_told(history) {
+            self.verdict = None;
+        }
+        inputs
+    }
+
+    /// Number of the decision that tells of the newest verdict.
+    pub fn decision(&self) -> Option<i64> {
+        self.verdict.as_ref()?.decision
+    }
+
+    /// Whether drift is raised for this revision, by a decision of this history.
+    pub fn is_recorded(&self, revision: &str, history: &[Decision]) -> bool {
+        let verdict = self.verdict.as_ref().filter(|known| known.verdict == Verdict::Fail);
+        self.is_raised(revision) && verdict.is_some_and(|known| known.is_told(history))
     }
 
     /// Adds what the servers have seen since the last look, and closes the window if its time has come. Returns the closed one.
@@ -100,48 +131,31 @@ impl Monitoring {
             .step(&stable.revision, now.as_second(), rows, &fields, &windows(settings))
             .unwrap_or_default()?;
         self.raised_at = self.raised_at.filter(|_| closed.raised).or(closed.newly_raised.then_some(closed.start));
-        self.newest = Some(status_of(&closed));
+        let newest = status_of(&closed);
+        let says_something = closed.verdict != Verdict::Unknown && newest.verdict != Verdict::Unknown;
+        if says_something && self.verdict.as_ref().map(|known| known.verdict) != Some(newest.verdict) {
+            self.verdict = Some(DriftVerdict::new(newest.verdict, DriftInputs::of(&closed, settings)));
+        }
+        self.newest = Some(newest);
         Some(closed)
-    }
-}
-
-fn windows(settings: &DriftMonitoring) -> WindowSettings {
-    let DriftMonitoring { threshold, window_seconds, min_samples, max_window_seconds, consecutive_windows } = settings;
-    WindowSettings {
-        length_seconds: *window_seconds,
-        max_seconds: *max_window_seconds,
-        consecutive: u32::try_from(*consecutive_windows).unwrap_or(1),
-        drift: DriftSettings {
-            threshold: *threshold,
-            min_samples: u64::try_from(*min_samples).unwrap_or_default(),
-            ..DriftSettings::default()
-        },
     }
 }
 
 fn status_of(closed: &ClosedWindow) -> DriftStatus {
     let time = |second: i64| Timestamp::from_second(second).ok().map(Time);
-    let verdict = if closed.raised { Verdict::Fail } else { closed.verdict };
-    let verdict = match (verdict, closed.raised) {
-        // One drifted window is no drift yet.
-        (Verdict::Fail, false) => Verdict::Unknown,
-        (verdict, _) => verdict,
-    };
-    let features: Vec<Check> = closed.fields.iter().take(MAX_FEATURES).map(|field| field.check()).collect();
     DriftStatus {
-        verdict,
+        verdict: verdict(closed.verdict, closed.raised),
         window_start: time(closed.start),
         window_end: time(closed.end),
         rows: i64::try_from(closed.rows).unwrap_or(i64::MAX),
         consecutive: i32::try_from(closed.consecutive).unwrap_or(i32::MAX),
-        features,
+        features: checks(&closed.fields),
     }
 }
 
 /// The features that drifted, for a sentence: names with their PSI.
-pub fn drifted_features(drift: &DriftStatus) -> String {
-    let named: Vec<String> = drift
-        .features
+pub fn drifted_features(features: &[Check]) -> String {
+    let named: Vec<String> = features
         .iter()
         .filter(|check| check.verdict == Verdict::Fail)
         .take(3)
@@ -152,7 +166,10 @@ pub fn drifted_features(drift: &DriftStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use millrace_contract::sketch::{Bins, ServerSketches};
+    use millrace_contract::{
+        decision::{DecidedBy, Question},
+        sketch::{Bins, ServerSketches},
+    };
 
     use super::*;
     use crate::inference_service::fixtures::{approved, at, serving};
@@ -243,7 +260,61 @@ mod tests {
         assert!(!monitoring.is_raised("another"));
         let drift = monitoring.newest.unwrap();
         assert_eq!((drift.verdict, drift.consecutive), (Verdict::Fail, 2));
-        assert!(drifted_features(&drift).starts_with("amount (PSI "), "{drift:?}");
+        assert!(drifted_features(&drift.features).starts_with("amount (PSI "), "{drift:?}");
+    }
+
+    #[test]
+    fn a_verdict_is_told_when_it_is_another_and_not_at_each_window() {
+        let (good, bad, few) = ([100, 100], [10, 190], [1, 1]);
+        // The counts of a window, and the verdict that is to be told after it.
+        let cases = [
+            (good, Some(Verdict::Pass)),
+            (good, None),
+            (bad, None),
+            (bad, Some(Verdict::Fail)),
+            (bad, None),
+            (few, None),
+            (good, Some(Verdict::Pass)),
+        ];
+        let mut history: Vec<Decision> = Vec::new();
+        let (mut monitoring, mut served) = (Monitoring::default(), [0, 0]);
+        monitoring.step(&settings(), &stable(), &[pod("a", served)], at(0));
+        // A window that is short of rows is given up after five minutes.
+        for (window, (added, expected)) in (0..).zip(cases) {
+            let start = window * 600;
+            served = [served[0] + added[0], served[1] + added[1]];
+            monitoring.step(&settings(), &stable(), &[pod("a", served)], at(start + 30));
+            assert_eq!(monitoring.untold(&history, 99), None, "nothing has closed since");
+            monitoring.step(&settings(), &stable(), &[pod("a", served)], at(start + 300));
+            let inputs = monitoring.untold(&history, crate::decision::next_id(&history));
+            let found = inputs.as_ref().map(|inputs| inputs.judge().unwrap().verdict);
+            assert_eq!(found, expected, "window {window}");
+            // Until it is in the history it is told again.
+            let next = crate::decision::next_id(&history);
+            assert_eq!(monitoring.untold(&history, next), inputs, "window {window}");
+            if let Some(verdict) = found {
+                assert!(!monitoring.is_recorded(&stable().revision, &history));
+                crate::decision::record(&mut history, made(verdict), at(start + 300));
+            }
+            assert_eq!(monitoring.untold(&history, 99), None, "window {window}");
+            assert_eq!(monitoring.is_recorded(&stable().revision, &history), (3..6).contains(&window), "{window}");
+        }
+        assert_eq!(monitoring.decision(), Some(3));
+        assert_eq!(monitoring.untold(&[], 1), None);
+        assert_eq!(monitoring.verdict, None, "the status was lost: the next window says it anew");
+    }
+
+    fn made(verdict: Verdict) -> crate::decision::Made {
+        crate::decision::Made {
+            question: Question::Drift,
+            subject: "fraud-1".to_owned(),
+            verdict,
+            reason: String::new(),
+            message: String::new(),
+            decided_by: DecidedBy::Operator,
+            user: None,
+            checks: Vec::new(),
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@
 //! | `gateway_native.rs`| pure | its rules where the Gateway shares requests out; `gateway_outcome.rs`: what follows        |
 //! | `gateway_api.rs`| pure   | what is read and written of the Gateway API                                                 |
 //! | `shared.rs`     | pure   | the router and policies that all services of a namespace share; `shared/`: the router's pod |
-//! | `drift.rs`      | pure   | sketches → windows → drift                                                                  |
+//! | `drift.rs`      | pure   | sketches → windows → drift; `drift_verdict.rs`: what a verdict about it rests on            |
 //! | `retraining.rs` | pure   | whether a new model is trained                                                              |
 //! | `status.rs`     | pure   | what was found → status                                                                     |
 //! | `told.rs`       | pure   | reasons of Events                                                                           |
@@ -72,6 +72,7 @@ pub mod commands;
 pub mod decide;
 pub mod desired;
 pub mod drift;
+pub mod drift_verdict;
 pub mod evidence;
 #[cfg(test)]
 mod fixtures;

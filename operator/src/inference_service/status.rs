@@ -71,8 +71,19 @@ pub struct Seen<'a> {
     pub gateway: Option<Said>,
     /// Seconds a new revision may take.
     pub progress_deadline_seconds: i64,
-    /// The newest drift window, and whether drift is raised; absent where nothing is watched.
-    pub drift: Option<(Option<&'a DriftStatus>, bool)>,
+    /// What is seen of drift; absent where nothing is watched.
+    pub drift: Option<Watched<'a>>,
+}
+
+/// What is seen of drift.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watched<'a> {
+    /// The newest window.
+    pub newest: Option<&'a DriftStatus>,
+    /// Whether drift is raised.
+    pub is_raised: bool,
+    /// The decision that tells of the newest verdict.
+    pub decision: Option<i64>,
 }
 
 /// Puts what was found into a status.
@@ -89,7 +100,7 @@ pub fn fill(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
         rollout.verdict = Some(judgement.verdict());
         rollout.checks = judgement.checks().to_vec();
     }
-    status.drift = seen.drift.and_then(|(drift, _)| drift.cloned());
+    status.drift = seen.drift.and_then(|watched| watched.newest.cloned());
     fill_conditions(status, seen);
     status.phase = Some(phase(status));
 }
@@ -147,7 +158,7 @@ fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     let ready = ready(status, seen);
     let stalled = stalled(status, seen);
     let working = working(status, seen).filter(|_| stalled.is_none());
-    let drifted = seen.drift.map(|(drift, is_raised)| drifted(drift, is_raised));
+    let drifted = seen.drift.map(drifted);
     let serving = status.stable.as_ref().map(|stable| stable.model_version.as_str());
     let overridden = status.overridden.as_ref().map(|known| overridden::said(known, serving));
     let retraining = retraining::said(status.retraining.as_ref());
@@ -288,16 +299,18 @@ fn working(status: &InferenceServiceStatus, seen: &Seen<'_>) -> Option<Said> {
     }
 }
 
-fn drifted(drift: Option<&DriftStatus>, is_raised: bool) -> Said {
-    let Some(drift) = drift else {
+fn drifted(watched: Watched<'_>) -> Said {
+    let Some(drift) = watched.newest else {
         return (Is::Unknown, "NoWindow".to_owned(), "no window has closed yet".to_owned());
     };
-    match (is_raised, drift.verdict) {
+    let since = watched.decision.map(|id| format!(" (since decision {id})")).unwrap_or_default();
+    match (watched.is_raised, drift.verdict) {
         (true, _) => {
-            let message = format!("{} windows in a row drifted: {}", drift.consecutive, drifted_features(drift));
+            let features = drifted_features(&drift.features);
+            let message = format!("{} windows in a row drifted{since}: {features}", drift.consecutive);
             (Is::True, "InputsDrifted".to_owned(), message)
         }
-        (false, Verdict::Pass) => (Is::False, "NoDrift".to_owned(), format!("no drift in {} rows", drift.rows)),
+        (false, Verdict::Pass) => (Is::False, "NoDrift".to_owned(), format!("no drift in {} rows{since}", drift.rows)),
         (false, Verdict::Fail | Verdict::Unknown) if drift.consecutive > 0 => {
             let message = format!("{} drifted window(s) in a row, not yet enough to raise drift", drift.consecutive);
             (Is::Unknown, "OneWindowDrifted".to_owned(), message)

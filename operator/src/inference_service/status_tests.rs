@@ -213,10 +213,14 @@ fn drift_is_told_by_the_newest_window() {
         (Some(&few), true, "Drifted=True(InputsDrifted)"),
     ];
     for (window, is_raised, expected) in cases {
-        let status = filled(serving(&approved("fraud", 1)), &Seen { drift: Some((window, is_raised)), ..seen() });
+        let watched = Watched { newest: window, is_raised, decision: Some(7) };
+        let status = filled(serving(&approved("fraud", 1)), &Seen { drift: Some(watched), ..seen() });
         assert_eq!(said(&status)[0], expected);
+        let drifted = find(&status.conditions, DRIFTED).unwrap();
+        assert_eq!(drifted.message.contains("since decision 7"), drifted.status != "Unknown", "{}", drifted.message);
     }
-    let watched = filled(serving(&approved("fraud", 1)), &Seen { drift: Some((Some(&fine), false)), ..seen() });
+    let watched = Watched { newest: Some(&fine), ..Watched::default() };
+    let watched = filled(serving(&approved("fraud", 1)), &Seen { drift: Some(watched), ..seen() });
     assert_eq!(said(&filled(watched, &seen())), ["Ready=True(Serving)"], "nothing is watched any more");
 }
 

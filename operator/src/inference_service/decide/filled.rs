@@ -9,7 +9,7 @@ use crate::inference_service::{
     callers,
     drift::Monitoring,
     standing,
-    status::{self, Said, Seen},
+    status::{self, Said, Seen, Watched},
 };
 
 /// What else the status tells.
@@ -51,9 +51,11 @@ impl Deciding<'_> {
             callers: self.callers(generation),
             gateway,
             progress_deadline_seconds: self.service.spec.rollout.progress_deadline_seconds,
-            drift: monitoring
-                .zip(status.stable.as_ref())
-                .map(|(monitoring, stable)| (monitoring.newest.as_ref(), monitoring.is_raised(&stable.revision))),
+            drift: monitoring.zip(status.stable.as_ref()).map(|(monitoring, stable)| Watched {
+                newest: monitoring.newest.as_ref(),
+                is_raised: monitoring.is_raised(&stable.revision),
+                decision: monitoring.decision(),
+            }),
         };
         status::fill(status, &seen);
     }

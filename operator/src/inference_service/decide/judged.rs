@@ -14,7 +14,7 @@ use crate::inference_service::{
     gateway_native,
     metric::{self, Run, Subject},
     pair::{Pair, running_rehearsal},
-    replay,
+    replay::{self, Basis},
 };
 
 /// What the evidence says, and what it was computed from.
@@ -144,9 +144,8 @@ impl Deciding<'_> {
     }
 
     /// What the new decisions rest on, beside what is kept of the former ones that are in the history still.
-    pub(super) fn records(&self, decisions: &[Decision], inputs: Option<&Inputs>) -> Option<BTreeMap<String, String>> {
-        let inputs = inputs?;
+    pub(super) fn records(&self, decisions: &[Decision], basis: Basis<'_>) -> Option<BTreeMap<String, String>> {
         let former = self.observed.records.as_ref().and_then(|map| map.data.as_ref());
-        replay::records(former, decisions, inputs)
+        replay::records(former, decisions, basis)
     }
 }

@@ -7,43 +7,45 @@ use millrace_crds::{TrainingJob, inference_service::RevisionStatus};
 
 use super::Deciding;
 use crate::{
-    decision::Made,
+    decision::{Made, next_id},
     inference_service::{
         drift::{MONITORING_KEY, Monitoring, drifted_features},
+        drift_verdict::DriftInputs,
         moves::Moved,
         retraining::{self, Answer},
         told::{Happened, normal, warning},
     },
 };
 
+/// Drift after this look.
+#[derive(Default)]
+pub(super) struct Monitored {
+    pub(super) windows: Option<Monitoring>,
+    /// Whether anything in them is worth a write.
+    pub(super) must_write: bool,
+    /// What a verdict rests on that this look tells of.
+    pub(super) inputs: Option<DriftInputs>,
+}
+
 impl Deciding<'_> {
-    /// Steps the drift windows. Returns them, and whether anything in them is worth a write.
-    pub(super) fn monitored(&self, moved: &mut Moved) -> (Option<Monitoring>, bool) {
+    /// Steps the drift windows, and tells of a verdict that is another than the one before.
+    pub(super) fn monitored(&self, moved: &mut Moved) -> Monitored {
         let (Some(monitoring), Some(stable)) = (&self.service.spec.monitoring, &moved.status.stable) else {
-            return (None, false);
+            return Monitored::default();
         };
         let stored = self.observed.monitoring.as_ref().and_then(|map| map.data.as_ref()?.get(MONITORING_KEY));
         let before = Monitoring::of(stored.map(String::as_str));
         let mut after = before.clone();
-        let closed = after.step(&monitoring.drift, stable, &self.observed.pods, self.now);
-        if closed.is_some_and(|closed| closed.newly_raised)
-            && let Some(drift) = &after.newest
-        {
-            let message = format!("inputs of {} drifted: {}", stable.model_version, drifted_features(drift));
-            moved.made.push(Made {
-                question: Question::Drift,
-                subject: stable.model_version.clone(),
-                verdict: Verdict::Fail,
-                reason: "InputsDrifted".to_owned(),
-                message: message.clone(),
-                decided_by: DecidedBy::Operator,
-                user: None,
-                checks: drift.features.clone(),
-            });
-            moved.told.push(warning(Happened::Drifted, message));
+        after.step(&monitoring.drift, stable, &self.observed.pods, self.now);
+        let version = stable.model_version.clone();
+        // Decisions are numbered in the order in which they were made.
+        let next = next_id(&moved.status.history) + i64::try_from(moved.made.len()).unwrap_or_default();
+        let inputs = after.untold(&moved.status.history, next);
+        if let Some(inputs) = &inputs {
+            tell_drift(inputs, &version, moved);
         }
         let must_write = after.differs(&before);
-        (Some(after), must_write)
+        Monitored { windows: Some(after), must_write, inputs }
     }
 
     pub(super) fn retrained(
@@ -56,8 +58,7 @@ impl Deciding<'_> {
             return (None, None);
         };
         let namespace = self.service.namespace().unwrap_or_default();
-        let raised = monitoring.filter(|monitoring| monitoring.is_raised(&stable.revision));
-        let drifted = raised.and_then(|monitoring| monitoring.newest.as_ref()).map(drifted_features);
+        let drifted = monitoring.and_then(|monitoring| self.drifted(monitoring, stable));
         let question = retraining::Question {
             service: (&namespace, &self.name),
             spec,
@@ -81,6 +82,40 @@ impl Deciding<'_> {
             Answer::Start { job, .. } => (Some(*job), None),
         }
     }
+
+    /// What drifted, and the decision that says so: a job that is started for it names a decision that can be found.
+    fn drifted(&self, monitoring: &Monitoring, stable: &RevisionStatus) -> Option<String> {
+        let (newest, decision) = (monitoring.newest.as_ref()?, monitoring.decision()?);
+        monitoring
+            .is_recorded(&stable.revision, &self.former.history)
+            .then(|| format!("{} (decision {decision})", drifted_features(&newest.features)))
+    }
+}
+
+/// A verdict whose counts can't be compared is none; they were, when it was made.
+fn tell_drift(inputs: &DriftInputs, version: &str, moved: &mut Moved) {
+    let Ok(judged) = inputs.judge() else { return };
+    let (reason, message) = match judged.verdict {
+        Verdict::Fail => {
+            let message = format!("inputs of {version} drifted: {}", drifted_features(&judged.checks));
+            moved.told.push(warning(Happened::Drifted, message.clone()));
+            ("InputsDrifted", message)
+        }
+        Verdict::Pass => {
+            ("NoDrift", format!("inputs of {version} are as its training data: no drift in {} rows", inputs.rows))
+        }
+        Verdict::Unknown => return,
+    };
+    moved.made.push(Made {
+        question: Question::Drift,
+        subject: version.to_owned(),
+        verdict: judged.verdict,
+        reason: reason.to_owned(),
+        message,
+        decided_by: DecidedBy::Operator,
+        user: None,
+        checks: judged.checks,
+    });
 }
 
 fn tell_retraining(answer: &Answer, stable: &RevisionStatus, moved: &mut Moved) {
@@ -107,3 +142,7 @@ fn tell_retraining(answer: &Answer, stable: &RevisionStatus, moved: &mut Moved) 
         checks: Vec::new(),
     });
 }
+
+#[cfg(test)]
+#[path = "monitored_tests.rs"]
+mod tests;

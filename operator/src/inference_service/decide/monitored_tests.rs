@@ -1,0 +1,173 @@
+//! Tests of drift and of the training that follows, in the whole decision.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use millrace_contract::{
+    Digest,
+    decision::Decision,
+    sketch::{Bins, Counts, FieldSketch},
+};
+use millrace_crds::{InferenceService, conditions::DRIFTED, labels::CREATED_BECAUSE};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    conditions::find,
+    inference_service::{
+        decide::{Decided, decide, tests::observed},
+        fixtures::{approved, at, service, serving, settings, spec},
+        observe::Observed,
+        replay::replay,
+        retraining::Sources,
+    },
+};
+
+/// `fraud-1` serves and is watched; what was written is read by the next look.
+struct Watch {
+    service: InferenceService,
+    observed: Observed,
+    /// Rows served so far, by the bins of their only feature.
+    served: [u64; 2],
+}
+
+impl Watch {
+    fn new() -> Self {
+        let mut spec = spec("fraud");
+        spec.monitoring = serde_json::from_value(json!({"drift": {"windowSeconds": 60, "minSamples": 100}})).unwrap();
+        spec.retraining =
+            serde_json::from_value(json!({"from": {"trainingJob": "template"}, "triggers": ["Drift"]})).unwrap();
+        let mut service = service("svc", spec);
+        let status = serving(&approved("fraud", 1));
+        let alone = vec![approved("fraud", 1)];
+        let observed = Observed { versions: alone.clone(), recorded: alone, sources: sources(), ..observed(&status) };
+        service.status = Some(status);
+        Self { service, observed, served: [0, 0] }
+    }
+
+    fn look(&mut self, second: i64) -> Decided {
+        let sketches = self.observed.pods[0].sketches.as_mut().unwrap();
+        sketches.rows = self.served.iter().sum();
+        sketches.features = vec![FieldSketch {
+            name: "amount".to_owned(),
+            bins: Bins::Numeric { edges: vec![0.0] },
+            reference: Some(Counts { bins: vec![5_000, 5_000], missing: 0 }),
+            current: Counts { bins: self.served.to_vec(), missing: 0 },
+        }];
+        let decided = decide(&self.service, &self.observed, &settings(), at(second));
+        if let Some(text) = decided.monitoring.clone() {
+            self.observed.monitoring = Some(map(BTreeMap::from([(MONITORING_KEY.to_owned(), text)])));
+        }
+        if let Some(records) = decided.records.clone() {
+            self.observed.records = Some(map(records));
+        }
+        self.service.status = Some(decided.status.clone());
+        decided
+    }
+
+    /// A window with these rows; the look after which it is closed.
+    fn window(&mut self, number: i64, rows: [u64; 2]) -> Decided {
+        self.served = [self.served[0] + rows[0], self.served[1] + rows[1]];
+        self.look(number * 60 + 30);
+        self.look(number * 60 + 60)
+    }
+}
+
+fn map(data: BTreeMap<String, String>) -> ConfigMap {
+    ConfigMap { data: Some(data), ..ConfigMap::default() }
+}
+
+/// There is a template, and newer data than the model was trained on.
+fn sources() -> Sources {
+    let digest = Digest::of("newer");
+    let current = json!({
+        "version": 2, "contentDigest": digest, "manifestDigest": digest, "uri": "s3://b/tx", "rows": 1, "bytes": 1,
+        "createdTime": "2026-01-01T00:00:00Z",
+    });
+    Sources {
+        template: serde_json::from_value(json!({
+            "apiVersion": "millrace.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "template"},
+            "spec": {
+                "model": "fraud", "dataset": {"name": "tx"}, "trainer": {"image": "trainer:1"},
+                "modelVersion": {"task": "Classification"},
+            },
+        }))
+        .unwrap(),
+        dataset: serde_json::from_value(json!({
+            "apiVersion": "millrace.dev/v1alpha1", "kind": "Dataset", "metadata": {"name": "tx"},
+            "spec": {"source": {"files": {"uri": "s3://b/raw/", "format": "CSV"}}},
+            "status": {"observedGeneration": 1, "current": current},
+        }))
+        .unwrap(),
+        serving: Some(approved("fraud", 1)),
+        ..Sources::default()
+    }
+}
+
+fn about(decided: &Decided, question: Question) -> Vec<&Decision> {
+    decided.decisions.iter().filter(|decision| decision.question == question).collect()
+}
+
+#[test]
+fn a_verdict_about_drift_is_recorded_when_it_changes_and_can_be_computed_again() {
+    let (good, bad) = ([100, 100], [10, 190]);
+    let cases = [
+        (good, Some((Verdict::Pass, "NoDrift"))),
+        (good, None),
+        (bad, None),
+        (bad, Some((Verdict::Fail, "InputsDrifted"))),
+        (bad, None),
+        (good, Some((Verdict::Pass, "NoDrift"))),
+    ];
+    let mut watch = Watch::new();
+    watch.look(0);
+    for (number, (rows, expected)) in (0..).zip(cases) {
+        let decided = watch.window(number, rows);
+        let made = about(&decided, Question::Drift);
+        let said: Vec<_> = made.iter().map(|made| (made.verdict, made.reason.as_str())).collect();
+        assert_eq!(said, Vec::from_iter(expected), "window {number}");
+        let Some(decision) = made.first() else { continue };
+        let again = replay(decision, &decided.records.as_ref().unwrap()[&decision.id.to_string()]).unwrap();
+        assert_eq!((again.verdict, again.differences), (decision.verdict, Vec::new()), "window {number}");
+        let condition = find(&decided.status.conditions, DRIFTED).unwrap();
+        let names_it = condition.message.contains(&format!("since decision {}", decision.id));
+        assert!(names_it, "window {number}: {}", condition.message);
+    }
+}
+
+#[test]
+fn a_training_for_drift_names_the_decision_that_says_so() {
+    let mut watch = Watch::new();
+    watch.look(0);
+    watch.window(0, [10, 190]);
+    let raised = watch.window(1, [10, 190]);
+    let decision = about(&raised, Question::Drift)[0].id;
+    assert_eq!(raised.job, None, "the status does not have the decision yet");
+    let started = watch.look(121);
+    let job = started.job.as_ref().unwrap();
+    let named = format!("(decision {decision})");
+    let because = &job.metadata.annotations.as_ref().unwrap()[CREATED_BECAUSE];
+    assert!(because.contains(&named), "{because}");
+    let told = about(&started, Question::Retrain)[0];
+    assert!(told.reason == "Started" && told.message.contains(&named), "{told:?}");
+}
+
+#[test]
+fn a_verdict_that_a_crash_kept_from_the_status_is_told_by_the_next_look() {
+    let mut watch = Watch::new();
+    watch.look(0);
+    watch.window(0, [10, 190]);
+    watch.served = [20, 380];
+    watch.look(90);
+    let status = watch.service.status.clone();
+    let lost = watch.look(120);
+    watch.service.status = status;
+    let told = watch.look(121);
+    let (lost, again) = (about(&lost, Question::Drift), about(&told, Question::Drift));
+    assert_eq!((lost.len(), again.len()), (1, 1));
+    assert_eq!((again[0].id, &again[0].checks), (lost[0].id, &lost[0].checks));
+    assert_eq!(told.told.iter().filter(|told| told.reason == Happened::Drifted).count(), 1);
+    let inputs = &watch.observed.records.as_ref().unwrap().data.as_ref().unwrap()[&again[0].id.to_string()];
+    assert_eq!(replay(again[0], inputs).unwrap().differences, Vec::<String>::new());
+    assert!(about(&watch.look(122), Question::Drift).is_empty(), "it is told once");
+}
