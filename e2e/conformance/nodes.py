@@ -30,6 +30,8 @@ from server import Ours
 DATATYPES = set(NUMPY.values())
 WRONG = "WRONG"
 REPEATS = 8
+# For the models of one server.
+SETTLE_SECONDS = 300
 
 
 class Unserved(Exception):
@@ -196,13 +198,13 @@ def is_on_its_way(entry):
 
 def settle(target, count):
     """Waits until no model is being loaded any more."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline:
         entries = target.rest.post("/v2/repository/index", {}).json()
         if len(entries) >= count and not any(is_on_its_way(e) for e in entries):
             return
         time.sleep(0.1)
-    raise SystemExit("the models were not loaded within two minutes")
+    raise SystemExit(f"the models were not loaded within {SETTLE_SECONDS} s")
 
 
 def print_outcomes(nodes, outcomes, verbose):

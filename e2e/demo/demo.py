@@ -127,7 +127,7 @@ class Demo:
         arguments = [str(pathlib.Path(__file__).parent / "traffic.py"), f"http://{address}/v2/models/flights/infer"]
         files = [str(self.work / name) for name in ("rows.json", "control.json", "stats.json")]
         self.client = subprocess.Popen([sys.executable, *arguments, *files])
-        wait("the client gets answers", lambda: (self.work / "stats.json").exists() and self.stats()["sent"] > 50, 30)
+        wait("the client gets answers", lambda: (self.work / "stats.json").exists() and self.stats()["sent"] > 50, 60)
 
     def stop_traffic(self):
         """Ends it. One that has ended before, or does not end well, may have sent nothing for long."""
@@ -217,7 +217,7 @@ class Demo:
 
     def another_leads(self, former):
         holder = lambda: self.system.get("lease", "millrace-operator")["spec"].get("holderIdentity")
-        wait("another operator pod leads", lambda: holder() not in (None, "", former), 60, holder)
+        wait("another operator pod leads", lambda: holder() not in (None, "", former), 120, holder)
 
     def bad_model(self, number, make, what, reasons):
         name, data = f"flights-{number}", make(self.models[self.best])
@@ -272,8 +272,9 @@ class Demo:
         say(f"  {job['metadata']['name']}: {job['metadata']['annotations'].get('millrace.dev/created-because')}")
         version = self.version_of(job["metadata"]["name"])
         self.know(version)
+        stable_servers = f"millrace.dev/component=server,millrace.dev/revision={self.status()['stable']['revision']}"
         self.approved(version)
-        say(f"  killing a server pod of the stable revision: {self.ns.delete_pod('millrace.dev/component=server', force=False)}")
+        say(f"  killing a server pod of the stable revision: {self.ns.delete_pod(stable_servers)}")
         self.canary_starts(version)
         self.stable_is(version)
         gates = self.ns.get("modelversion", version)["status"]["gates"]

@@ -24,6 +24,10 @@ class Failed(Exception):
     """An expectation of the demo did not come true; the message says which."""
 
 
+class Unanswered(Failed):
+    """The API server did not answer a read, or not for a reason of the read's own: whoever waits for something asks again."""
+
+
 def say(text):
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
@@ -76,11 +80,12 @@ def read(path):
     try:
         status, text = reads().answer("GET", path)
     except (OSError, http.client.HTTPException) as error:
-        raise Failed(f"GET {path}: {error!r}") from error
+        raise Unanswered(f"GET {path}: {error!r}") from error
     if status == 404:
         return None
     if status != 200:
-        raise Failed(f"GET {path}: {status} {text[:500].decode(errors='replace')}")
+        kind = Unanswered if status == 429 or status >= 500 else Failed
+        raise kind(f"GET {path}: {status} {text[:500].decode(errors='replace')}")
     return json.loads(text)
 
 
@@ -108,7 +113,7 @@ class Namespace:
 
     def delete_pod(self, selector, force=False):
         """Kills one ready pod of a selector; returns its name."""
-        pods = [pod for pod in self.list("pods", selector) if condition(pod, "Ready")[0] == "True"]
+        pods = [pod for pod in self.list("pods", selector) if condition(pod, "Ready")[0] == "True" and "deletionTimestamp" not in pod["metadata"]]
         if not pods:
             raise Failed(f"no ready pod for {selector}")
         name = pods[0]["metadata"]["name"]
@@ -125,17 +130,28 @@ def condition(thing, kind):
     return "", "", ""
 
 
+def attempt(look):
+    """What it finds, and why it found nothing where the API server did not answer."""
+    try:
+        return look(), None
+    except Unanswered as error:
+        return None, str(error)
+
+
 def wait(what, look, deadline, tell=None, every=0.2):
     """Calls `look` until it returns something true, and returns that. Prints what `tell` says when it changes; where only numbers
     change, every five seconds."""
     began, told, told_at = time.monotonic(), None, 0.0
     words = lambda text: "".join(letter for letter in text or "" if not letter.isdigit())
     while True:
-        found = look()
+        found, unanswered = attempt(look)
         if found:
             say(f"  {what}: {time.monotonic() - began:.1f} s")
             return found
-        now_telling = tell() if tell else None
+        now_telling = unanswered
+        if tell and not unanswered:
+            now_telling, unanswered = attempt(tell)
+            now_telling = now_telling or unanswered
         is_news = words(now_telling) != words(told) or time.monotonic() - told_at > 5
         if now_telling and now_telling != told and is_news:
             told, told_at = now_telling, time.monotonic()

@@ -26,7 +26,7 @@ def ready(kind, name, namespace=NS):
     return condition(namespace.get(kind, name), "Ready")
 
 
-def ends_in(kind, name, expected, words, deadline=120, namespace=NS):
+def ends_in(kind, name, expected, words, deadline=180, namespace=NS):
     """Waits until Ready is False with this reason and all the words in its message."""
     def look():
         status, reason, message = ready(kind, name, namespace)
@@ -35,7 +35,8 @@ def ends_in(kind, name, expected, words, deadline=120, namespace=NS):
     say(f"    {expected}: {message}")
 
 
-def heals(kind, name, deadline=120, namespace=NS):
+def heals(kind, name, deadline=300, namespace=NS):
+    """Whoever tries again does so after as long as it has been bad, which on a slow machine is minutes: the kubelet after up to five."""
     wait(f"{kind} {name} heals", lambda: ready(kind, name, namespace)[0] == "True", deadline, lambda: " ".join(ready(kind, name, namespace)))
 
 
@@ -219,10 +220,10 @@ def all_heal(before):
         heals("dataset", name)
     heals("dataset", "storeless", namespace=STORELESS)
     for name in ("no-dataset", "no-image", "no-class", *(("late-image",) if IS_LOCAL else ())):
-        heals("trainingjob", name, 180)
+        heals("trainingjob", name, 400)
     heals("modelversion", "bad-3")
     for name in ("follows", "pinned"):
-        heals("inferenceservice", name, 180)
+        heals("inferenceservice", name)
     if ready("dataset", "good")[0] != "True" or current("overwritten") != before:
         raise Failed(f"something earlier was lost: {ready('dataset', 'good')}, {before} -> {current('overwritten')}")
     same_as_csv()

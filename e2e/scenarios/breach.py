@@ -8,8 +8,8 @@ import subprocess
 from scipy.special import betaln
 from scipy.stats import beta
 
-from kube import Failed, kubectl, say, wait
-from served import BODY, NS, ROW, Requests, address_of, approved, body, status_of
+from kube import Failed, kubectl, read, say, wait
+from served import BODY, NS, ROW, Requests, address_that_answers, approved, body, status_of
 from upgrade import INSTALL, TENANTS
 
 NAME, WEIGHT = "breach", 0.2
@@ -21,7 +21,16 @@ FAR = body([ROW[0], 4500.0, *ROW[2:]])
 
 def install(per_ten_thousand):
     subprocess.run([INSTALL, TENANTS, "--set", f"router.accessLogPerTenThousand={per_ten_thousand}"], check=True, stdout=subprocess.DEVNULL, timeout=300)
-    kubectl("rollout", "status", "deployment/millrace-router", "--timeout=120s", namespace=NS.name)
+    # The Deployment as it was has been rolled out for long: what the new operator makes of it is waited for.
+    wait(f"routers are to write {per_ten_thousand} of ten thousand", lambda: logged() == per_ten_thousand, 120)
+    kubectl("rollout", "status", "deployment/millrace-router", "--timeout=110s", namespace=NS.name)
+
+
+def logged():
+    """How many of ten thousand requests the routers are told to write down."""
+    deployment = read(f"/apis/apps/v1/namespaces/{NS.name}/deployments/millrace-router")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0].get("args", [])
+    return next((int(one.partition("=")[2]) for one in arguments if one.startswith("--access-log-per-ten-thousand=")), 0)
 
 
 def service(version):
@@ -88,12 +97,12 @@ def judge(entries, bad):
 def roll_out(good, bad):
     serve(good)
     wait(f"{good} serves", lambda: (status_of(NAME).get("stable") or {}).get("modelVersion") == good and status_of(NAME)["stable"].get("ready"), 120)
-    requests = Requests(address_of(NAME), NAME, bodies=[BODY] * 4 + [FAR], clients=4, pause=0.01)
+    requests = Requests(address_that_answers(NAME), NAME, bodies=[BODY] * 4 + [FAR], clients=4, pause=0.01)
     serve(bad)
     begun = wait("the bad one gets its share", lambda: (status_of(NAME).get("canary") or {}).get("weight", {}).get("accepted") == round(100 * WEIGHT) and status_of(NAME), 120)
     pods = stable_pods(begun["stable"]["revision"])
     ended = wait("it is rolled back", lambda: status_of(NAME).get("rejected") and status_of(NAME), 120)
-    wait("every router follows", lambda: status_of(NAME)["stable"]["weight"].get("accepted") == 100, 30)
+    wait("every router follows", lambda: ((status_of(NAME).get("stable") or {}).get("weight") or {}).get("accepted") == 100, 60)
     requests.stop()
     writes = ended["planGeneration"] - begun["planGeneration"]
     if writes != 1 or stable_pods(begun["stable"]["revision"]) != pods:

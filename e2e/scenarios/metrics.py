@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import tempfile
 
-from kube import Failed, kubectl, say, wait
+from kube import Failed, condition, kubectl, say, wait
 from served import BODY, NS, Requests, address_of, approved, model_version, status_of
 
 NAME = "measured"
@@ -58,7 +58,7 @@ class Surroundings:
         self.running = []
 
     def start(self):
-        routers = [pod["status"]["podIP"] for pod in NS.list("pods", "millrace.dev/component=router")]
+        routers = [pod["status"]["podIP"] for pod in NS.list("pods", "millrace.dev/component=router") if condition(pod, "Ready")[0] == "True"]
         config = {"global": {"scrape_interval": "1s"},
                   "scrape_configs": [{"job_name": "routers", "static_configs": [{"targets": [f"{ip}:9090" for ip in routers]}]}]}
         (self.work / "prometheus.yaml").write_text(json.dumps(config))
@@ -67,7 +67,7 @@ class Surroundings:
         self.running.append(in_cluster(binary, f"--config.file={self.work}/prometheus.yaml", f"--storage.tsdb.path={self.work}/data",
                                        f"--web.listen-address=0.0.0.0:{PROMETHEUS_PORT}", log=log))
         self.running.append(in_cluster("python3", "-c", WEBHOOK, str(WEBHOOK_PORT), str(self.refused), log=log))
-        wait("Prometheus has read the routers", self.has_read, 60, lambda: (self.work / "log").read_text()[-200:])
+        wait("Prometheus has read the routers", self.has_read, 120, lambda: (self.work / "log").read_text()[-200:])
 
     def has_read(self):
         try:
@@ -78,13 +78,13 @@ class Surroundings:
                 return False
             answer = json.loads(response.read())
             return answer["data"]["result"] and float(answer["data"]["result"][0]["value"][1]) > 0
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def stop(self):
         for process in self.running:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def service(surroundings, query=GOOD, port=PROMETHEUS_PORT):
@@ -113,8 +113,10 @@ def stable():
     return (status_of(NAME).get("stable") or {}).get("modelVersion")
 
 
-def says(words):
-    wait(f"status says {words!r}", lambda: words in (status_of(NAME).get("nextStep") or ""), 90, lambda: status_of(NAME).get("nextStep"))
+def says(words, but_not=None):
+    """`but_not`: what it said before, and would be taken for what is awaited."""
+    said = lambda: status_of(NAME).get("nextStep") or ""
+    wait(f"status says {words!r}", lambda: words in said() and not (but_not and but_not in said()), 90, said)
 
 
 def main():
@@ -149,7 +151,7 @@ def waits_and_goes_on(surroundings, artifact):
     NS.apply(service(surroundings, query="sum("))
     says("answers is still open: no data: the query fails")
     NS.apply(service(surroundings, port=1))
-    says("answers is still open: no data: ")
+    says("answers is still open: no data: ", but_not="the query")
     NS.apply(service(surroundings))
     wait("the second version is promoted by its checks", lambda: stable() == f"{NAME}-2" and not status_of(NAME).get("canary"), 240, lambda: status_of(NAME).get("nextStep"))
     checks = {check["name"]: check["verdict"] for decision in status_of(NAME)["history"] for check in decision.get("checks", [])}

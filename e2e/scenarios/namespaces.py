@@ -33,7 +33,7 @@ def trains():
     """A training and the evaluation of its model, on the Dataset of the watched namespace."""
     A.apply(job(NAME, NAME, good_trainer(), "watched"))
     is_ready(A, "trainingjob", NAME, 180)
-    is_ready(A, "modelversion", A.get("trainingjob", NAME)["status"]["modelVersion"], 120)
+    is_ready(A, "modelversion", A.get("trainingjob", NAME)["status"]["modelVersion"], 180)
 
 
 def serves():
@@ -54,14 +54,14 @@ def main():
     for namespace in (A, B):
         Store(namespace).put("watched/a.csv", rows())
         namespace.apply(dataset(NAME, "watched/", bucket=f"millrace-{namespace.name}"))
-    is_ready(A, "dataset", NAME, 90)
+    is_ready(A, "dataset", NAME, 180)
     trains()
     serves()
     if B.get("dataset", NAME)["status"].get("observedGeneration", -1) != -1:
         raise Failed("a Dataset in a namespace that is not watched was reconciled")
     say("  one in another namespace was left alone")
     install()
-    is_ready(B, "dataset", NAME, 120)
+    is_ready(B, "dataset", NAME, 180)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 from kube import Failed, kubectl, say, wait
-from served import BODY, CLI, NS, Requests, address_of, approved, model_version, phase_of, status_of
+from served import BODY, CLI, NS, Requests, address_of, address_that_answers, approved, model_version, phase_of, status_of
 
 NAME = "switched"
 
@@ -37,11 +37,17 @@ def millrace(*arguments, fails=False):
 
 
 def answered_by(address, host):
+    """Status and revision of one answer; where there is none, why."""
     connection = http.client.HTTPConnection(address, timeout=5)
-    connection.request("POST", f"/v2/models/{NAME}/infer", BODY, {"host": host})
-    response = connection.getresponse()
-    response.read()
-    return response.status, response.getheader("x-millrace-revision")
+    try:
+        connection.request("POST", f"/v2/models/{NAME}/infer", BODY, {"host": host})
+        response = connection.getresponse()
+        response.read()
+        return response.status, response.getheader("x-millrace-revision")
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error), None
+    finally:
+        connection.close()
 
 
 def rehearse(second):
@@ -58,7 +64,10 @@ def switch(second, address):
     millrace("approve", second)
     wait("the switch waits for a person", lambda: "waits for a person" in status_of(NAME).get("nextStep", ""), 120, lambda: status_of(NAME).get("nextStep"))
     now = status_of(NAME)
-    preview, plain = answered_by(address_of(f"{NAME}-preview"), f"{NAME}-preview.{NS.name}.svc"), answered_by(address, NAME)
+    at_preview = lambda: answered_by(address_of(f"{NAME}-preview"), f"{NAME}-preview.{NS.name}.svc")
+    # Its Service is a new one, and its address with it.
+    wait("the preview answers at its address", lambda: isinstance(at_preview()[0], int), 30, lambda: str(at_preview()[0]))
+    preview, plain = at_preview(), answered_by(address, NAME)
     if preview != (200, now["canary"]["revision"]) or plain != (200, now["stable"]["revision"]):
         raise Failed(f"the preview answered {preview}, the service {plain}: {now['canary']} {now['stable']}")
     millrace("pause", NAME)
@@ -100,8 +109,7 @@ def main():
     NS.apply(model_version(NAME, 2, good[1]["spec"]["artifact"], "Manual"))
     NS.apply(service("{strategy: BlueGreen, switch: {holdSeconds: 1, approval: Manual}, bakeSeconds: 600}"))
     wait(f"{first} serves, {second} awaits approval", lambda: version_of("stable") == first and phase_of(second) == "AwaitingApproval", 180, lambda: status_of(NAME).get("nextStep"))
-    address = address_of(NAME)
-    wait("the router knows it", lambda: answered_by(address, NAME)[0] == 200, 30)
+    address = address_that_answers(NAME)
     requests = Requests(address, NAME)
     try:
         rehearse(second)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 
-from kube import Failed, Namespace, kubectl, say
+from kube import Failed, Namespace, kubectl, say, wait
 
 NS = Namespace("flights")
 ROW = [0.0, 1000.0, 12.0, 3.0, 40.0, 60.0, 10.0, 0.0, 10.0]
@@ -24,8 +24,9 @@ BODY = body(ROW)
 
 
 def approved():
-    """Approved ModelVersions, by their number."""
-    return sorted((v for v in NS.list("modelversions") if v["status"]["phase"] == "Approved"), key=lambda v: v["spec"]["version"])
+    """Approved ModelVersions of the demo, by their number. Those that other scenarios made of the same files may still be going."""
+    is_there = lambda v: (v.get("status") or {}).get("phase") == "Approved" and "deletionTimestamp" not in v["metadata"]
+    return sorted((v for v in NS.list("modelversions") if v["spec"]["model"] == "flights" and is_there(v)), key=lambda v: v["spec"]["version"])
 
 
 def phase_of(version):
@@ -53,6 +54,23 @@ def status_of(service):
 
 def address_of(service):
     return kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}", namespace=NS.name)
+
+
+def address_that_answers(service):
+    """The address of a new service, once its first request was answered: the cluster may learn of a new address after the status tells of its pods."""
+    address = address_of(service)
+
+    def status():
+        connection = http.client.HTTPConnection(address, timeout=5)
+        try:
+            connection.request("POST", f"/v2/models/{service}/infer", BODY)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            return repr(error)
+        finally:
+            connection.close()
+    wait(f"{service} answers at its address", lambda: status() == 200, 30, lambda: str(status()))
+    return address
 
 
 class Requests:

@@ -9,7 +9,7 @@ import subprocess
 import onnx
 
 from kube import Failed, condition, kubectl, read, say, wait
-from served import NS, Requests, address_of, approved, model_version, phase_of, status_of
+from served import NS, Requests, address_that_answers, approved, model_version, phase_of, status_of
 from store import Store, digest
 
 NAME = "swapped"
@@ -110,8 +110,7 @@ def main():
     NS.apply(SERVICE)
     wait(f"{VERSIONS[0]} serves", lambda: serves(VERSIONS[0]), 180, next_step)
     before, former = with_a_node(), status_of(NAME)["stable"]["revision"]
-    address = address_of(NAME)
-    requests = Requests(address, NAME)
+    requests = Requests(address_that_answers(NAME), NAME)
     try:
         revision = swap_in(good, before)
         answered = requests.revisions

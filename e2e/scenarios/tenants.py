@@ -58,7 +58,7 @@ spec:
   source: {{files: {{uri: s3://millrace-{B.name}/data/, format: CSV}}}}
 """)
     look = lambda: condition(A.get("dataset", "stolen"), "Ready")
-    wait("a's Dataset over b's bucket is refused", lambda: look()[1] == "AccessDenied", 90, lambda: " ".join(look()))
+    wait("a's Dataset over b's bucket is refused", lambda: look()[1] == "AccessDenied", 150, lambda: " ".join(look()))
     say(f"    {look()[2]}")
 
 
@@ -218,7 +218,7 @@ def network():
 
 
 def address(component):
-    pods = [pod for pod in FLIGHTS.list("pods", f"millrace.dev/component={component}") if condition(pod, "Ready")[0] == "True"]
+    pods = [pod for pod in FLIGHTS.list("pods", f"millrace.dev/component={component}") if condition(pod, "Ready")[0] == "True" and "deletionTimestamp" not in pod["metadata"]]
     if not pods:
         raise Failed(f"no {component} of flights is ready, so nothing can be tried")
     return pods[0]["status"]["podIP"]
@@ -237,7 +237,7 @@ def pod(labels, program, asked):
 def reached_by(namespace):
     """What the pod of a namespace says: the names of the targets that it reached, in order, or the answers that it got."""
     phase = lambda: ((namespace.get("pod", "try") or {}).get("status") or {}).get("phase")
-    wait(f"the try of {namespace.name} has ended", lambda: phase() in ("Succeeded", "Failed"), 90, phase)
+    wait(f"the try of {namespace.name} has ended", lambda: phase() in ("Succeeded", "Failed"), 150, phase)
     said = kubectl("logs", "try", namespace=namespace.name).strip()
     if phase() != "Succeeded":
         raise Failed(f"the try of {namespace.name} itself failed: {said[-300:]}")

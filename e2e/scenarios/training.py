@@ -68,12 +68,12 @@ def pod(name):
     return pods[0]["metadata"]["name"] if pods else None
 
 
-def reaches(name, checkpoint, deadline=60):
+def reaches(name, checkpoint, deadline=120):
     wait(f"{name} has checkpoint {checkpoint}", lambda: (progress(name).get("checkpoint") or 0) >= checkpoint and pod(name), deadline,
          lambda: f"{status(name).get('phase')} {progress(name)}")
 
 
-def goes_on(name, deadline=90):
+def goes_on(name, deadline=150):
     wait(f"{name} goes on from a checkpoint", lambda: progress(name).get("restoredCheckpoint"), deadline,
          lambda: f"{status(name).get('phase')} {progress(name)}")
 
@@ -88,12 +88,12 @@ def killed():
     say(f"  deleting {pod('counts-killed')}: counts as a failure")
     kubectl("delete", "pod", pod("counts-killed"), "--wait=false", namespace=NS.name)
     goes_on("counts-killed")
-    wait("one restart is counted", lambda: status("counts-killed").get("restarts") == 1, 30)
-    name = wait("the new pod runs", lambda: pod("counts-killed"), 30)
+    wait("one restart is counted", lambda: status("counts-killed").get("restarts") == 1, 60)
+    name = wait("the new pod runs", lambda: pod("counts-killed"), 60)
     say(f"  evicting {name}: a disruption, counts as none")
     eviction = f'{{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {{"name": "{name}", "namespace": "{NS.name}"}}}}'
     kubectl("create", "--raw", f"/api/v1/namespaces/{NS.name}/pods/{name}/eviction", "-f", "-", stdin=eviction)
-    wait("a third pod runs", lambda: pod("counts-killed") not in (None, name), 90)
+    wait("a third pod runs", lambda: pod("counts-killed") not in (None, name), 150)
     if status("counts-killed").get("restarts") != 1:
         raise Failed(f"the eviction was counted: {status('counts-killed')}")
 
@@ -114,7 +114,7 @@ def suspended():
 def exhausted():
     """One restart is allowed, and the trainer fails twice: no third pod, and the condition says how it ended."""
     ends = wait("a job that fails twice has spent its one restart",
-                lambda: (end := ready("fails-twice"))[:2] == ("False", "BackoffLimitExceeded") and end, 90, lambda: " ".join(ready("fails-twice")))
+                lambda: (end := ready("fails-twice"))[:2] == ("False", "BackoffLimitExceeded") and end, 180, lambda: " ".join(ready("fails-twice")))
     say(f"    {': '.join(ends[1:])}")
     missing = [word for word in ("failed 2 times", "restarts.max is 1", "exit code 7", "make a new TrainingJob") if word not in ends[2]]
     pods = [pod["status"]["phase"] for pod in NS.list("pods", "millrace.dev/training-job=fails-twice")]
@@ -133,7 +133,7 @@ def gpu_pods():
 
 def placed():
     """GPUs that no node has are named; once a node has them, the scheduler alone puts the pod there. Such a node is simulated: no container starts."""
-    wait("a job says which GPUs it lacks", lambda: (end := ready("needs-gpus"))[1] == "Unschedulable" and f"needs {GPUS} {GPU}" in end[2], 60,
+    wait("a job says which GPUs it lacks", lambda: (end := ready("needs-gpus"))[1] == "Unschedulable" and f"needs {GPUS} {GPU}" in end[2], 120,
          lambda: " ".join(ready("needs-gpus")))
     say(f"    {ready('needs-gpus')[2]}")
     lacking = gpus_of_nodes()

@@ -118,7 +118,8 @@ def uninstall():
     if missing_kinds or not serving:
         raise Failed(f"nothing to look after: no {missing_kinds}, {len(serving)} model pods")
     subprocess.run(["helm", "uninstall", "millrace", "-n", "millrace-system", "--wait"], check=True, stdout=subprocess.DEVNULL, timeout=180)
-    lost = sorted(name for uid, name in before.items() if uid not in of_users())
+    after = of_users()
+    lost = sorted(name for uid, name in before.items() if uid not in after)
     if lost or servers("flights") != serving:
         raise Failed(f"uninstalling took {lost}; model pods {serving} -> {servers('flights')}")
     say(f"  after uninstalling, all {len(before)} objects of users are the same and the models serve")

@@ -12,6 +12,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 KINDS = {"kept": "REST keep-alive", "fresh": "REST fresh", "grpc": "gRPC unary"}
 # In flight at once while the capacity is measured: REST on kept connections is most of what services get.
 CLOSED = {"kept": 8, "fresh": 3, "grpc": 6}
+START_SECONDS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,10 @@ class Load:
         """Requests a second of each kind, all at once, each as fast as answers come. The first part does not count: connections are made, code is warm after."""
         for client in self.clients:
             client.order(closed=CLOSED[client.kind])
+        # What a client needs to start is no part of it; one that gets no answer at all is told of below.
+        deadline = time.monotonic() + START_SECONDS
+        while not all(client.sent() for client in self.clients) and time.monotonic() < deadline:
+            time.sleep(0.1)
         time.sleep(seconds / 3)
         began, before = time.monotonic(), [client.sent() for client in self.clients]
         time.sleep(seconds)

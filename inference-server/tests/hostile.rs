@@ -163,7 +163,7 @@ async fn requests_beyond_a_limit_are_refused_with_their_reason() {
 
 /// Waits for a counter.
 async fn until(server: &Server, metric: &str, value: f64) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while server.metric(metric).await != Some(value) {
         assert!(Instant::now() < deadline, "{metric} is {:?}", server.metric(metric).await);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -204,7 +204,7 @@ async fn every_hostile_model_is_refused_by_its_reason_while_another_one_answers(
 
 #[tokio::test]
 async fn a_head_that_drips_is_cut_off_and_silence_is_not_until_it_is_idle() {
-    let server = serving(Limits { idle_milliseconds: 1500, ..limits() }).await;
+    let server = serving(Limits { idle_milliseconds: 5000, ..limits() }).await;
     let started = Instant::now();
     let mut silent = TcpStream::connect(server.http).await.unwrap();
     let mut dripping = TcpStream::connect(server.http).await.unwrap();
@@ -218,11 +218,11 @@ async fn a_head_that_drips_is_cut_off_and_silence_is_not_until_it_is_idle() {
         started.elapsed()
     };
     let cut = tokio::time::timeout(Duration::from_secs(10), cut).await.expect("an end");
-    assert!((Duration::from_millis(290)..Duration::from_millis(1400)).contains(&cut), "cut off after {cut:?}");
+    assert!((Duration::from_millis(290)..Duration::from_millis(4900)).contains(&cut), "cut off after {cut:?}");
     until(&server, "millrace_server_connections_closed_total{reason=\"slow_head\"}", 1.0).await;
     let mut nothing = Vec::new();
     silent.read_to_end(&mut nothing).await.unwrap();
-    assert!(started.elapsed() >= Duration::from_millis(1490), "{:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_millis(4990), "{:?}", started.elapsed());
     until(&server, "millrace_server_connections_closed_total{reason=\"idle\"}", 1.0).await;
     assert_eq!(server.infer(ROW).await.status, StatusCode::OK);
     server.end().await.unwrap();

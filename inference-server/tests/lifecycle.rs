@@ -203,7 +203,7 @@ async fn a_long_run_is_waited_for_and_answered_during_the_stop() {
     let (status, answered) = call.await.unwrap();
     assert_eq!(status.unwrap(), StatusCode::OK);
     // The client may see its answer a moment after the server has sent it.
-    assert!(answered < ended + Duration::from_millis(200), "the server ended before it had answered");
+    assert!(answered < ended + Duration::from_secs(1), "the server ended before it had answered");
     assert!(TcpStream::connect(http).await.is_err(), "it still listens");
 }
 

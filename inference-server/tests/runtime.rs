@@ -166,7 +166,7 @@ async fn a_model_whose_runs_get_long_leaves_the_core_and_a_long_run_keeps_nobody
     bench.infer(slow(1)).await.unwrap();
     assert_eq!(bench.last().await.0, 0, "on its lane again");
     other.until_inline(|| rows(1)).await;
-    let mut long = Box::pin(bench.infer(slow(40_000)));
+    let mut long = Box::pin(bench.infer(slow(200_000)));
     assert!(futures::poll!(&mut long).is_pending());
     for _ in 0..10 {
         other.infer(rows(1)).await.unwrap();
@@ -181,7 +181,7 @@ async fn what_is_moved_from_a_core_to_a_busy_lane_is_told_in_time_that_its_time_
     let bench = start("slow", Batching { max_size: 1, ..Batching::default() }, Queue::default());
     bench.until_inline(|| slow(1)).await;
     let mut away = Box::pin(bench.infer(slow(20_000)));
-    let mut long = Box::pin(bench.infer(slow(300_000)));
+    let mut long = Box::pin(bench.infer(slow(600_000)));
     assert!(futures::poll!(&mut away).is_pending() && futures::poll!(&mut long).is_pending());
     let options = Options { timeout: Some(Duration::from_millis(200)), ..Options::default() };
     let refusal = bench.infer(Infer { options, ..slow(1) }).await.unwrap_err();
@@ -208,7 +208,7 @@ async fn requests_given_up_on_the_core_are_not_run() {
 
 #[tokio::test]
 async fn the_urgent_overtake_and_who_asks_for_nothing_has_the_default() {
-    let queue = Queue { default_priority: 2, ..Queue::default() };
+    let queue = Queue { default_priority: 2, timeout_milliseconds: 120_000, ..Queue::default() };
     let bench = start("slow", Batching { max_size: 1, ..Batching::default() }, queue);
     let ask = |priority: u64, loops: i64| {
         let options = Options { priority, ..Options::default() };
@@ -220,15 +220,15 @@ async fn the_urgent_overtake_and_who_asks_for_nothing_has_the_default() {
         later.and(default).and(urgent).unwrap();
     };
     // The first is queued before anybody looks whether it was taken.
-    futures::future::join(ask(0, 20_000), rest).await.0.unwrap();
+    futures::future::join(ask(0, 200_000), rest).await.0.unwrap();
     bench.last().await;
-    assert_eq!(*bench.seen.1.lock().unwrap(), [20_000.0, 1.0, 2.0, 3.0]);
+    assert_eq!(*bench.seen.1.lock().unwrap(), [200_000.0, 1.0, 2.0, 3.0]);
 }
 
 #[tokio::test]
 async fn a_client_that_has_no_time_is_told_so_in_time_and_costs_no_run() {
     let bench = start("slow", Batching::default(), Queue::default());
-    let mut busy = Box::pin(bench.infer(slow(40_000)));
+    let mut busy = Box::pin(bench.infer(slow(200_000)));
     assert!(futures::poll!(&mut busy).is_pending());
     bench.until_taken().await;
     let options = Options { timeout: Some(Duration::from_millis(20)), ..Options::default() };
@@ -244,9 +244,9 @@ async fn a_client_that_has_no_time_is_told_so_in_time_and_costs_no_run() {
 
 #[tokio::test]
 async fn the_queue_is_bounded_by_bytes_too() {
-    let queue = Queue { max_bytes: 20, ..Queue::default() };
+    let queue = Queue { max_bytes: 20, timeout_milliseconds: 120_000, ..Queue::default() };
     let bench = start("slow", Batching::default(), queue);
-    let mut busy = Box::pin(bench.infer(slow(40_000)));
+    let mut busy = Box::pin(bench.infer(slow(200_000)));
     assert!(futures::poll!(&mut busy).is_pending());
     bench.until_taken().await;
     // Twelve bytes each: a number of four and one of eight.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -23,10 +23,16 @@ fn slow(loops: i64) -> String {
     .to_string()
 }
 
+/// Waits until a metric has this value.
+async fn until(server: &Server, metric: &str, value: f64) {
+    support::until(metric, async || server.metric(metric).await == Some(value)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_request_in_a_batch_fails_alone() {
     let mut config = config("fails");
-    config.batching.max_delay_microseconds = 300_000;
+    // The four are waited for, however late the last one comes.
+    config.batching.max_delay_microseconds = 5_000_000;
     config.batching.max_size = 4;
     let server: Shared = Arc::new(Server::ready(config).await);
     let calls = [0, 7, 2, 1].map(|index| {
@@ -60,7 +66,7 @@ async fn one_bad_request_in_a_batch_fails_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_whose_outputs_have_no_row_each_still_answers_requests_that_came_together() {
     let mut config = config("mean");
-    config.batching.max_delay_microseconds = 200_000;
+    config.batching.max_delay_microseconds = 5_000_000;
     config.batching.max_size = 2;
     let server: Shared = Arc::new(Server::ready(config).await);
     let calls = [3.0, 5.0].map(|value| {
@@ -80,23 +86,19 @@ async fn a_model_whose_outputs_have_no_row_each_still_answers_requests_that_came
 async fn a_full_queue_is_answered_429_and_a_request_that_waits_too_long_503_while_the_lane_is_busy() {
     let mut config = config("slow");
     config.queue.max_requests = 1;
-    config.queue.timeout_milliseconds = 100;
+    config.queue.timeout_milliseconds = 400;
     let server: Shared = Arc::new(Server::ready(config).await);
     let busy = {
         let server = Arc::clone(&server);
-        tokio::spawn(async move { server.infer(slow(200_000)).await })
+        tokio::spawn(async move { server.infer(slow(800_000)).await })
     };
     // Running, not queued any more: its place is free again.
-    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    until(&server, "millrace_server_queue_duration_seconds_count", 1.0).await;
     let waiting = {
         let server = Arc::clone(&server);
         tokio::spawn(async move { server.infer(slow(1)).await })
     };
-    while server.metric("millrace_server_queue_length").await != Some(1.0) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until(&server, "millrace_server_queue_length", 1.0).await;
     let refused = server.infer(slow(1)).await;
     assert_eq!(
         (refused.status, &refused.headers["retry-after"]),
@@ -119,16 +121,17 @@ async fn a_client_that_goes_away_frees_its_place_at_once() {
     let server: Shared = Arc::new(Server::ready(config).await);
     let busy = {
         let server = Arc::clone(&server);
-        tokio::spawn(async move { server.infer(slow(200_000)).await })
+        tokio::spawn(async move { server.infer(slow(400_000)).await })
     };
-    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let impatient = tokio::time::timeout(Duration::from_millis(50), server.infer(slow(1))).await;
-    assert!(impatient.is_err(), "it was still waiting");
-    while server.metric("millrace_server_cancelled_requests_total").await != Some(1.0) {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    until(&server, "millrace_server_queue_duration_seconds_count", 1.0).await;
+    let impatient = {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { server.infer(slow(1)).await })
+    };
+    until(&server, "millrace_server_queue_length", 1.0).await;
+    impatient.abort();
+    assert!(impatient.await.is_err(), "it was still waiting");
+    until(&server, "millrace_server_cancelled_requests_total", 1.0).await;
     assert_eq!(server.metric("millrace_server_queue_length").await, Some(0.0));
     assert!(!busy.is_finished());
     busy.await.unwrap();

@@ -55,12 +55,18 @@ version_flags() {
     done
 }
 
+# Go does not try a download again by itself, and on a new machine a build is a thousand of them.
 build_program() {
+    local name=$1
+    go_build "$name" || { say "building $name failed: once more, as it may have been a download" && go_build "$name"; } || die "building $name failed"
+    mv "$BIN/.$name" "$BIN/$name"
+}
+
+go_build() {
     local name=$1 flags
     flags="-s -w $(version_flags | tr '\n' ' ')"
     (cd "$(module_of "$name")" && CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly \
-        go build -trimpath -ldflags "$flags" -o "$BIN/.$name" "${PROGRAMS[$name]}") || die "building $name failed"
-    mv "$BIN/.$name" "$BIN/$name"
+        go build -trimpath -ldflags "$flags" -o "$BIN/.$name" "${PROGRAMS[$name]}")
 }
 
 # The stages that KWOK's own module ships: without them its nodes and pods stay as they are.

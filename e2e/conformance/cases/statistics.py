@@ -11,6 +11,8 @@ from .registry import GRPC, REST, absent, case, equal
 
 NAME = "Statistics"
 DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+# Longer than any machine needs that has other tests beside.
+SETTLE_SECONDS = 5
 HERE = {"models": ["add_sub"], "extension": "statistics"}
 
 
@@ -37,8 +39,8 @@ def counts(view):
 
 
 def settled(view, before, wanted):
-    """Counters may follow the answer by a moment: waits until they have moved as wanted, at most two seconds."""
-    deadline = time.monotonic() + 2
+    """Counters may follow the answer by a moment: waits until they have moved as wanted."""
+    deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         moved = [after - was for after, was in zip(counts(view), before, strict=True)]
         if [m for m, w in zip(moved, wanted, strict=True) if w is not None] == [w for w in wanted if w is not None]:
@@ -95,7 +97,7 @@ def durations(view):
 @case(f"{NAME}/batch_stats: the sizes that ran", REST, **HERE)
 def batch_sizes(view):
     view.on("json").infer("add_sub", pair(rows=5))
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         (stats,) = rest_stats(view)
         sizes = [batch["batch_size"] for batch in stats["batch_stats"]]

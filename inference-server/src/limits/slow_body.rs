@@ -119,12 +119,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_drips_is_given_up_where_the_whole_counts_and_not_where_the_next_part_does() {
-        let limit = Duration::from_millis(200);
-        let error = SlowBody::new(drip(15), limit, Patience::Whole).collect().await.unwrap_err();
+        let limit = Duration::from_millis(500);
+        let error = SlowBody::new(drip(40), limit, Patience::Whole).collect().await.unwrap_err();
         assert!(matches!(error, Broken::TooSlow(TooSlow(after)) if after == limit), "{error:?}");
         let whole = SlowBody::new(drip(2), limit, Patience::Whole).collect().await.unwrap();
         assert_eq!(whole.to_bytes(), "xx");
-        let stream = SlowBody::new(drip(15), limit, Patience::Next).collect().await.unwrap();
-        assert_eq!(stream.to_bytes().len(), 15);
+        let stream = SlowBody::new(drip(40), limit, Patience::Next).collect().await.unwrap();
+        assert_eq!(stream.to_bytes().len(), 40);
     }
 }

@@ -223,12 +223,12 @@ mod tests {
     async fn one_that_is_taken_slowly_and_one_with_nothing_to_send_go_on() {
         let slow = async {
             let part = part();
-            for _ in 0..30 {
+            for _ in 0..40 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 part.some_went(1);
             }
         };
-        assert!(!timeout(PATIENCE, in_stream(run(slow, Duration::from_millis(200)))).await.expect("an end"));
+        assert!(!timeout(PATIENCE, in_stream(run(slow, Duration::from_millis(500)))).await.expect("an end"));
         let silent = async {
             drop(part());
             pending::<()>().await;

@@ -83,7 +83,7 @@ async fn the_operator_reads_stats_and_plans_and_the_kubelet_readiness() {
 async fn silent_connections_keep_no_probe_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let task = tokio::spawn(admin::serve(listener, Router::new(Settings::default()), Duration::from_millis(100)));
+    let task = tokio::spawn(admin::serve(listener, Router::new(Settings::default()), Duration::from_millis(500)));
     let mut silent = Vec::new();
     for _ in 0..100 {
         silent.push(TcpStream::connect(address).await.expect("connected"));

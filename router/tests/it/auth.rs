@@ -83,7 +83,7 @@ async fn a_request_waits_for_the_first_reading_of_a_key_set() {
 #[tokio::test]
 async fn without_a_key_set_tokens_are_not_called_wrong() {
     let backend = Backend::start(Behaviour::Answer(200)).await;
-    let auth = jwt(&format!("http://{}/keys", crate::support::nobody().await));
+    let auth = jwt(&format!("http://{}/keys", crate::support::nobody()));
     let router = router(Settings::default(), auth, &backend);
     tokio::spawn(auth::refresh::follow(router.clone()));
     let running = Running::serve(router, FrontDoor::default()).await;

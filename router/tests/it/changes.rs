@@ -212,9 +212,7 @@ async fn a_router_that_starts_without_an_api_server_serves_by_its_state_file() {
 async fn a_router_is_ready_once_it_reaches_a_server_of_every_revision_or_has_waited_long_enough() {
     let answers = Backend::start(Behaviour::After(0)).await;
     // A port that nobody listens on yet, as one that a network policy does not open yet.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = closed.local_addr().expect("bound");
-    drop(closed);
+    let (closed, address) = crate::support::held_port();
     let two = || inputs(plan(1, &[("a", 1), ("b", 1)]), &[("a", &[answers.address]), ("b", &[address])]);
     let waiting = |patience: u64| {
         let router = Router::new(Settings::default());
@@ -228,6 +226,6 @@ async fn a_router_is_ready_once_it_reaches_a_server_of_every_revision_or_has_wai
     hasty.apply(two());
     crate::support::until("one that waits no longer is ready", || hasty.is_ready()).await;
     assert!(!patient.is_ready(), "b can't be reached");
-    let _opened = std::net::TcpListener::bind(address).expect("the port is free still");
+    closed.listen(128).expect("it listens");
     crate::support::until("all can be reached", || patient.is_ready()).await;
 }

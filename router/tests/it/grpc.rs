@@ -194,8 +194,7 @@ async fn a_silent_stream_ends_when_its_server_answers_no_ping_any_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_nobody_has_read_from_goes_to_the_shield() {
     let stable = echo("0").await;
-    let running =
-        Running::start(inputs(plan(1, &[("a", 0), ("b", 1)]), &[("a", &[stable]), ("b", &[nobody().await])])).await;
+    let running = Running::start(inputs(plan(1, &[("a", 0), ("b", 1)]), &[("a", &[stable]), ("b", &[nobody()])])).await;
     let answer = call(running.address, message("one")).await;
     assert_eq!(answer.headers()["x-millrace-revision"], "a");
     let whole = timeout(PATIENCE, answer.into_body().collect()).await.expect("in time").expect("no error");

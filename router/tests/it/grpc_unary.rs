@@ -136,7 +136,7 @@ fn got(revision: &str, length: usize, status: &str) -> Got {
 async fn before_stable(canary: SocketAddr) -> Running {
     let stable = Server::start(Says::AtTheEnd(5, "0")).await;
     let mut plan = plan(1, &[("a", 0), ("b", 100)]);
-    plan.timeout_milliseconds = 300;
+    plan.timeout_milliseconds = 600;
     Running::start(inputs(plan, &[("a", &[stable.address]), ("b", &[canary])])).await
 }
 
@@ -151,7 +151,7 @@ async fn a_canary_that_fails_is_answered_for_and_blamed() {
         assert_eq!((counts.requests, counts.errors, counts.shielded), (1, 1, 1), "{says:?}");
         assert_eq!(running.stats(1, "a").as_shield, 1, "{says:?}");
     }
-    let running = before_stable(nobody().await).await;
+    let running = before_stable(nobody()).await;
     assert_eq!(infer(&running, &[]).await, got("a", 5, "0"));
     assert_eq!(running.stats(1, "b").shielded, 1);
 }

@@ -237,7 +237,7 @@ async fn a_server_is_told_the_one_host_that_a_request_was_matched_by_and_a_whole
 #[tokio::test]
 async fn a_connection_that_never_sends_a_whole_head_is_closed() {
     let backend = Backend::start(Behaviour::Answer(200)).await;
-    let door = FrontDoor { header_timeout: Duration::from_millis(200), ..FrontDoor::default() };
+    let door = FrontDoor { header_timeout: Duration::from_millis(500), ..FrontDoor::default() };
     let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
     let running = Running::start_with(inputs, Settings::default(), door).await;
     // The "P" may become POST or the preface of HTTP/2.

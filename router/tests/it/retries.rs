@@ -35,7 +35,7 @@ async fn a_request_that_is_not_idempotent_is_sent_once_and_the_shield_is_not_ask
     assert_eq!((seen.status, breaks.served.load(Ordering::SeqCst), stable.served.load(Ordering::SeqCst)), (502, 1, 0));
     assert_eq!(running.stats(1, "b").errors, 1);
     // What was never sent may go elsewhere.
-    let endpoints: &[(&str, &[_])] = &[("a", &[stable.address]), ("b", &[crate::support::nobody().await])];
+    let endpoints: &[(&str, &[_])] = &[("a", &[stable.address]), ("b", &[crate::support::nobody()])];
     let running = Running::start(inputs(plan, endpoints)).await;
     assert_eq!(TestClient::keeping(running.address).infer().await.expect("an answer").status, 200);
 }
@@ -45,7 +45,7 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_and_comes_back() {
     let (bad, good) = (Backend::start(Behaviour::Answer(500)).await, Backend::start(Behaviour::Answer(200)).await);
     let mut plan = plan(1, &[("a", 1)]);
     plan.policy.ejection =
-        Ejection { consecutive_errors: 3, base_milliseconds: 1_000, max_milliseconds: 1_000, max_percent: 50 };
+        Ejection { consecutive_errors: 3, base_milliseconds: 3_000, max_milliseconds: 3_000, max_percent: 50 };
     let running = Running::start(inputs(plan, &[("a", &[bad.address, good.address])])).await;
     let client = TestClient::keeping(running.address);
     let mut failed = 0;
@@ -60,7 +60,7 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_and_comes_back() {
         assert_eq!(client.infer().await.expect("an answer").status, 200);
     }
     assert_eq!(bad.served.load(Ordering::SeqCst), 3);
-    // Its second is over: one more error is enough to send it away again.
+    // Its time is over: one more error is enough to send it away again.
     while running.router.traffic().services["fraud"].revisions["a"].ejections == 1 {
         client.infer().await.expect("an answer");
         assert!(tokio::time::Instant::now() < deadline, "it never comes back");

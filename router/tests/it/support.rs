@@ -26,6 +26,7 @@ use millrace_router::{
     router::{Router, Settings},
     server::{self, FrontDoor},
 };
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -156,10 +157,20 @@ async fn broken(mut stream: TcpStream, words: &str, served: Arc<AtomicU64>) {
     }
 }
 
-/// An address nobody listens at.
-pub async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    listener.local_addr().expect("bound")
+/// An address nobody listens at. The port is held until the test binary ends: a free one would soon be another test's.
+pub fn nobody() -> SocketAddr {
+    let (held, address) = held_port();
+    std::mem::forget(held);
+    address
+}
+
+/// A port that nobody listens on, and that nobody else is given while the socket is there: only who asks for this one gets it.
+pub fn held_port() -> (Socket, SocketAddr) {
+    let held = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+    held.set_reuse_address(true).expect("set");
+    held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    let address = held.local_addr().expect("bound").as_socket().expect("an address");
+    (held, address)
 }
 
 /// A plan for the service `fraud` with these weights and the first revision as shield; revision `a` is served by `fraud-a`.

@@ -28,7 +28,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::support::{Backend, Behaviour, Running, TestClient, plan, until};
+use crate::support::{Backend, Behaviour, Running, TestClient, held_port, plan, until};
 
 type Answer = Response<Either<Full<Bytes>, StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>>>;
 
@@ -154,7 +154,9 @@ async fn plans_are_followed_from_the_api_server_and_an_outage_changes_nothing() 
     let put = |plural, object| objects.lock().expect("not poisoned").put(plural, object);
     put("configmaps", plan_object(1, &[("a", 1)]));
     put("endpointslices", slice_object("a", backend.address));
-    let (address, server) = api_server(SocketAddr::from(([127, 0, 0, 1], 0)), objects.clone()).await;
+    // During its outage nobody else may get its port.
+    let (_held, address) = held_port();
+    let (_, server) = api_server(address, objects.clone()).await;
 
     let folder = tempfile::tempdir().expect("a folder");
     let router = Router::new(Settings { namespace: "shop".into(), ..Settings::default() });

@@ -89,7 +89,7 @@ pub async fn start() -> Weed {
         .spawn()
         .unwrap();
     let mut weed = Weed { process, _folder: folder, endpoint: format!("http://127.0.0.1:{s3}"), _only: only };
-    let deadline = Instant::now() + Duration::from_secs(40);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let probe = weed.store("secret", "probe").at("x").unwrap();
     loop {
         match probe.exists().await {
@@ -123,7 +123,7 @@ impl Weed {
 
     /// SeaweedFS makes a bucket at the first write into it; S3 itself does not, and `Store` never does.
     pub async fn make_bucket(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let marker = self.store("secret", "tenant").at("marker").unwrap();
         while let Err(error) = marker.put("").await {
             assert!(Instant::now() < deadline, "no bucket: {error}");
