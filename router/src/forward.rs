@@ -36,12 +36,12 @@ pub struct Call {
 }
 
 impl Call {
-    /// Whether its answer is a prediction. Of gRPC, all that is not known to be something else counts as one.
+    /// Whether its answer is a prediction, or a stream of them.
     pub fn asks_for_prediction(&self) -> bool {
         match self.payload {
             Payload::Held(_) => route::is_inference(self.path.path()),
             Payload::Message(_) => grpc::is_inference(self.path.path()),
-            Payload::Streamed(_) => true,
+            Payload::Streamed(_) => grpc::is_inference_stream(self.path.path()),
         }
     }
 }
