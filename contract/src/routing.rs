@@ -104,8 +104,8 @@ pub struct CredentialStats {
     pub token_keys: Option<usize>,
 }
 
-/// Counters of one revision under one plan generation: what was sent there by the random split while every target with a weight had an
-/// endpoint, shield retries not included.
+/// Counters of one revision under one plan generation: the predictions that were sent there by the random split while every target with a
+/// weight had an endpoint, shield retries not included. Whatever else clients ask for, such as metadata and readiness, is in none of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionStats {
@@ -120,7 +120,7 @@ pub struct RevisionStats {
     /// no error of the revision. But a revision that gets more of them by the same random split has another opinion of what is right, or makes
     /// clients wait: compare it as a rate of `requests` between the revisions of one generation.
     pub client_errors: u64,
-    /// Extra requests answered for another revision as its shield; in no other counter here.
+    /// Extra predictions answered for another revision as its shield; in no other counter here.
     pub as_shield: u64,
     /// Time to the end of the answer's head, of requests without an error, as counts over [`LATENCY_EDGES_MICROSECONDS`].
     pub latency: Vec<u64>,

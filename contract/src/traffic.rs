@@ -55,7 +55,7 @@ pub struct ServiceTraffic {
     pub revisions: BTreeMap<String, RevisionTraffic>,
     /// By route name, then revision.
     pub routes: BTreeMap<String, BTreeMap<String, Ended>>,
-    /// By plan generation, revision and cluster of sticky buckets (bucket / [`BUCKETS_PER_CLUSTER`]).
+    /// By plan generation, revision and cluster of sticky buckets (bucket / [`BUCKETS_PER_CLUSTER`]): evidence, so predictions only.
     pub clusters: BTreeMap<i64, BTreeMap<String, BTreeMap<u32, Ended>>>,
     /// The mirror of the newest plan, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]

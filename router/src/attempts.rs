@@ -64,7 +64,7 @@ pub fn may_follow(service: &Service, call: &Call, result: &Attempted) -> bool {
 /// How a request is sent to a revision. By default as to one that stands in for another.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manner {
-    /// It was split at random.
+    /// It is evidence.
     pub is_measured: bool,
     /// Another revision would answer for this one.
     pub has_shield: bool,

@@ -11,8 +11,9 @@ use crate::{
     balance::{Endpoint, InFlight},
     body::{Lender, Whole},
     exchange::{streamed, unary},
-    grpc::Status,
+    grpc::{self, Status},
     limits::{Budget, Room},
+    route,
     router::Settings,
     streamed::Multiplexed,
     upstream::{Connection, Unanswered},
@@ -32,6 +33,17 @@ pub struct Call {
     pub headers: HeaderMap,
     /// Body.
     pub payload: Payload,
+}
+
+impl Call {
+    /// Whether its answer is a prediction, or a stream of them.
+    pub fn asks_for_prediction(&self) -> bool {
+        match self.payload {
+            Payload::Held(_) => route::is_inference(self.path.path()),
+            Payload::Message(_) => grpc::is_inference(self.path.path()),
+            Payload::Streamed(_) => grpc::is_inference_stream(self.path.path()),
+        }
+    }
 }
 
 /// The body of a call.
@@ -101,7 +113,7 @@ pub enum Failure {
 /// How an attempt is made, and what bounds it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds<'a> {
-    /// It was split at random. The server is told of others, whose predictions compare nothing.
+    /// It is evidence. The server is told of others, whose predictions compare nothing.
     pub is_measured: bool,
     /// The answer's head is there by then, and its body where that is short.
     pub deadline: Instant,
@@ -178,4 +190,35 @@ async fn held(
     parts.status = head.status;
     parts.headers = head.headers;
     Ok(Answered { head: parts, body, status: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_asks_for_a_prediction_depends_on_the_protocol() {
+        let rest = |path| (path, Payload::Held(Bytes::new()));
+        let grpc = |path| (path, Payload::Message(Bytes::new()));
+        let cases = [
+            (rest("/v2/models/fraud/infer?a=b"), true),
+            (rest("/v2/models/fraud/versions/3/infer"), true),
+            (rest("/v2/models/fraud/ready"), false),
+            (rest("/v2/models/fraud?a=/infer"), false),
+            (rest("/v2/health/ready"), false),
+            (rest("/inference.GRPCInferenceService/ModelInfer"), false),
+            (grpc("/inference.GRPCInferenceService/ModelInfer"), true),
+            (grpc("/inference.GRPCInferenceService/ModelMetadata"), false),
+            (grpc("/v2/models/fraud/infer"), false),
+        ];
+        for ((path, payload), expected) in cases {
+            let call = Call {
+                method: Method::POST,
+                path: PathAndQuery::from_static(path),
+                headers: HeaderMap::new(),
+                payload,
+            };
+            assert_eq!(call.asks_for_prediction(), expected, "{call:?}");
+        }
+    }
 }

@@ -67,6 +67,11 @@ pub fn is_inference(path: &str) -> bool {
     path.strip_prefix(INFERENCE) == Some(INFER)
 }
 
+/// Whether a call is a stream of predictions.
+pub fn is_inference_stream(path: &str) -> bool {
+    path.strip_prefix(INFERENCE) == Some(STREAM)
+}
+
 /// Whether the client says how long it waits.
 pub fn has_deadline(headers: &HeaderMap) -> bool {
     headers.contains_key(TIMEOUT)
@@ -116,18 +121,18 @@ mod tests {
     }
 
     #[test]
-    fn only_calls_that_are_known_to_be_unary_are_and_one_of_them_predicts() {
+    fn only_calls_that_are_known_to_be_unary_are_and_few_predict() {
         let cases = [
-            ("/inference.GRPCInferenceService/ModelInfer", (true, true)),
-            ("/inference.GRPCInferenceService/ServerReady", (true, false)),
-            ("/inference.GRPCInferenceService/ModelStreamInfer", (false, false)),
-            ("/inference.GRPCInferenceService/", (false, false)),
-            ("/other.Service/ModelInfer", (false, false)),
-            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", (false, false)),
-            ("/grpc.health.v1.Health/Watch", (false, false)),
+            ("/inference.GRPCInferenceService/ModelInfer", (true, true, false)),
+            ("/inference.GRPCInferenceService/ServerReady", (true, false, false)),
+            ("/inference.GRPCInferenceService/ModelStreamInfer", (false, false, true)),
+            ("/inference.GRPCInferenceService/", (false, false, false)),
+            ("/other.Service/ModelInfer", (false, false, false)),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", (false, false, false)),
+            ("/grpc.health.v1.Health/Watch", (false, false, false)),
         ];
         for (path, expected) in cases {
-            assert_eq!((is_unary(path), is_inference(path)), expected, "{path}");
+            assert_eq!((is_unary(path), is_inference(path), is_inference_stream(path)), expected, "{path}");
         }
     }
 }

@@ -154,6 +154,7 @@ mod tests {
                     Brought::Bucket(_) => "bucket",
                     Brought::Route(_) => "route",
                     Brought::Name => "name",
+                    Brought::Aside => "aside",
                     Brought::Rescue => "rescue",
                 };
                 (index, kind)

@@ -51,7 +51,9 @@ impl Asked<'_> {
     fn pick(&self) -> Option<(usize, Brought)> {
         let name = self.name.map(str::to_owned);
         let wish = Wish::of(self.service, name, &self.call.headers, self.caller, self.new_key);
-        pick(self.service, &wish, &mut rand::rng())
+        let (index, brought) = pick(self.service, &wish, &mut rand::rng())?;
+        let brought = if self.call.asks_for_prediction() { brought } else { brought.without_prediction() };
+        Some((index, brought))
     }
 }
 
@@ -173,7 +175,9 @@ async fn by_shield(router: &Arc<Router>, asked: Asked<'_>, in_hand: InHand) -> R
     if outcome == Outcome::Error {
         router.metrics.served(Ending::Error);
     } else {
-        shield.counters.served_as_shield();
+        if call.asks_for_prediction() {
+            shield.counters.served_as_shield();
+        }
         router.metrics.served(Ending::Shielded);
     }
     reply(result, outcome, service, &shield, ticket, in_hand)

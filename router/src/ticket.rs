@@ -15,16 +15,27 @@ pub enum Brought {
     Route(Arc<Ended>),
     /// It asked for the revision.
     Name,
+    /// The split, but it asks for no prediction.
+    Aside,
     /// Another revision failed.
     Rescue,
 }
 
 impl Brought {
-    /// Whether it came by the random split. Servers are told of what did not.
+    /// The same of a request that asks for no prediction. It is no evidence: readiness and metadata cost nothing and never fail, so whoever asks
+    /// for them often would hide the errors and the times of predictions.
+    pub fn without_prediction(self) -> Self {
+        match self {
+            Self::Draw | Self::Bucket(_) => Self::Aside,
+            Self::Route(_) | Self::Name | Self::Aside | Self::Rescue => self,
+        }
+    }
+
+    /// Whether it is a prediction that came by the random split. Servers are told of what is not.
     pub fn is_evidence(&self) -> bool {
         match self {
             Self::Draw | Self::Bucket(_) => true,
-            Self::Route(_) | Self::Name | Self::Rescue => false,
+            Self::Route(_) | Self::Name | Self::Aside | Self::Rescue => false,
         }
     }
 }
@@ -47,7 +58,7 @@ impl Ticket {
         Self { target: Some(target), brought, started: now, head_after: None }
     }
 
-    /// Whether its request came by the random split.
+    /// Whether its request is evidence.
     pub fn is_evidence(&self) -> bool {
         self.brought.is_evidence()
     }
@@ -71,7 +82,7 @@ impl Ticket {
                 }
             }
             Brought::Route(ended) => ended.count(outcome),
-            Brought::Name | Brought::Rescue => {}
+            Brought::Name | Brought::Aside | Brought::Rescue => {}
         }
     }
 }
@@ -124,10 +135,25 @@ mod tests {
     #[test]
     fn what_was_not_split_at_random_is_no_evidence() {
         let target = target();
-        for brought in [Brought::Name, Brought::Rescue, Brought::Route(Arc::default())] {
+        for brought in [Brought::Name, Brought::Aside, Brought::Rescue, Brought::Route(Arc::default())] {
             Ticket::open(target.clone(), brought, Instant::now()).settle(Outcome::Error);
         }
         assert_eq!(evidence(&target), (0, 0, 0));
-        assert_eq!((target.totals.stats().errors, target.totals.stats().by_name), (3, 1));
+        assert_eq!((target.totals.stats().errors, target.totals.stats().by_name), (4, 1));
+    }
+
+    #[test]
+    fn without_a_prediction_the_split_is_no_evidence_and_the_rest_is_what_it_was() {
+        let cases = [
+            (Brought::Draw, "Aside"),
+            (Brought::Bucket(7), "Aside"),
+            (Brought::Aside, "Aside"),
+            (Brought::Name, "Name"),
+            (Brought::Rescue, "Rescue"),
+            (Brought::Route(Arc::default()), "Route(Ended { requests: 0, errors: 0 })"),
+        ];
+        for (brought, expected) in cases {
+            assert_eq!(format!("{:?}", brought.without_prediction()), expected);
+        }
     }
 }

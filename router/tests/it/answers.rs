@@ -61,9 +61,9 @@ async fn serve(mut stream: TcpStream, answer: Vec<u8>, closes: bool) {
     }
 }
 
-fn get(running: &Running) -> http::Request<Full<Bytes>> {
-    let request = http::Request::get(format!("http://{}/v2/health/ready", running.address)).header("host", "fraud");
-    request.body(Full::default()).expect("a request")
+fn infer(running: &Running) -> http::Request<Full<Bytes>> {
+    let request = http::Request::post(format!("http://{}/v2/models/fraud/infer", running.address));
+    request.header("host", "fraud").body(Full::default()).expect("a request")
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn chunks_lengths_and_long_bodies_pass_whole_over_one_kept_connection() {
         let running = server.router().await;
         let client = TestClient::keeping(running.address);
         for _ in 0..3 {
-            let seen = client.send(get(&running)).await.expect("an answer");
+            let seen = client.send(infer(&running)).await.expect("an answer");
             assert_eq!(seen.status, 200);
             assert!(seen.body == expected.as_bytes(), "{} bytes for {:.60}", seen.body.len(), answer);
         }
@@ -100,7 +100,7 @@ async fn an_answer_that_ends_with_its_connection_passes_and_the_connection_is_no
     let running = server.router().await;
     let client = TestClient::keeping(running.address);
     for _ in 0..3 {
-        assert_eq!(client.send(get(&running)).await.expect("an answer").body, "until the end");
+        assert_eq!(client.send(infer(&running)).await.expect("an answer").body, "until the end");
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 3);
 }
@@ -113,7 +113,7 @@ async fn a_connection_that_says_more_than_its_answer_is_not_kept() {
     let running = server.router().await;
     let client = TestClient::keeping(running.address);
     for _ in 0..3 {
-        assert_eq!(client.send(get(&running)).await.expect("an answer").body, "ok");
+        assert_eq!(client.send(infer(&running)).await.expect("an answer").body, "ok");
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 3);
 }
@@ -125,7 +125,7 @@ async fn a_break_in_a_long_or_chunked_answer_reaches_the_client_and_counts_as_an
         let server = Raw::start(answer.clone().into_bytes(), true).await;
         let running = server.router().await;
         let client = TestClient::keeping(running.address);
-        assert!(client.send(get(&running)).await.is_err(), "{answer:.60}");
+        assert!(client.send(infer(&running)).await.is_err(), "{answer:.60}");
         crate::support::until("it is counted", || running.stats(1, "a").errors == 1).await;
     }
 }
@@ -138,7 +138,7 @@ async fn a_server_that_is_silent_in_the_middle_of_an_answer_is_given_up_and_blam
         let mut plan = plan(1, &[("a", 1)]);
         plan.timeout_milliseconds = 200;
         let running = Running::start(inputs(plan, &[("a", &[server.address])])).await;
-        let error = TestClient::keeping(running.address).send(get(&running)).await.expect_err("it breaks off");
+        let error = TestClient::keeping(running.address).send(infer(&running)).await.expect_err("it breaks off");
         assert_ne!(error, "no answer", "{answer:.60}");
         crate::support::until("it is counted", || running.stats(1, "a").errors == 1).await;
     }
@@ -150,7 +150,7 @@ async fn what_is_no_http_is_a_502() {
         let server = Raw::start(answer.as_bytes().to_vec(), false).await;
         let running = server.router().await;
         let client = TestClient::keeping(running.address);
-        assert_eq!(client.send(get(&running)).await.expect("an answer").status, 502, "{answer:?}");
+        assert_eq!(client.send(infer(&running)).await.expect("an answer").status, 502, "{answer:?}");
     }
 }
 

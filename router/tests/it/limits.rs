@@ -28,10 +28,10 @@ fn body(size: usize) -> Full<Bytes> {
 async fn a_body_as_large_as_the_plan_allows_passes_and_a_larger_one_is_413() {
     let (backend, running) = one_backend().await;
     let client = TestClient::fresh(running.address);
-    let fits = client.send(client.request("/").body(body(10_000)).expect("a request")).await.expect("an answer");
+    let request = |size| client.request("/v2/models/fraud/infer").body(body(size)).expect("a request");
+    let fits = client.send(request(10_000)).await.expect("an answer");
     assert_eq!((fits.status, fits.body), (200, Bytes::from_static(b"{\"received\": 10000}")));
-    let request = client.request("/").body(body(10_001)).expect("a request");
-    let large = client.send(request).await.expect("an answer");
+    let large = client.send(request(10_001)).await.expect("an answer");
     assert_eq!(large.status, 413);
     assert_eq!(large.body, "{\"error\":\"request body is larger than the 10000 bytes that this service accepts\"}");
     assert_eq!(backend.served.load(Ordering::SeqCst), 1);
@@ -162,7 +162,8 @@ async fn a_client_that_reads_nothing_of_its_answer_loses_its_connection() {
     let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
     let running = Running::start_with(inputs, Settings::default(), door).await;
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: fraud\r\n\r\n").await.expect("sent");
+    let head = b"POST /v2/models/fraud/infer HTTP/1.1\r\nhost: fraud\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(head).await.expect("sent");
     until("it is answered", || backend.served.load(Ordering::SeqCst) == 1).await;
     until("it is closed", || running.router.metrics.connections.get() == 0).await;
     until("it is counted", || running.stats(1, "a").requests == 1).await;

@@ -4,6 +4,7 @@ mod admin;
 mod answers;
 mod auth;
 mod changes;
+mod evidence;
 mod fallback;
 mod grpc;
 mod grpc_unary;

@@ -36,7 +36,8 @@ async fn connected(running: &Running, builder: &Builder<TokioExecutor>) -> SendR
 
 /// The answer's head; its body is there to be read.
 async fn ask(client: &mut SendRequest<Body>, service: &str) -> Response<Incoming> {
-    send(client, Request::post(format!("http://{service}/")), Body::new(Full::default())).await
+    let request = Request::post(format!("http://{service}/v2/models/{service}/infer"));
+    send(client, request, Body::new(Full::default())).await
 }
 
 async fn send(client: &mut SendRequest<Body>, request: request::Builder, body: Body) -> Response<Incoming> {
