@@ -109,7 +109,7 @@ pub struct MirrorTraffic {
     /// Copies without an answer below 400; over gRPC, without status OK.
     pub failed: u64,
     /// Pairs of answers that could not be compared: the live one is none of the protocol (JSON, or `ModelInferResponse`), or
-    /// one of them was too long to be held or, over gRPC, compressed.
+    /// one of them was too long to be held or is compressed.
     pub incomparable: u64,
     /// Pairs with classes (integers, booleans, text, or a row of probabilities).
     pub classes_compared: u64,

@@ -3,38 +3,46 @@
 //! Classes are integers, booleans and text, and the place of the greatest number of each row where an answer has numbers only, in
 //! rows of two and more. Numbers agree when they differ by at most the tolerance times the greater of 1 and the live number.
 
+mod form;
 mod grpc;
+mod raw;
 mod rest;
 
 use bytes::Bytes;
-use serde_json::Value;
 
+pub use self::form::Form;
 use crate::traffic::Agreement;
 
 /// Most outputs of an answer that is compared: each of one is looked for among those of the other.
 const MOST_OUTPUTS: usize = 1_024;
 
-/// How answers are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wire {
-    /// JSON.
-    Rest,
-    /// One message, with the bytes before it.
-    Grpc,
+/// What a server said, all of it.
+#[derive(Debug)]
+pub struct Said {
+    /// How.
+    pub form: Form,
+    /// In these bytes.
+    pub body: Bytes,
 }
 
-impl Wire {
-    /// The outputs of an answer; none where it is no answer of the protocol.
-    fn read(self, answer: &Bytes) -> Option<Vec<Output>> {
-        match self {
-            Self::Rest => rest::read(answer),
-            Self::Grpc => grpc::read(answer),
+impl Said {
+    /// The outputs of an answer; none where it is no answer of the protocol, or compressed.
+    fn outputs(&self) -> Option<Vec<Output>> {
+        match self.form {
+            Form::Json => rest::read(&self.body, self.body.len()),
+            Form::Binary(json_length) => rest::read(&self.body, json_length?),
+            Form::Message => grpc::read(&self.body),
+            Form::Encoded => None,
         }
     }
 
-    /// Whether an answer may say anything and can't be read.
-    fn is_compressed(self, answer: &[u8]) -> bool {
-        self == Self::Grpc && grpc::is_compressed(answer)
+    /// Whether it may say anything and can't be read.
+    fn is_compressed(&self) -> bool {
+        match self.form {
+            Form::Json | Form::Binary(_) => false,
+            Form::Message => grpc::is_compressed(&self.body),
+            Form::Encoded => true,
+        }
     }
 }
 
@@ -47,12 +55,10 @@ struct Output {
     data: Data,
 }
 
-/// The elements of an output, in row-major order. What is no number is one of these by wire and datatype.
+/// The elements of an output, in row-major order; one of these by its datatype, however it is written.
 #[derive(Debug, PartialEq)]
 enum Data {
     Numbers(Vec<f64>),
-    /// What JSON has for integers, booleans and text.
-    Values(Vec<Value>),
     /// Integers, those of UINT64 by their bits, and booleans.
     Integers(Vec<i64>),
     Texts(Vec<Bytes>),
@@ -62,7 +68,6 @@ impl Data {
     fn len(&self) -> usize {
         match self {
             Self::Numbers(numbers) => numbers.len(),
-            Self::Values(values) => values.len(),
             Self::Integers(integers) => integers.len(),
             Self::Texts(texts) => texts.len(),
         }
@@ -75,13 +80,13 @@ impl Data {
 
 /// Compare a live answer with its copy's; none when the live one can't be compared with anything, for it is none of the protocol, or
 /// when the copy's is compressed. A copy that lacks what the live answer has does not agree; what it has more is not looked at.
-pub fn compare(wire: Wire, live: &Bytes, copy: &Bytes, tolerance: f64) -> Option<Agreement> {
-    let live = wire.read(live)?;
-    if wire.is_compressed(copy) {
+pub fn compare(live: &Said, copy: &Said, tolerance: f64) -> Option<Agreement> {
+    let live = live.outputs()?;
+    if copy.is_compressed() {
         return None;
     }
     let same = |copy: Vec<Output>| agreement(&live, &copy, tolerance);
-    Some(wire.read(copy).and_then(same).unwrap_or_else(|| disagreement(&live)))
+    Some(copy.outputs().and_then(same).unwrap_or_else(|| disagreement(&live)))
 }
 
 /// Whatever the live answer has that could agree does not.
@@ -140,12 +145,13 @@ fn greatest(values: &[f64], width: usize) -> Vec<Option<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn compare(live: &[u8], copy: &[u8], tolerance: f64) -> Option<Agreement> {
-        super::compare(Wire::Rest, &Bytes::copy_from_slice(live), &Bytes::copy_from_slice(copy), tolerance)
+        let said = |body: &[u8]| Said { form: Form::Json, body: Bytes::copy_from_slice(body) };
+        super::compare(&said(live), &said(copy), tolerance)
     }
 
     fn answer(outputs: &[(&str, &str, &[i64], Value)]) -> Vec<u8> {

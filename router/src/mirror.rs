@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use millrace_contract::routing::MIRROR_HEADER;
 use tokio::time::Instant;
 
 use crate::{
     balance::least_loaded,
-    compare::{Wire, compare},
+    compare::{Form, Said, compare},
     counting::Outcome,
     forward::{Answered, Bounds, Call, Payload, Received, attempt},
     grpc,
@@ -29,10 +28,24 @@ const ALL: u32 = 10_000;
 /// The live answer a copy's is compared with.
 #[derive(Debug)]
 pub struct Live {
-    /// Its body; none where it streamed.
-    pub body: Option<Bytes>,
+    /// What it says; none where it streamed.
+    said: Option<Said>,
     /// Time to its head in microseconds.
-    pub microseconds: u64,
+    microseconds: u64,
+}
+
+impl Live {
+    /// The answer that is about to leave.
+    pub fn of(answered: &Answered, microseconds: u64) -> Self {
+        Self { said: said(answered), microseconds }
+    }
+}
+
+fn said(answered: &Answered) -> Option<Said> {
+    match &answered.body {
+        Received::Held(whole) => Some(Said { form: Form::of(&answered.head.headers), body: whole.data().clone() }),
+        Received::Streaming(_) => None,
+    }
 }
 
 /// Perhaps send a copy of a call that was answered, by the draw. `served_by` is the target that answered.
@@ -48,7 +61,7 @@ pub fn perhaps(
     if rand::random_range(0..ALL) >= mirror.per_ten_thousand {
         return;
     }
-    let Some((payload, wire)) = copied(call) else { return };
+    let Some(payload) = copied(call) else { return };
     if router.is_short() || target.endpoints.is_empty() {
         return mirror.counts.shed();
     }
@@ -58,17 +71,17 @@ pub fn perhaps(
     copy.headers.insert(MIRROR, HeaderValue::from_static("1"));
     // A copy has the service's time, however impatient the client was.
     grpc::without_deadline(&mut copy.headers);
-    let sent = Copy { router: router.clone(), service: service.clone(), call: copy, wire, live: live(), copying };
+    let sent = Copy { router: router.clone(), service: service.clone(), call: copy, live: live(), copying };
     tokio::spawn(sent.send(mirror.target, mirror.tolerance, mirror.counts.clone()));
 }
 
-/// The body of a copy, and how its answer is written. Only predictions are copied: nothing else has an answer to compare, and some of
-/// the rest changes the server that it is sent to.
-fn copied(call: &Call) -> Option<(Payload, Wire)> {
+/// The body of a copy. Only predictions are copied: nothing else has an answer to compare, and some of the rest changes the server that it
+/// is sent to.
+fn copied(call: &Call) -> Option<Payload> {
     let path = call.path.path();
     match &call.payload {
-        Payload::Held(body) if is_inference(path) => Some((Payload::Held(body.clone()), Wire::Rest)),
-        Payload::Message(body) if grpc::is_inference(path) => Some((Payload::Message(body.clone()), Wire::Grpc)),
+        Payload::Held(body) if is_inference(path) => Some(Payload::Held(body.clone())),
+        Payload::Message(body) if grpc::is_inference(path) => Some(Payload::Message(body.clone())),
         Payload::Held(_) | Payload::Message(_) | Payload::Streamed(_) => None,
     }
 }
@@ -77,14 +90,13 @@ struct Copy {
     router: Arc<Router>,
     service: Arc<Service>,
     call: Call,
-    wire: Wire,
     live: Live,
     copying: Copying,
 }
 
 impl Copy {
     async fn send(self, target: usize, tolerance: f64, counts: Arc<MirrorCounts>) {
-        let Self { router, service, call, wire, live, copying } = self;
+        let Self { router, service, call, live, copying } = self;
         let target = &service.targets[target];
         let started = Instant::now();
         let Some(endpoint) = least_loaded(&target.endpoints, &[], 0, started.into_std()) else { return };
@@ -100,12 +112,8 @@ impl Copy {
             Ok(answered) if is_success(&answered) => {
                 let percent = microseconds.saturating_mul(100) / live.microseconds.max(1);
                 counts.took(u32::try_from(percent).unwrap_or(u32::MAX));
-                let copied = match &answered.body {
-                    Received::Held(whole) => Some(whole.data().clone()),
-                    Received::Streaming(_) => None,
-                };
-                counts.compared(match live.body.zip(copied) {
-                    Some((live, copied)) => beside(wire, live, copied, tolerance).await,
+                counts.compared(match live.said.zip(said(&answered)) {
+                    Some((live, copied)) => beside(live, copied, tolerance).await,
                     None => None,
                 });
             }
@@ -121,9 +129,9 @@ fn is_success(answered: &Answered) -> bool {
 }
 
 /// Compare two answers. Long ones take milliseconds, which this thread owes its requests: others have them.
-async fn beside(wire: Wire, live: Bytes, copy: Bytes, tolerance: f64) -> Option<Agreement> {
-    if live.len() + copy.len() <= COMPARED_HERE {
-        return compare(wire, &live, &copy, tolerance);
+async fn beside(live: Said, copy: Said, tolerance: f64) -> Option<Agreement> {
+    if live.body.len() + copy.body.len() <= COMPARED_HERE {
+        return compare(&live, &copy, tolerance);
     }
-    tokio::task::spawn_blocking(move || compare(wire, &live, &copy, tolerance)).await.ok().flatten()
+    tokio::task::spawn_blocking(move || compare(&live, &copy, tolerance)).await.ok().flatten()
 }

@@ -106,7 +106,7 @@ async fn by_target(
         Some(_) | None => {
             router.metrics.served(Ending::of(outcome));
             if let (Outcome::Answered, Ok(answered)) = (outcome, &result) {
-                let live = || Live { body: held(answered), microseconds };
+                let live = || Live::of(answered, microseconds);
                 mirror::perhaps(router, service, call, &target.revision, live);
             }
             reply(result, outcome, service, target, ticket, in_hand)
@@ -240,13 +240,6 @@ fn fallback<'a>(service: &'a Service, instead_of: Option<&Target>, lack: Lack) -
     };
     let is_another = instead_of.is_none_or(|other| other.revision != target.revision);
     (applies && is_another && !target.endpoints.is_empty()).then_some(target)
-}
-
-fn held(answered: &Answered) -> Option<bytes::Bytes> {
-    match &answered.body {
-        Received::Held(whole) => Some(whole.data().clone()),
-        Received::Streaming(_) => None,
-    }
 }
 
 fn reply_as_fallback(

@@ -3,11 +3,10 @@
 //! Only answers that were held are compared: none is longer than [`crate::forward::HELD_ANSWER`]. In memory one takes at most some 32
 //! times as much, as JSON does: where each of its fields is a text of two bytes.
 
-use bytes::{Buf, Bytes};
-use half::{bf16, f16};
+use bytes::Bytes;
 use prost::Message;
 
-use super::{Data, MOST_OUTPUTS, Output};
+use super::{Data, MOST_OUTPUTS, Output, raw};
 use crate::grpc::PREFIX;
 
 /// `ModelInferResponse` of `inference-server/proto/open_inference.proto`.
@@ -62,16 +61,16 @@ pub(super) fn is_compressed(answer: &[u8]) -> bool {
 
 /// Its outputs.
 pub(super) fn read(answer: &Bytes) -> Option<Vec<Output>> {
-    let Answer { outputs, raw } = Answer::decode(message(answer)?).ok()?;
+    let Answer { outputs, raw: in_bytes } = Answer::decode(message(answer)?).ok()?;
     if outputs.len() > MOST_OUTPUTS {
         return None;
     }
     let outputs = outputs.into_iter().enumerate().map(|(index, output)| {
         let Tensor { name, datatype, shape, contents } = Tensor::decode(output).ok()?;
-        let data = if raw.is_empty() {
+        let data = if in_bytes.is_empty() {
             typed(&datatype, contents.unwrap_or_default())?
         } else {
-            untyped(&datatype, raw.get(index)?)?
+            raw::read(&datatype, in_bytes.get(index)?)?
         };
         Some(Output { name, datatype, shape, data })
     });
@@ -100,50 +99,11 @@ fn typed(datatype: &str, contents: Contents) -> Option<Data> {
     })
 }
 
-/// Elements out of their bytes, which are little-endian.
-fn untyped(datatype: &str, raw: &Bytes) -> Option<Data> {
-    Some(match datatype {
-        "BOOL" => Data::Integers(elements(raw, |[byte]: [u8; 1]| i64::from(byte != 0))?),
-        "INT8" => Data::Integers(elements(raw, |bytes| i64::from(i8::from_le_bytes(bytes)))?),
-        "INT16" => Data::Integers(elements(raw, |bytes| i64::from(i16::from_le_bytes(bytes)))?),
-        "INT32" => Data::Integers(elements(raw, |bytes| i64::from(i32::from_le_bytes(bytes)))?),
-        "INT64" | "UINT64" => Data::Integers(elements(raw, i64::from_le_bytes)?),
-        "UINT8" => Data::Integers(elements(raw, |bytes| i64::from(u8::from_le_bytes(bytes)))?),
-        "UINT16" => Data::Integers(elements(raw, |bytes| i64::from(u16::from_le_bytes(bytes)))?),
-        "UINT32" => Data::Integers(elements(raw, |bytes| i64::from(u32::from_le_bytes(bytes)))?),
-        "FP16" => Data::Numbers(elements(raw, |bytes| f16::from_le_bytes(bytes).to_f64())?),
-        "BF16" => Data::Numbers(elements(raw, |bytes| bf16::from_le_bytes(bytes).to_f64())?),
-        "FP32" => Data::Numbers(elements(raw, |bytes| f64::from(f32::from_le_bytes(bytes)))?),
-        "FP64" => Data::Numbers(elements(raw, f64::from_le_bytes)?),
-        "BYTES" => Data::Texts(texts(raw.clone())?),
-        _ => return None,
-    })
-}
-
-/// None where the last one is cut.
-fn elements<const WIDTH: usize, T>(raw: &[u8], element: impl Fn([u8; WIDTH]) -> T) -> Option<Vec<T>> {
-    let (whole, cut) = raw.as_chunks::<WIDTH>();
-    cut.is_empty().then(|| whole.iter().copied().map(element).collect())
-}
-
-/// Before each text its length in four bytes.
-fn texts(mut raw: Bytes) -> Option<Vec<Bytes>> {
-    let mut texts = Vec::new();
-    while raw.has_remaining() {
-        let length = usize::try_from(raw.try_get_u32_le().ok()?).ok()?;
-        if length > raw.len() {
-            return None;
-        }
-        texts.push(raw.split_to(length));
-    }
-    Some(texts)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        compare::{Wire, compare},
+        compare::{Form, Said, compare},
         traffic::Agreement,
     };
 
@@ -251,6 +211,10 @@ mod tests {
             let outputs = [tensor("label", "INT64", &[]), tensor("p", "FP32", &[])].concat();
             framed(&[outputs, field(6, &label), field(6, &numbers)].concat())
         };
+        let compare = |live: &Bytes, copy: &Bytes| {
+            let said = |message: &Bytes| Said { form: Form::Message, body: message.clone() };
+            compare(&said(live), &said(copy), 0.01)
+        };
         let compressed = Bytes::from_static(&[1, 0, 0, 0, 0]);
         let live = label(1, [0.3, 0.7]);
         let both = |classes, numbers| Some(Agreement { classes: Some(classes), numbers: Some(numbers) });
@@ -264,10 +228,10 @@ mod tests {
             (compressed.clone(), None),
         ];
         for (copy, expected) in cases {
-            assert_eq!(compare(Wire::Grpc, &live, &copy, 0.01), expected, "{copy:?}");
+            assert_eq!(compare(&live, &copy), expected, "{copy:?}");
         }
-        assert_eq!(compare(Wire::Grpc, &compressed, &live, 0.01), None);
-        let rows = compare(Wire::Grpc, &raw("FP16", &[0, 0x3c, 0, 0]), &raw("FP16", &[0, 0, 0, 0x3c]), 0.01);
+        assert_eq!(compare(&compressed, &live), None);
+        let rows = compare(&raw("FP16", &[0, 0x3c, 0, 0]), &raw("FP16", &[0, 0, 0, 0x3c]));
         assert_eq!(rows, both(false, false), "the greatest of a row is its class");
     }
 }

@@ -11,6 +11,8 @@ use crate::support::{Backend, Behaviour, Running, TestClient, inputs, plan, unti
 
 const ONE: &str = r#"{"outputs":[{"name":"label","datatype":"INT64","shape":[1],"data":[1]},{"name":"p","datatype":"FP32","shape":[1,2],"data":[0.3,0.7]}]}"#;
 const NEAR: &str = r#"{"outputs":[{"name":"label","datatype":"INT64","shape":[1],"data":[1]},{"name":"p","datatype":"FP32","shape":[1,2],"data":[0.2,0.8]}]}"#;
+/// What `ONE` says, but that its elements are behind it.
+const HEAD: &str = r#"{"outputs":[{"name":"label","datatype":"INT64","shape":[1],"parameters":{"binary_data_size":8}},{"name":"p","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}}]}"#;
 
 pub fn mirrored(per_ten_thousand: u32, max_in_flight: u32) -> RoutingPlan {
     let mut plan = plan(1, &[("a", 1), ("m", 0)]);
@@ -54,6 +56,33 @@ async fn only_predictions_are_copied() {
     assert_eq!(client.infer().await.expect("an answer").status, 200);
     until("the prediction is compared", || counts(&running).classes_compared == 1).await;
     assert_eq!((counts(&running).sent, copy.served.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[tokio::test]
+async fn answers_in_the_binary_form_are_compared_too() {
+    let binary = |label: i64, numbers: [f32; 2]| {
+        let numbers = numbers.map(f32::to_le_bytes).concat();
+        Behaviour::SayBinary(HEAD, [&label.to_le_bytes()[..], &numbers[..]].concat().leak())
+    };
+    let live = binary(1, [0.3, 0.7]);
+    let cases = [
+        (live, binary(1, [0.305, 0.695]), (1, 1)),
+        (live, binary(1, [0.2, 0.8]), (1, 0)),
+        (live, binary(0, [0.7, 0.3]), (0, 0)),
+        (live, Behaviour::SayBinary(HEAD, b"half"), (0, 0)),
+        (live, Behaviour::Say(ONE), (1, 1)),
+        (Behaviour::Say(ONE), live, (1, 1)),
+    ];
+    for (live, copied, agreed) in cases {
+        let (live, copy) = (Backend::start(live).await, Backend::start(copied).await);
+        let endpoints: &[(&str, &[_])] = &[("a", &[live.address]), ("m", &[copy.address])];
+        let running = Running::start(inputs(mirrored(10_000, 10), endpoints)).await;
+        assert_eq!(TestClient::keeping(running.address).infer().await.expect("an answer").status, 200);
+        until("it is compared", || counts(&running).numbers_compared == 1).await;
+        let counted = counts(&running);
+        assert_eq!((counted.classes_agreed, counted.numbers_agreed), agreed, "{copied:?}");
+        assert_eq!((counted.classes_compared, counted.incomparable), (1, 0), "{copied:?}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -44,6 +44,8 @@ pub enum Behaviour {
     Answer(u16),
     /// Answer 200 with this body.
     Say(&'static str),
+    /// Answer 200 with this JSON and these bytes behind it, and the header that says where they begin.
+    SayBinary(&'static str, &'static [u8]),
     /// Answer 200 after this many milliseconds.
     After(u64),
     /// Read the request and never answer.
@@ -112,7 +114,7 @@ async fn connection(stream: TcpStream, behaviour: Behaviour, (served, headers, p
         Behaviour::ResetMidway => {
             broken(stream, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"half\":", served).await;
         }
-        Behaviour::Answer(_) | Behaviour::Say(_) | Behaviour::After(_) | Behaviour::Hang => {
+        Behaviour::Answer(_) | Behaviour::Say(_) | Behaviour::SayBinary(..) | Behaviour::After(_) | Behaviour::Hang => {
             let service = service_fn(move |request: Request<Incoming>| {
                 paths.lock().expect("not poisoned").push(request.uri().path().to_owned());
                 let (served, headers) = (served.clone(), headers.clone());
@@ -135,6 +137,7 @@ async fn answer(
     let status = match behaviour {
         Behaviour::Answer(status) => status,
         Behaviour::Say(text) => return Response::new(Full::new(Bytes::from_static(text.as_bytes()))),
+        Behaviour::SayBinary(json, raw) => return binary(json, raw),
         Behaviour::After(milliseconds) => {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             200
@@ -144,6 +147,12 @@ async fn answer(
     let text = format!("{{\"received\": {}}}", body.len());
     let mut answer = Response::new(Full::new(Bytes::from(text)));
     *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
+    answer
+}
+
+fn binary(json: &str, raw: &[u8]) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from([json.as_bytes(), raw].concat())));
+    answer.headers_mut().insert("inference-header-content-length", HeaderValue::from(json.len()));
     answer
 }
 
