@@ -81,7 +81,7 @@ impl Counters for StickyLatencies {
             return None;
         }
         let added = |(cluster, now): (&u32, &Vec<u64>)| {
-            let before = earlier.get(cluster).map_or(&[][..], Vec::as_slice);
+            let before = earlier.get(cluster).map(Vec::as_slice).unwrap_or_default();
             let bins = now.iter().zip(before.iter().chain(std::iter::repeat(&0)));
             let added: Option<Vec<u64>> = bins.map(|(now, before)| now.checked_sub(*before)).collect();
             added.filter(|_| before.len() <= now.len()).map(|added| (*cluster, added))

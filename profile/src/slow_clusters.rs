@@ -2,7 +2,7 @@
 //!
 //! As for errors ([`crate::clusters`]), the canary is compared with random choices of as many clusters of keys. What is compared is the share
 //! of requests above a bound. The bounds are taken at each look from the requests of both revisions together, so that they know nothing of
-//! who belongs to whom: the first one that so few of them exceed as when 5 % of stable's did and all of the canary's, and the same for
+//! who belongs to whom: the first one that no more of them exceed than if 5 % of stable's did and all of the canary's, and the same for
 //! 1 %. Both share the look's part of the budget.
 //!
 //! Users differ in how long their requests take, and few send most of them: then the slowest requests are those of a few clusters, whose
@@ -181,12 +181,12 @@ impl StickyLatency {
         if self.share == 0 {
             return None;
         }
-        let tests = self.last.as_ref().map_or(&[][..], |last| last.tests.as_slice());
+        let tests = self.last.as_ref().map(|last| last.tests.as_slice()).unwrap_or_default();
         let shown = tests.iter().find(|test| test.has_failed()).or(tests.first());
         let at = shown.map_or_else(|| self.bound(1.0 - settings.latency_quantile).at, |test| test.bound);
         let (canary, stable) = (above(&self.canary, at), above(&self.stable, at));
-        let seen = self.last.as_ref().zip(tests.first());
-        let seen = seen.map(|(last, first)| Seen { requests: last.requests, would_find: first.would_find });
+        let would_find = tests.iter().any(|test| test.would_find);
+        let seen = self.last.as_ref().map(|last| Seen { requests: last.requests, would_find });
         let enough = (canary.requests, min_requests);
         let (verdict, reason) = choices::verdict(self.has_failed(), seen, enough, promotes);
         let milliseconds = CLUSTER_EDGES_MICROSECONDS.get(at).map_or(0.0, |edge| *edge as f64 / 1_000.0);
