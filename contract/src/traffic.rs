@@ -8,6 +8,22 @@ use serde::{Deserialize, Serialize};
 /// Sticky keys are counted in groups of this many neighbouring buckets.
 pub const BUCKETS_PER_CLUSTER: u32 = 25;
 
+/// Upper edges of the bins in which latency is counted by cluster, in microseconds: every third of
+/// [`crate::routing::LATENCY_EDGES_MICROSECONDS`], each about twice the one before; one more bin holds what is above. None is below two
+/// milliseconds, since a millisecond more is nobody's harm.
+pub const CLUSTER_EDGES_MICROSECONDS: [u64; 16] = [
+    1_995, 3_981, 7_943, 15_849, 31_623, 63_096, 125_893, 251_189, 501_187, 1_000_000, 1_995_262, 3_981_072, 7_943_282,
+    15_848_932, 31_622_777, 63_095_734,
+];
+
+/// Bins in which latency is counted by cluster.
+pub const CLUSTER_BINS: usize = CLUSTER_EDGES_MICROSECONDS.len() + 1;
+
+/// The bin of a latency by cluster: the first whose edge is not below it.
+pub fn cluster_bin(microseconds: u64) -> usize {
+    CLUSTER_EDGES_MICROSECONDS.partition_point(|edge| *edge < microseconds)
+}
+
 /// What one router process has counted since it started. Counters only grow; a new `boot_id` starts from zero.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -57,6 +73,10 @@ pub struct ServiceTraffic {
     pub routes: BTreeMap<String, BTreeMap<String, Ended>>,
     /// By plan generation, revision and cluster of sticky buckets (bucket / [`BUCKETS_PER_CLUSTER`]): evidence, so predictions only.
     pub clusters: BTreeMap<i64, BTreeMap<String, BTreeMap<u32, Ended>>>,
+    /// By the same, the latency of requests without an error, as counts over [`CLUSTER_EDGES_MICROSECONDS`]; empty bins at the end are
+    /// left out. Absent from routers that don't count it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cluster_latency: BTreeMap<i64, BTreeMap<String, BTreeMap<u32, Vec<u64>>>>,
     /// The mirror of the newest plan, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<MirrorTraffic>,
@@ -125,3 +145,32 @@ pub struct MirrorTraffic {
 
 /// Upper edges of the latency ratio's bins, in percent.
 pub const RATIO_EDGES: [u32; 14] = [25, 50, 67, 80, 91, 100, 110, 125, 150, 200, 300, 500, 1_000, 10_000];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::LATENCY_EDGES_MICROSECONDS;
+
+    #[test]
+    fn edges_by_cluster_are_every_third_of_the_finer_ones() {
+        let finer = LATENCY_EDGES_MICROSECONDS.iter().skip(13).step_by(3).take(CLUSTER_EDGES_MICROSECONDS.len());
+        assert!(finer.eq(&CLUSTER_EDGES_MICROSECONDS));
+    }
+
+    #[test]
+    fn a_latency_falls_into_the_first_bin_by_cluster_whose_edge_is_not_below_it() {
+        let cases = [(0, 0), (1_995, 0), (1_996, 1), (63_095_734, 15), (u64::MAX, CLUSTER_BINS - 1)];
+        for (microseconds, expected) in cases {
+            assert_eq!(cluster_bin(microseconds), expected, "{microseconds}");
+        }
+    }
+
+    #[test]
+    fn a_router_that_counts_no_latency_by_cluster_is_understood() {
+        let old = r#"{"bootId": "a", "services": {"fraud": {"clusters": {"2": {"b": {"7": {"requests": 3, "errors": 1}}}}}}}"#;
+        let read: RouterTraffic = serde_json::from_str(old).unwrap();
+        let service = &read.services["fraud"];
+        assert_eq!((service.clusters.len(), service.cluster_latency.len()), (1, 0));
+        assert!(!serde_json::to_string(service).unwrap().contains("clusterLatency"));
+    }
+}

@@ -12,25 +12,13 @@
 
 use std::collections::BTreeMap;
 
-use millrace_contract::{
-    decision::{Check, Verdict},
-    traffic::Ended,
-};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use millrace_contract::{decision::Check, traffic::Ended};
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, Normal};
 
-/// Requests before the first look at a share.
-pub const FIRST_LOOK: u64 = 1_000;
+use crate::choices::{self, Choices, Counted, Seen};
+
 /// Most random choices of one look; with fewer than a look's level needs, it cannot fail.
 const MAX_CHOICES: u64 = 200_000;
-/// Choices that reach the canary's rate after which no more are drawn.
-const ENOUGH: u64 = 20;
-/// Choices whose spread says what would be found.
-const FEW: usize = 300;
-/// Clusters of the canary below which nothing is compared.
-const MIN_CLUSTERS: usize = 4;
 
 /// Counts by cluster, and what the looks found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -77,20 +65,19 @@ impl StickyEvidence {
         add(&mut self.canary, canary);
         add(&mut self.stable, stable);
         let requests = total(&self.canary).requests + total(&self.stable).requests;
-        let due = self.last.as_ref().map_or(FIRST_LOOK, |last| 2 * last.requests);
-        let is_comparable = self.canary.len() >= MIN_CLUSTERS && self.stable.len() >= MIN_CLUSTERS;
-        if requests >= due && is_comparable {
+        let last = self.last.as_ref().map(|last| last.requests);
+        if choices::is_due(requests, last, (self.canary.len(), self.stable.len())) {
             self.look(requests, alpha, harm);
         }
     }
 
     fn look(&mut self, requests: u64, alpha: f64, harm: f64) {
         self.looks += 1;
-        let level = alpha / (f64::from(self.looks) * f64::from(self.looks + 1));
-        let mut choices = Choices::new(self);
-        let canary = rate(&total(&self.canary));
+        let level = choices::level(alpha, self.looks);
+        let mut choices = Choices::new(&counted(&self.canary), &counted(&self.stable), self.looks);
+        let canary = total(&self.canary).rate();
         let would_find = choices.would_find(canary + harm, level);
-        let p = choices.reached(canary, level);
+        let p = choices.reached(canary, level, MAX_CHOICES);
         self.last = Some(Look { requests, p, level, would_find });
     }
 
@@ -109,92 +96,27 @@ impl StickyEvidence {
         let (canary, stable) = (total(&self.canary), total(&self.stable));
         let summary = format!(
             "{} errors in {} canary requests of {} clusters of keys, {} in {} of {} of stable",
-            canary.errors,
+            canary.events,
             canary.requests,
             self.canary.len(),
-            stable.errors,
+            stable.events,
             stable.requests,
             self.stable.len()
         );
-        let (verdict, reason) = self.verdict(canary.requests, min_requests, promotes);
+        let seen = self.last.as_ref().map(|last| Seen { requests: last.requests, would_find: last.would_find });
+        let enough = (canary.requests, min_requests);
+        let (verdict, reason) = choices::verdict(self.has_failed(), seen, enough, promotes);
         Check {
             name: "errorRate".to_owned(),
             verdict,
-            value: (canary.requests > 0).then(|| rate(&canary)),
-            baseline: (stable.requests > 0).then(|| rate(&stable)),
+            value: (canary.requests > 0).then(|| canary.rate()),
+            baseline: (stable.requests > 0).then(|| stable.rate()),
             threshold: self.last.as_ref().map(|last| last.level),
             interval: None,
             log_evidence: self.last.as_ref().map(|last| -last.p.ln()),
             samples: i64::try_from(self.canary.len()).unwrap_or(i64::MAX),
             message: format!("{summary}: {reason}"),
         }
-    }
-
-    fn verdict(&self, requests: u64, min_requests: u64, promotes: bool) -> (Verdict, String) {
-        if self.has_failed() {
-            return (Verdict::Fail, "more than other choices of clusters".to_owned());
-        }
-        if requests < min_requests {
-            return (Verdict::Unknown, format!("{} more canary requests are needed", min_requests - requests));
-        }
-        match &self.last {
-            None => (Verdict::Unknown, "too few requests or clusters for a first look".to_owned()),
-            Some(last) if promotes && !last.would_find => {
-                (Verdict::Unknown, format!("a harm that matters could not be found in {} requests", last.requests))
-            }
-            Some(_) => (Verdict::Pass, "no more than chance explains".to_owned()),
-        }
-    }
-}
-
-/// Random choices of as many clusters as the canary has.
-struct Choices {
-    all: Vec<Ended>,
-    chosen: usize,
-    random: ChaCha8Rng,
-}
-
-impl Choices {
-    fn new(evidence: &StickyEvidence) -> Self {
-        let all = evidence.canary.values().chain(evidence.stable.values()).copied().collect();
-        let random = ChaCha8Rng::seed_from_u64(u64::from(evidence.looks));
-        Self { all, chosen: evidence.canary.len(), random }
-    }
-
-    /// The error rate of the next choice.
-    fn draw(&mut self) -> f64 {
-        let mut sum = Ended::default();
-        for at in 0..self.chosen {
-            let other = self.random.random_range(at..self.all.len());
-            self.all.swap(at, other);
-            sum.requests += self.all[at].requests;
-            sum.errors += self.all[at].errors;
-        }
-        rate(&sum)
-    }
-
-    /// The p-value of this rate: the share of choices that reach it. Drawing ends early once so many did that the level is out of
-    /// reach (Besag & Clifford 1991: the share is a valid p-value then too).
-    fn reached(&mut self, wanted: f64, level: f64) -> f64 {
-        let most = ((4.0 / level).ceil() as u64).min(MAX_CHOICES);
-        let mut reached = 0;
-        for drawn in 1..=most {
-            reached += u64::from(self.draw() >= wanted);
-            if reached == ENOUGH {
-                return ENOUGH as f64 / drawn as f64;
-            }
-        }
-        (reached + 1) as f64 / (most + 1) as f64
-    }
-
-    /// Whether this rate would fail, by the normal distribution with mean and deviation of some choices: no verdict against a canary
-    /// rests on it.
-    fn would_find(&mut self, rate: f64, level: f64) -> bool {
-        let drawn: Vec<f64> = (0..FEW).map(|_| self.draw()).collect();
-        let mean = drawn.iter().sum::<f64>() / drawn.len() as f64;
-        let variance = drawn.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / drawn.len() as f64;
-        let needed = Normal::standard().inverse_cdf(1.0 - level);
-        rate - mean > needed * variance.sqrt()
     }
 }
 
@@ -207,19 +129,18 @@ pub fn add(into: &mut BTreeMap<u32, Ended>, added: &BTreeMap<u32, Ended>) {
     }
 }
 
-fn total(clusters: &BTreeMap<u32, Ended>) -> Ended {
-    clusters.values().fold(Ended::default(), |sum, one| Ended {
-        requests: sum.requests + one.requests,
-        errors: sum.errors + one.errors,
-    })
+fn counted(clusters: &BTreeMap<u32, Ended>) -> Vec<Counted> {
+    clusters.values().map(|one| Counted { requests: one.requests, events: one.errors }).collect()
 }
 
-fn rate(ended: &Ended) -> f64 {
-    if ended.requests == 0 { 0.0 } else { ended.errors as f64 / ended.requests as f64 }
+fn total(clusters: &BTreeMap<u32, Ended>) -> Counted {
+    counted(clusters).into_iter().sum()
 }
 
 #[cfg(test)]
 mod tests {
+    use millrace_contract::decision::Verdict;
+
     use super::*;
 
     fn clusters(range: std::ops::Range<u32>, requests: u64, errors: u64) -> BTreeMap<u32, Ended> {

@@ -72,6 +72,24 @@ impl Counters for StickyCounts {
     }
 }
 
+/// Latency by cluster of sticky keys, over the bins by cluster; empty bins at the end may be left out.
+pub type StickyLatencies = BTreeMap<u32, Vec<u64>>;
+
+impl Counters for StickyLatencies {
+    fn since(&self, earlier: &Self) -> Option<Self> {
+        if earlier.keys().any(|cluster| !self.contains_key(cluster)) {
+            return None;
+        }
+        let added = |(cluster, now): (&u32, &Vec<u64>)| {
+            let before = earlier.get(cluster).map(Vec::as_slice).unwrap_or_default();
+            let bins = now.iter().zip(before.iter().chain(std::iter::repeat(&0)));
+            let added: Option<Vec<u64>> = bins.map(|(now, before)| now.checked_sub(*before)).collect();
+            added.filter(|_| before.len() <= now.len()).map(|added| (*cluster, added))
+        };
+        self.iter().map(added).collect()
+    }
+}
+
 /// Counts by field name: sketches without their bins and references, which do not change within a boot.
 pub type FieldCounts = BTreeMap<String, Counts>;
 
@@ -205,6 +223,21 @@ mod tests {
         let mut restored: Cumulative<RevisionStats> = serde_json::from_str(&json).unwrap();
         assert_eq!(restored, seen);
         assert_eq!(restored.delta("a", &stats(10)), Some(stats(3)));
+    }
+
+    #[test]
+    fn latencies_are_counted_by_cluster_whichever_bins_are_left_out() {
+        let at = |bins: &[u64]| StickyLatencies::from([(7, bins.to_vec())]);
+        let cases = [
+            (at(&[1]), at(&[1, 0, 2]), Some(at(&[0, 0, 2]))),
+            (StickyLatencies::new(), at(&[1, 2]), Some(at(&[1, 2]))),
+            (at(&[1, 2]), at(&[1, 1]), None),
+            (at(&[1, 2]), at(&[3]), None),
+            (at(&[1]), StickyLatencies::new(), None),
+        ];
+        for (earlier, now, expected) in cases {
+            assert_eq!(now.since(&earlier), expected, "{earlier:?} {now:?}");
+        }
     }
 
     #[test]

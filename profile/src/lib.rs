@@ -11,7 +11,7 @@
 //! | operator, monitoring | windows of drift | [`windows::DriftMonitor::step`] |
 //! | operator, rollout | evidence on a canary and its checks | [`canary_evidence::CanaryEvidence`] |
 //! | operator, copies | what answers to copies say | [`agreement::checks`] |
-//! | operator, sticky keys | errors by clusters of keys | [`clusters::StickyEvidence`] |
+//! | operator, sticky keys | errors and latency by clusters of keys | [`clusters::StickyEvidence`], [`slow_clusters::StickyLatency`] |
 //!
 //! Beneath the last one: [`sequential`] (counts), [`distribution`] (bins), [`power`] (how much evidence a promotion needs).
 
@@ -20,6 +20,7 @@ pub mod bins;
 mod bootstrap;
 mod canary_checks;
 pub mod canary_evidence;
+mod choices;
 mod classification;
 pub mod clusters;
 pub mod cumulative;
@@ -32,4 +33,5 @@ pub mod predictions;
 pub mod psi;
 mod regression;
 pub mod sequential;
+pub mod slow_clusters;
 pub mod windows;

@@ -78,7 +78,7 @@ impl Ticket {
             Brought::Bucket(bucket) => {
                 target.counters.ended(outcome, latency);
                 if let Some(clusters) = &target.clusters {
-                    clusters.count(*bucket, outcome);
+                    clusters.count(*bucket, outcome, latency);
                 }
             }
             Brought::Route(ended) => ended.count(outcome),

@@ -170,6 +170,9 @@ impl ServiceTraffic {
         let clusters = |(generation, by): (&i64, &BTreeMap<String, Arc<Clusters>>)| {
             (*generation, by.iter().map(|(revision, clusters)| (revision.clone(), clusters.stats())).collect())
         };
+        let latency = |(generation, by): (&i64, &BTreeMap<String, Arc<Clusters>>)| {
+            (*generation, by.iter().map(|(revision, clusters)| (revision.clone(), clusters.latency())).collect())
+        };
         traffic::ServiceTraffic {
             service_uid: self.uid.clone(),
             in_flight: read(&self.in_flight),
@@ -182,6 +185,7 @@ impl ServiceTraffic {
             revisions: known.revisions.iter().map(|(name, totals)| (name.clone(), totals.stats())).collect(),
             routes: known.routes.iter().map(route).collect(),
             clusters: known.clusters.iter().map(clusters).collect(),
+            cluster_latency: known.clusters.iter().map(latency).collect(),
             mirror: known.mirror.as_ref().map(|mirror| mirror.stats()),
         }
     }
@@ -223,6 +227,8 @@ impl Traffic {
 
 #[cfg(test)]
 mod tests {
+    use millrace_contract::traffic::CLUSTER_BINS;
+
     use super::*;
     use crate::counting::Outcome;
 
@@ -241,11 +247,26 @@ mod tests {
     fn sticky_requests_are_counted_by_cluster_of_buckets() {
         let service = ServiceTraffic::default();
         let clusters = service.clusters(3, "b");
-        for (bucket, outcome) in [(0, Outcome::Answered), (24, Outcome::Error), (25, Outcome::Answered)] {
-            clusters.count(bucket, outcome);
+        let ended = [
+            (0, Outcome::Answered, 9),
+            (24, Outcome::Error, 9),
+            (25, Outcome::Cancelled, 3_000),
+            (26, Outcome::Answered, 1_995),
+            (27, Outcome::ClientError, u64::MAX),
+            (50, Outcome::Error, 9),
+        ];
+        for (bucket, outcome, microseconds) in ended {
+            clusters.count(bucket, outcome, microseconds);
         }
-        let expected = [(0, traffic::Ended { requests: 2, errors: 1 }), (1, traffic::Ended { requests: 1, errors: 0 })];
-        assert_eq!(service.stats().clusters[&3]["b"], BTreeMap::from(expected));
+        let stats = service.stats();
+        let expected = [(0, (2, 1)), (1, (3, 0)), (2, (1, 1))];
+        let expected = expected.map(|(cluster, (requests, errors))| (cluster, traffic::Ended { requests, errors }));
+        assert_eq!(stats.clusters[&3]["b"], BTreeMap::from(expected));
+        let mut slow = vec![0; CLUSTER_BINS];
+        for bin in [0, 1, CLUSTER_BINS - 1] {
+            slow[bin] = 1;
+        }
+        assert_eq!(stats.cluster_latency[&3]["b"], BTreeMap::from([(0, vec![1]), (1, slow)]), "errors have none");
     }
 
     #[test]

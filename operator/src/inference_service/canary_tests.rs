@@ -1,7 +1,9 @@
 //! Tests of the judgement.
 
+use std::ops::Range;
+
 use millrace_crds::inference_service::OnNoData;
-use millrace_profile::canary_evidence::Arm;
+use millrace_profile::{canary_evidence::Arm, cumulative::StickyLatencies};
 
 use super::*;
 use crate::inference_service::fixtures::at;
@@ -252,6 +254,31 @@ fn a_pause_begins_the_wait_for_data_anew() {
         let resumed = Stage { start: Some(at(3_600)), ..at_second(second, false) };
         let said = judged_after(&impatient(1), &looks, resumed);
         assert!(said.starts_with(expected), "{case}: {said}");
+    }
+}
+
+#[test]
+fn with_sticky_keys_latency_is_judged_by_clusters_once_a_router_counts_it() {
+    let analysis = Analysis { checks: vec![AnalysisCheck::Latency], ..analysis() };
+    let enough = || counted(requests(100, 0), requests(100, 0));
+    let clusters = |range: Range<u32>, slow: u64| -> StickyLatencies {
+        range.map(|cluster| (cluster, vec![200 - slow, slow])).collect()
+    };
+    let by_clusters = |slow: u64| {
+        let mut evidence = enough();
+        let both = (&clusters(200..400, slow), &clusters(0..200, 4));
+        evidence.slow_clusters.absorb(50, both, &settings(&analysis));
+        evidence
+    };
+    let cases = [
+        ("none counts it", enough(), "good", true),
+        ("alike", by_clusters(4), "good", false),
+        ("slower", by_clusters(12), "Latency", false),
+    ];
+    for (case, evidence, expected, is_dry) in cases {
+        let judgement = judge(&rollout(analysis.clone()), &evidence, at_second(60, false), true);
+        assert_eq!(word(&judgement), expected, "{case}");
+        assert_eq!(judgement.checks()[0].message.starts_with(DRY_RUN), is_dry, "{case}");
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Counters of routers and servers only grow; what is added here is what came since the last look, by boot id. Only requests of
 //! the plan generation that is measured count: their share was random and known. Evidence belongs to one pair of revisions in one rollout;
-//! another begins anew. It is written before the status or the plan that depends on it.
+//! another begins anew. It is written before the status or the plan that depends on it. What routers count by clusters of
+//! sticky keys: `evidence/sticky.rs`.
+
+mod sticky;
 
 use std::collections::BTreeMap;
 
@@ -10,24 +13,19 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use millrace_contract::{
     routing::{RevisionStats, ServiceStats},
-    routing_policy::STICKY_BUCKETS,
-    traffic::{BUCKETS_PER_CLUSTER, RouterTraffic},
+    traffic::RouterTraffic,
 };
 use millrace_profile::{
     agreement::Mirrored,
     bins,
     canary_evidence::{Arm, CanaryEvidence, EvidenceSettings},
-    clusters::{self, StickyEvidence},
-    cumulative::{Cumulative, FieldCounts, StickyCounts, field_counts},
+    clusters::StickyEvidence,
+    cumulative::{Cumulative, FieldCounts, StickyCounts, StickyLatencies, field_counts},
+    slow_clusters::StickyLatency,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    metric::Measurements,
-    pair::Pair,
-    pods::ServerPod,
-    routing::{ALL, RouterAnswers},
-};
+use super::{metric::Measurements, pair::Pair, pods::ServerPod, routing::RouterAnswers};
 
 /// Key of the evidence in its ConfigMap.
 pub const EVIDENCE_KEY: &str = "evidence.json";
@@ -73,6 +71,9 @@ pub struct Evidence {
     /// Errors by clusters of sticky keys.
     #[serde(default)]
     pub clusters: StickyEvidence,
+    /// Latency by clusters of sticky keys.
+    #[serde(default)]
+    pub slow_clusters: StickyLatency,
     /// What checks of the users' own were answered.
     #[serde(default)]
     pub metrics: Measurements,
@@ -80,6 +81,8 @@ pub struct Evidence {
     mirrors: Cumulative<Mirrored>,
     #[serde(default)]
     keys: Cumulative<StickyCounts>,
+    #[serde(default)]
+    key_latency: Cumulative<StickyLatencies>,
     routers: Cumulative<RevisionStats>,
     servers: Cumulative<FieldCounts>,
     /// Generation of the HTTPRoute by which Gateways drew what servers counted; 0 while none of it counts.
@@ -172,6 +175,7 @@ impl Evidence {
             || self.usual != stored.usual
             || self.copies != stored.copies
             || self.clusters != stored.clusters
+            || self.slow_clusters != stored.slow_clusters
             || self.metrics != stored.metrics
             || self.restarts != stored.restarts
     }
@@ -184,6 +188,7 @@ impl Evidence {
             drawn: Cumulative::default(),
             mirrors: Cumulative::default(),
             keys: Cumulative::default(),
+            key_latency: Cumulative::default(),
             restarts: BTreeMap::new(),
             ..self.clone()
         }
@@ -248,34 +253,6 @@ impl Evidence {
         }
     }
 
-    fn absorb_clusters(&mut self, look: &Look<'_>, is_new: bool, settings: &EvidenceSettings) {
-        let generation = format!("/{}/", look.generation);
-        self.keys.retain(|key| key.contains(&generation));
-        let mut added = [StickyCounts::new(), StickyCounts::new()];
-        let (name, uid) = look.service;
-        let routers: Vec<&RouterTraffic> = look.routers.traffic.iter().flatten().collect();
-        for router in routers {
-            let service = router.services.get(name).filter(|known| known.service_uid == uid);
-            let Some(clusters) = service.and_then(|known| known.clusters.get(&look.generation)) else { continue };
-            for (revision, sum) in [look.canary, look.stable].into_iter().zip(&mut added) {
-                let key = format!("{}{generation}{revision}", router.boot_id);
-                let counted = clusters.get(revision).cloned().unwrap_or_default();
-                if is_new {
-                    self.keys.baseline(&key, &counted);
-                } else if let Some(more) = self.keys.delta(&key, &counted) {
-                    clusters::add(sum, &more);
-                }
-            }
-        }
-        // The plan names the stable revision first, so the last clusters are the canary's. While one of both has no endpoint the
-        // other answers for its clusters, which then stand for nobody's draw.
-        let first = first_cluster(look.weight);
-        added[0].retain(|cluster, _| *cluster >= first);
-        added[1].retain(|cluster, _| *cluster < first);
-        let alpha = settings.alpha / settings.checks.len().max(1) as f64;
-        self.clusters.absorb(look.weight, (&added[0], &added[1]), alpha, settings.error_harm);
-    }
-
     /// Copies are for the newest plan's mirror; a router that is heard for the first time may have counted before.
     fn absorb_copies(&mut self, look: &Look<'_>) {
         let (name, uid) = look.service;
@@ -326,12 +303,6 @@ impl Evidence {
             }
         }
     }
-}
-
-/// First cluster of sticky keys that belongs to a canary with this share in percent.
-fn first_cluster(weight: i32) -> u32 {
-    let stable = u32::try_from(ALL - weight).unwrap_or_default();
-    stable * STICKY_BUCKETS / ALL.unsigned_abs() / BUCKETS_PER_CLUSTER
 }
 
 fn counted(service: &ServiceStats, generation: i64, revision: &str) -> RevisionStats {

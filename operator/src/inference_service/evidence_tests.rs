@@ -224,24 +224,33 @@ fn a_look_that_finds_nothing_new_is_not_worth_a_write() {
     assert!(evidence.differs(&stored));
 }
 
-#[test]
-fn a_cluster_of_keys_counts_for_the_revision_it_belongs_to_and_no_other() {
-    let traffic = |requests| {
-        let ended = Ended { requests, errors: 0 };
-        // At 5 % the last 20 of 400 clusters are the canary's.
-        let by_cluster = |cluster| BTreeMap::from([(379, ended), (cluster, ended)]);
-        let clusters = BTreeMap::from([("canary".to_owned(), by_cluster(380)), ("stable".to_owned(), by_cluster(0))]);
-        let service = ServiceTraffic {
-            service_uid: "u1".to_owned(),
-            clusters: BTreeMap::from([(2, clusters)]),
-            ..ServiceTraffic::default()
-        };
-        let services = BTreeMap::from([("fraud".to_owned(), service)]);
-        Some(RouterTraffic { boot_id: "a".to_owned(), services, ..RouterTraffic::default() })
+/// A router that counted so many requests in each cluster, a quarter of them slower than 4 ms; an old one knows no latency.
+fn sticky_router(requests: u64, is_old: bool) -> Option<RouterTraffic> {
+    // At 5 % the last 20 of 400 clusters are the canary's.
+    let of_both: [(&str, [u32; 2]); 2] = [("canary", [379, 380]), ("stable", [379, 0])];
+    let ended = |cluster: u32| (cluster, Ended { requests, errors: 0 });
+    let latency = |cluster: u32| (cluster, vec![0, requests - requests / 4, requests / 4]);
+    let clusters = of_both.map(|(name, own)| (name.to_owned(), BTreeMap::from(own.map(ended))));
+    let cluster_latency = of_both.map(|(name, own)| (name.to_owned(), BTreeMap::from(own.map(latency))));
+    let mut service = ServiceTraffic {
+        service_uid: "u1".to_owned(),
+        clusters: BTreeMap::from([(2, BTreeMap::from(clusters))]),
+        ..ServiceTraffic::default()
     };
+    if !is_old {
+        service.cluster_latency = BTreeMap::from([(2, BTreeMap::from(cluster_latency))]);
+    }
+    let services = BTreeMap::from([("fraud".to_owned(), service)]);
+    Some(RouterTraffic { boot_id: "a".to_owned(), services, ..RouterTraffic::default() })
+}
+
+/// The evidence after these looks at a share of 5 %, stored and read again between them.
+fn seen_by_clusters(looks: &[Option<RouterTraffic>]) -> Evidence {
     let mut evidence = Evidence::of(None, PAIR, None);
-    for requests in [0, 10] {
-        let routers = RouterAnswers { traffic: vec![traffic(requests)], ..RouterAnswers::default() };
+    for traffic in looks {
+        let text = serde_json::to_string(&evidence).unwrap();
+        evidence = Evidence::of(Some(&text), PAIR, None);
+        let routers = RouterAnswers { traffic: vec![traffic.clone()], ..RouterAnswers::default() };
         let look = Look {
             now: at(0),
             service: ("fraud", "u1"),
@@ -257,12 +266,45 @@ fn a_cluster_of_keys_counts_for_the_revision_it_belongs_to_and_no_other() {
         };
         evidence.absorb(&look, &EvidenceSettings::default());
     }
-    let check = evidence.clusters.check(0, false);
+    evidence
+}
+
+#[test]
+fn a_cluster_of_keys_counts_for_the_revision_it_belongs_to_and_no_other() {
+    let evidence = seen_by_clusters(&[sticky_router(40, false), sticky_router(40, false), sticky_router(140, false)]);
+    let errors = evidence.clusters.check(0, false);
     assert!(
-        check.message.starts_with("0 errors in 10 canary requests of 1 clusters of keys, 0 in 20 of 2 of stable"),
+        errors.message.starts_with("0 errors in 100 canary requests of 1 clusters of keys, 0 in 200 of 2 of stable"),
         "{}",
-        check.message
+        errors.message
     );
+    let latency = evidence.slow_clusters.check(0, false, &EvidenceSettings::default()).unwrap();
+    assert!(
+        latency
+            .message
+            .starts_with("0 requests slower than 7.943 ms in 100 canary requests of 1 clusters of keys, 0 in 200"),
+        "{}",
+        latency.message
+    );
+}
+
+#[test]
+fn latency_by_clusters_is_judged_from_the_moment_a_router_counts_it() {
+    let check = |evidence: &Evidence| evidence.slow_clusters.check(0, false, &EvidenceSettings::default());
+    let old = seen_by_clusters(&[sticky_router(0, true), sticky_router(100, true)]);
+    assert_eq!((check(&old), old.clusters.canary_requests()), (None, 100));
+    let mut stored = serde_json::to_value(&old).unwrap();
+    for added in ["slowClusters", "keyLatency"] {
+        assert!(stored.as_object_mut().unwrap().remove(added).is_some(), "{added}");
+    }
+    assert_eq!(Evidence::of(Some(&stored.to_string()), PAIR, None), old, "from an older operator");
+    let updated = RouterTraffic { boot_id: "b".to_owned(), ..sticky_router(8, false).unwrap() };
+    let new = seen_by_clusters(&[sticky_router(0, true), sticky_router(100, true), Some(updated)]);
+    assert_eq!(check(&new).map(|check| check.samples), Some(1));
+    assert!(new.differs(&old));
+    let inputs = new.as_input();
+    assert_eq!(check(&inputs), check(&new), "what a verdict rests on is kept");
+    assert!(inputs.key_latency != new.key_latency);
 }
 
 fn seen_by(

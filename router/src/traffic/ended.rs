@@ -1,10 +1,14 @@
 //! How requests ended: those of a revision, of a route, and of clusters of sticky buckets.
 
-use std::{collections::BTreeMap, sync::atomic::AtomicU64};
+use std::{
+    array,
+    collections::BTreeMap,
+    sync::{OnceLock, atomic::AtomicU64},
+};
 
 use millrace_contract::{
     routing_policy::STICKY_BUCKETS,
-    traffic::{self, BUCKETS_PER_CLUSTER, RevisionTraffic},
+    traffic::{self, BUCKETS_PER_CLUSTER, CLUSTER_BINS, RevisionTraffic, cluster_bin},
 };
 
 use super::{add, read};
@@ -106,27 +110,52 @@ impl Totals {
     }
 }
 
+/// Requests of one cluster. Most clusters belong to one revision only, and so need memory for its latency only.
+#[derive(Debug, Default)]
+struct Cluster {
+    ended: Ended,
+    latency: OnceLock<Box<[AtomicU64; CLUSTER_BINS]>>,
+}
+
+impl Cluster {
+    fn latency(&self) -> Option<Vec<u64>> {
+        let mut bins: Vec<u64> = self.latency.get()?.iter().map(read).collect();
+        while bins.last() == Some(&0) {
+            bins.pop();
+        }
+        (!bins.is_empty()).then_some(bins)
+    }
+}
+
 /// Requests by cluster of sticky buckets.
 #[derive(Debug)]
-pub struct Clusters(Box<[Ended]>);
+pub struct Clusters(Box<[Cluster]>);
 
 impl Default for Clusters {
     fn default() -> Self {
-        Self((0..STICKY_BUCKETS.div_ceil(BUCKETS_PER_CLUSTER)).map(|_| Ended::default()).collect())
+        Self((0..STICKY_BUCKETS.div_ceil(BUCKETS_PER_CLUSTER)).map(|_| Cluster::default()).collect())
     }
 }
 
 impl Clusters {
-    /// A request of this bucket has ended.
-    pub fn count(&self, bucket: u32, outcome: Outcome) {
+    /// A request of this bucket has ended. An error's latency says nothing of the revision's speed.
+    pub fn count(&self, bucket: u32, outcome: Outcome, microseconds: u64) {
         let cluster = usize::try_from(bucket / BUCKETS_PER_CLUSTER).unwrap_or_default();
-        if let Some(ended) = self.0.get(cluster) {
-            ended.count(outcome);
+        let Some(cluster) = self.0.get(cluster) else { return };
+        if outcome != Outcome::Error {
+            let latency = cluster.latency.get_or_init(|| Box::new(array::from_fn(|_| AtomicU64::new(0))));
+            add(&latency[cluster_bin(microseconds)]);
         }
+        cluster.ended.count(outcome);
     }
 
     pub(super) fn stats(&self) -> BTreeMap<u32, traffic::Ended> {
-        let counted = (0..).zip(self.0.iter().map(Ended::stats));
+        let counted = (0..).zip(self.0.iter().map(|cluster| cluster.ended.stats()));
         counted.filter(|(_, ended)| ended.requests > 0).collect()
+    }
+
+    /// Latency over the bins by cluster, without the empty ones at the end.
+    pub(super) fn latency(&self) -> BTreeMap<u32, Vec<u64>> {
+        (0..).zip(self.0.iter()).filter_map(|(at, cluster)| Some((at, cluster.latency()?))).collect()
     }
 }

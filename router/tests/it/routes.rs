@@ -126,6 +126,9 @@ async fn the_same_key_sees_the_same_revision_through_every_router_and_after_a_re
     let clusters = &traffic.services["fraud"].clusters[&1];
     let counted: u64 = clusters.values().flat_map(BTreeMap::values).map(|ended| ended.requests).sum();
     assert_eq!(counted, 80, "two of three requests of 40 users went through this router");
+    let latency = &traffic.services["fraud"].cluster_latency[&1];
+    let timed: u64 = latency.values().flat_map(BTreeMap::values).flatten().sum();
+    assert_eq!(timed, 80);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use millrace_contract::decision::{Check, Verdict};
 use millrace_crds::inference_service::{Analysis, AnalysisCheck, Rollout, Strategy};
 use millrace_profile::{agreement, canary_evidence::Goal};
 
-use super::{DRY_RUN, MAX_RESTARTS, MAX_UNREADY_SECONDS, agreement_settings};
+use super::{DRY_RUN, MAX_RESTARTS, MAX_UNREADY_SECONDS, agreement_settings, settings};
 use crate::inference_service::evidence::Evidence;
 
 /// Reason of a rejection by a check of the users' own.
@@ -36,13 +36,19 @@ pub(super) fn undecided(rollout: &Rollout, checks: &mut [Check]) {
     }
 }
 
-/// With sticky keys, errors are judged by clusters of keys, and what counts single requests decides nothing: requests of one key are not
-/// independent of each other.
+/// With sticky keys, errors and latency are judged by clusters of keys, and what counts single requests decides nothing: requests of one
+/// key are not independent of each other. Routers may be too old to count latency by clusters.
 pub(super) fn by_clusters(analysis: &Analysis, evidence: &Evidence, goal: Goal, checks: &mut [Check]) {
     let min_requests = u64::try_from(analysis.min_requests).unwrap_or_default();
+    let promotes = goal == Goal::Promote;
     for check in checks {
-        if check.name == "errorRate" {
-            *check = evidence.clusters.check(min_requests, goal == Goal::Promote);
+        let by_clusters = match &*check.name {
+            "errorRate" => Some(evidence.clusters.check(min_requests, promotes)),
+            "latency" => evidence.slow_clusters.check(min_requests, promotes, &settings(analysis)),
+            _ => None,
+        };
+        if let Some(by_clusters) = by_clusters {
+            *check = by_clusters;
         } else {
             let why = format!("{DRY_RUN}it counts requests, and keys are sticky; {}", check.message);
             check.message = why.chars().take(512).collect();
