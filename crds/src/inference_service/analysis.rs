@@ -169,7 +169,7 @@ pub struct PrometheusQuery {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {
-    /// Where. It gets JSON with service, namespace, canary, stable, modelVersion and weight.
+    /// Where. It gets JSON with service, namespace, canary, stable, modelVersion, weight and check.
     #[schemars(extend("maxLength" = 512, "pattern" = "^http://[^/?#@]+.*$"))]
     pub url: String,
     /// Longest it may take, in seconds.
