@@ -14,10 +14,10 @@ pub struct Analysis {
     #[serde(default = "min_requests")]
     #[schemars(extend("minimum" = 1, "maximum" = 100_000_000))]
     pub min_requests: i64,
-    /// What happens when `minRequests` is not reached within `noDataSeconds`.
+    /// What happens when `minRequests` is not reached, or a check has no data, within `noDataSeconds`.
     #[serde(default)]
     pub on_no_data: OnNoData,
-    /// How long to wait for `minRequests`, in seconds.
+    /// How long to wait for requests and data, in seconds; a pause does not count.
     #[serde(default = "no_data_seconds")]
     #[schemars(extend("minimum" = 1, "maximum" = 604_800))]
     pub no_data_seconds: i64,
