@@ -10,7 +10,7 @@ use crate::common::Resources;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
-    /// Requests the canary must have answered at each step before the next one.
+    /// Requests for predictions that the canary must have answered at each step before the next one.
     #[serde(default = "min_requests")]
     #[schemars(extend("minimum" = 1, "maximum" = 100_000_000))]
     pub min_requests: i64,
