@@ -131,7 +131,7 @@ pub struct Schema {
     pub fields: Vec<Field>,
 }
 
-/// One check of the data; exactly one of its checks is set. Names are those of Great Expectations, without `expect_`.
+/// One check of the data, by its name. Names are those of Great Expectations, without `expect_`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Expectation {

@@ -150,7 +150,7 @@ pub struct EvaluationSpec {
     /// Name of the Dataset.
     #[schemars(extend("minLength" = 1, "maxLength" = 40))]
     pub dataset: String,
-    /// One of its versions; the current one where absent.
+    /// One of its versions. Where absent the one that the model was trained on, if that is of this Dataset, else the current one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_digest: Option<Digest>,
     /// The split to score.

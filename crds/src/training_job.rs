@@ -175,7 +175,7 @@ fn checkpoint_keep() -> i32 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Restarts {
-    /// Failures after which the job fails. Evictions, preemptions and drained nodes do not count.
+    /// Failures that are followed by another try; one more, and the job fails. Evictions, preemptions and drained nodes do not count.
     #[serde(default = "restarts_max")]
     #[schemars(extend("minimum" = 0, "maximum" = 100))]
     pub max: i32,

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// What a failed reconcile means for the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The object itself is wrong; only a change of it helps, so nothing is retried.
+    /// The object itself is wrong. Mostly only a change of it helps, so it is tried again after long pauses only.
     Invalid,
     /// Something outside stands in the way; a watch wakes us, a slow timer is the fallback.
     Blocked,
@@ -18,7 +18,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Value of the metric label `class`.
+    /// Value of the metric label `result`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",

@@ -13,7 +13,7 @@
 //! | operator, copies | what answers to copies say | [`agreement::checks`] |
 //! | operator, sticky keys | errors and latency by clusters of keys | [`clusters::StickyEvidence`], [`slow_clusters::StickyLatency`] |
 //!
-//! Beneath the last one: [`sequential`] (counts), [`distribution`] (bins), [`power`] (how much evidence a promotion needs).
+//! Beneath the evidence on a canary: [`sequential`] (counts), [`distribution`] (bins), [`power`] (how much evidence a promotion needs).
 
 pub mod agreement;
 pub mod bins;

@@ -10,14 +10,14 @@ use crate::common::Resources;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
-    /// Requests the canary must have answered at each step before the next one.
+    /// Requests for predictions that the canary must have answered at each step before the next one.
     #[serde(default = "min_requests")]
     #[schemars(extend("minimum" = 1, "maximum" = 100_000_000))]
     pub min_requests: i64,
-    /// What happens when `minRequests` is not reached within `noDataSeconds`.
+    /// What happens when `minRequests` is not reached, or a check has no data, within `noDataSeconds`.
     #[serde(default)]
     pub on_no_data: OnNoData,
-    /// How long to wait for `minRequests`, in seconds.
+    /// How long to wait for requests and data, in seconds; a pause does not count.
     #[serde(default = "no_data_seconds")]
     #[schemars(extend("minimum" = 1, "maximum" = 604_800))]
     pub no_data_seconds: i64,
@@ -169,7 +169,7 @@ pub struct PrometheusQuery {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {
-    /// Where. It gets JSON with service, namespace, canary, stable, modelVersion and weight.
+    /// Where. It gets JSON with service, namespace, canary, stable, modelVersion, weight and check.
     #[schemars(extend("maxLength" = 512, "pattern" = "^http://[^/?#@]+.*$"))]
     pub url: String,
     /// Longest it may take, in seconds.

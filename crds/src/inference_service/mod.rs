@@ -1,5 +1,4 @@
 //! `InferenceService`: the approved versions of a model, served, rolled out by measured canaries, watched for drift.
-
 //!
 //! | file            | holds                                                                  |
 //! |-----------------|------------------------------------------------------------------------|

@@ -168,7 +168,7 @@ pub struct Shadow {
     #[serde(default = "all_of_them")]
     #[schemars(extend("minimum" = 0.01, "maximum" = 100))]
     pub percent: f64,
-    /// Copies that must have been compared before the check `agreement` can pass.
+    /// Copies that must have been compared before `agreement` and `latencyRatio` can pass.
     #[serde(default = "min_copies")]
     #[schemars(extend("minimum" = 10, "maximum" = 100_000_000))]
     pub min_copies: i64,
