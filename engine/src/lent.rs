@@ -3,7 +3,8 @@
 //!
 //! What may be lent is memory that nothing writes to again: that of a plain run, which makes its outputs anew. Outputs of slots and of
 //! bindings lie where the next run puts its own, so they are always copied. The value keeps the allocator that its memory came from, and may
-//! be dropped on any thread, also after its session.
+//! be dropped on any thread, also after its session. But that allocator then keeps all that the session's runs ever took of it: who keeps an
+//! output for longer than an answer takes has it copied ([`Data::owned`]).
 
 use std::{
     fmt,
@@ -19,7 +20,7 @@ use crate::{Data, Datatype, NamedTensor, Tensor, element_count, for_each_type};
 /// session's memory until a client has taken its answer.
 const LEAST_BYTES: usize = 256 << 10;
 /// Most outputs of a session that are lent at a time; more are copied. ONNX Runtime never gives back what it once took from the system, so
-/// what slow clients, a cache or a log keep must not make it take ever more.
+/// what slow clients have not taken must not make it take ever more.
 const MOST_OUT: usize = 4;
 
 /// Runs the same expression on the elements of a value, whatever their type; none for text, and for memory that cannot be read here.
@@ -88,12 +89,17 @@ impl Lent {
 
     /// The elements in a vector, copied for the first who asks.
     pub fn plain(&self) -> &Data {
-        let Inner { value, datatype, count: _, copy, _out: _ } = &*self.0;
-        copy.get_or_init(|| match Tensor::from_ort("lent", value) {
+        self.0.copy.get_or_init(|| self.copied())
+    }
+
+    /// The elements in a vector of the caller's own.
+    pub fn copied(&self) -> Data {
+        let Inner { value, datatype, count: _, copy: _, _out: _ } = &*self.0;
+        match Tensor::from_ort("lent", value) {
             Ok(tensor) => tensor.data,
             // It could be read when it was lent.
             Err(_) => Data::with_capacity(*datatype, 0),
-        })
+        }
     }
 }
 
@@ -208,6 +214,11 @@ mod tests {
         assert!(!is_lent(&model.run_lending(&inputs(ROWS, 0.0)).unwrap()));
         held.pop();
         assert!(is_lent(&model.run_lending(&inputs(ROWS, 0.0)).unwrap()));
+        let kept: Vec<_> = held.iter().map(|outputs| outputs[0].tensor.data.owned()).collect();
+        assert!(kept.iter().zip(&held).all(|(kept, lent)| *kept == lent[0].tensor.data));
+        drop(held);
+        let held: Vec<_> = (0..MOST_OUT).map(|_| model.run_lending(&inputs(ROWS, 0.0)).unwrap()).collect();
+        assert!(held.iter().all(|outputs| is_lent(outputs)), "what was copied is out no more");
     }
 
     /// ONNX Runtime gives back the caller's own memory for such an output.

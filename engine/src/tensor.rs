@@ -205,6 +205,11 @@ impl Data {
     pub fn plain(&self) -> &Self {
         if let Self::Lent(lent) = self { lent.plain() } else { self }
     }
+
+    /// The same elements in a vector of the caller's own, which keeps nothing of a session.
+    pub fn owned(&self) -> Self {
+        if let Self::Lent(lent) = self { lent.copied() } else { self.clone() }
+    }
 }
 
 /// Of the same type and elements, wherever these lie.

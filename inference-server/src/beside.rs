@@ -11,7 +11,7 @@ use std::{
 };
 
 use millrace_contract::server::ServerConfig;
-use millrace_engine::NamedTensor;
+use millrace_engine::{Data, NamedTensor, Tensor};
 
 use crate::{
     cache::{self, ModelCache, ResponseCache},
@@ -186,19 +186,50 @@ impl Aside {
 
     /// The request has its answer.
     pub fn after(&self, pending: Pending, outputs: &Outputs, now: Instant) {
+        let took = now.elapsed();
         let Pending { place, draft } = pending;
+        if place.is_none() && draft.is_none() {
+            return;
+        }
+        let outputs = owned(outputs);
         if let (Some(cache), Some(place)) = (&self.cache, place) {
-            cache.keep(place, outputs);
+            cache.keep(place, &outputs);
         }
         if let (Some(log), Some(draft)) = (&self.log, draft) {
-            log.answered(draft, &self.source, outputs, now.elapsed());
+            log.answered(draft, &self.source, &outputs, took);
         }
     }
 }
 
+/// Outputs that may be kept for as long as somebody likes. What is lent is copied: it would keep the memory of a session that was unloaded.
+fn owned(outputs: &Outputs) -> Outputs {
+    if !outputs.iter().any(|output| matches!(output.tensor.data, Data::Lent(_))) {
+        return Arc::clone(outputs);
+    }
+    let own = |NamedTensor { name, tensor: Tensor { shape, data } }: &NamedTensor| NamedTensor {
+        name: name.clone(),
+        tensor: Tensor { shape: shape.clone(), data: data.owned() },
+    };
+    Arc::new(outputs.iter().map(own).collect())
+}
+
 #[cfg(test)]
 mod tests {
+    use millrace_engine::{LoadOptions, Model};
+
     use super::*;
+
+    #[test]
+    fn what_is_kept_is_no_memory_of_a_session() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/tests/models/regressor.onnx");
+        let mut model = Model::load(&std::fs::read(path).unwrap(), None, LoadOptions::default()).unwrap();
+        let tensor = Tensor { shape: vec![1 << 16, 2], data: Data::Fp32(vec![0.5; 2 << 16]) };
+        let lent = Arc::new(model.run_lending(&[NamedTensor { name: "X".into(), tensor }]).unwrap());
+        assert!(matches!(lent[0].tensor.data, Data::Lent(_)));
+        let kept = owned(&lent);
+        assert!(matches!(kept[0].tensor.data, Data::Fp32(_)) && kept == lent);
+        assert!(Arc::ptr_eq(&owned(&kept), &kept), "vectors are not copied");
+    }
 
     #[test]
     fn no_more_requests_are_answered_at_the_same_time_than_may_be() {

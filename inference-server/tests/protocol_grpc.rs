@@ -232,7 +232,7 @@ async fn a_call_that_its_client_cancels_while_it_waits_leaves_the_queue_at_once_
         let mut client = client.clone();
         tokio::spawn(async move { client.model_infer(slow(loops)).await.is_ok() })
     };
-    let running = call(300_000);
+    let running = call(600_000);
     until("it runs", async || server.metric("millrace_server_queue_duration_seconds_count").await == Some(1.0)).await;
     let cancelled = call(1);
     until("it waits", async || server.metric("millrace_server_queue_length").await == Some(1.0)).await;

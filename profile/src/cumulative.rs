@@ -170,6 +170,15 @@ impl<C: Counters> Cumulative<C> {
     pub fn retain(&mut self, alive: impl Fn(&str) -> bool) {
         self.boots.retain(|id, _| alive(id));
     }
+
+    /// Forgets boots beyond so many, those not seen for longest first: where counters are large, as those by clusters of keys.
+    pub fn keep_newest(&mut self, most: usize) {
+        let Some(too_many) = self.boots.len().checked_sub(most).filter(|too_many| *too_many > 0) else { return };
+        let mut looks: Vec<u64> = self.boots.values().map(|seen| seen.look).collect();
+        looks.sort_unstable();
+        let newest_forgotten = looks[too_many - 1];
+        self.boots.retain(|_, seen| seen.look > newest_forgotten);
+    }
 }
 
 #[cfg(test)]
@@ -212,6 +221,10 @@ mod tests {
         assert!(!seen.knows("boot-0"));
         assert!(seen.knows("boot-2"));
         assert_eq!(seen.boots.len(), MAX_BOOTS);
+        for most in [MAX_BOOTS, 2, 2, 0] {
+            seen.keep_newest(most);
+            assert_eq!((seen.boots.len(), seen.knows("lasting")), (most, most > 0), "{most}");
+        }
     }
 
     #[test]

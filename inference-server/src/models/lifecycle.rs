@@ -33,8 +33,8 @@ pub(super) struct Keeper {
     pub(super) loader: load::Loader,
     /// Models that the repository brought.
     of_repository: Mutex<BTreeSet<Arc<str>>>,
-    /// What clients unloaded: what the start tries again and again it tries no more.
-    unloaded: Mutex<BTreeSet<Key>>,
+    /// What clients unloaded while the start tries again and again: it tries that no more. None once the start is over.
+    unloaded: Mutex<Option<BTreeSet<Key>>>,
     /// The runtime that loads: it outlives the connection of whoever asks for it.
     runtime: tokio::runtime::Handle,
     held: Mutex<HashMap<Key, Held>>,
@@ -58,7 +58,7 @@ impl Keeper {
         Self {
             loader: load::Loader::new(config, boot_id, metrics, beside),
             of_repository: Mutex::default(),
-            unloaded: Mutex::default(),
+            unloaded: Mutex::new(Some(BTreeSet::new())),
             runtime: tokio::runtime::Handle::current(),
             held: Mutex::default(),
             turns: Mutex::default(),
@@ -117,12 +117,20 @@ impl Keeper {
 
     /// Notes that a client unloaded a version, or is about to.
     pub(super) fn note_unloaded(&self, key: &Key) {
-        self.unloaded.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        if let Some(unloaded) = &mut *self.unloaded.lock().unwrap_or_else(PoisonError::into_inner) {
+            unloaded.insert(key.clone());
+        }
     }
 
-    /// A client unloaded it at some time.
+    /// A client unloaded it since the process started. To be asked by the start only.
     pub(super) fn was_unloaded(&self, key: &Key) -> bool {
-        self.unloaded.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+        let unloaded = self.unloaded.lock().unwrap_or_else(PoisonError::into_inner);
+        unloaded.as_ref().is_some_and(|unloaded| unloaded.contains(key))
+    }
+
+    /// The start tries nothing any more: what clients unload from now on need not be remembered.
+    pub(super) fn start_is_over(&self) {
+        *self.unloaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Forgets and returns the models that the repository brought and `still` denies.
@@ -227,4 +235,21 @@ async fn drain(running: Running) {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
     running.stop(LONGEST_DRAIN).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::Version;
+
+    #[tokio::test]
+    async fn what_clients_unload_is_remembered_until_the_start_is_over() {
+        let keeper = Keeper::new(ServerConfig::default(), "boot".into(), Metrics::new().0, Beside::none());
+        let key = |name: &str| -> Key { (name.into(), Version(None)) };
+        keeper.note_unloaded(&key("a"));
+        assert_eq!((keeper.was_unloaded(&key("a")), keeper.was_unloaded(&key("b"))), (true, false));
+        keeper.start_is_over();
+        keeper.note_unloaded(&key("b"));
+        assert_eq!((keeper.was_unloaded(&key("a")), keeper.was_unloaded(&key("b"))), (false, false));
+    }
 }

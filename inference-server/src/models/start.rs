@@ -51,7 +51,9 @@ impl Models {
             Ok::<_, Trouble>(())
         };
         // A first model that is hopeless ends it; what the others lack is in the index.
-        tokio::try_join!(first, rest).map(|_| ())
+        tokio::try_join!(first, rest)?;
+        self.keeper.start_is_over();
+        Ok(())
     }
 
     /// Loads a version, trying again for as long as its store does not answer, and a few times otherwise; not after a client has unloaded it.

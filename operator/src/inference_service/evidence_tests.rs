@@ -307,6 +307,17 @@ fn latency_by_clusters_is_judged_from_the_moment_a_router_counts_it() {
     assert!(inputs.key_latency != new.key_latency);
 }
 
+#[test]
+fn counters_of_routers_that_are_long_gone_are_forgotten() {
+    let router = |boot: u32| RouterTraffic { boot_id: format!("b{boot}"), ..sticky_router(100, false).unwrap() };
+    let evidence = seen_by_clusters(&(0..20).map(router).map(Some).collect::<Vec<_>>());
+    let knows = |boot: u32| {
+        let key = format!("b{boot}/2/canary");
+        (evidence.keys.knows(&key), evidence.key_latency.knows(&key))
+    };
+    assert_eq!([0, 3, 4, 19].map(knows), [(false, false), (false, false), (true, true), (true, true)]);
+}
+
 fn seen_by(
     evidence: &mut Evidence,
     second: i64,

@@ -13,6 +13,12 @@ use millrace_profile::{
 use super::{Evidence, Look};
 use crate::inference_service::routing::ALL;
 
+/// Of a router's counters, those of canary and stable are kept apart.
+const ARMS: usize = 2;
+/// Routers whose counters are kept, gone ones among them; more only where more answer. One router's take up to some 50 KiB, and a ConfigMap
+/// holds a mebibyte. One that comes back after it was forgotten is counted from zero again, so none goes that may only be silent.
+const ROUTERS: usize = 16;
+
 /// Counters of a service, by plan generation and revision.
 type ByRevision<C> = BTreeMap<i64, BTreeMap<String, C>>;
 
@@ -38,6 +44,9 @@ impl Evidence {
                 }
             }
         }
+        let most = ARMS * ROUTERS.max(2 * look.routers.traffic.len());
+        self.keys.keep_newest(most);
+        self.key_latency.keep_newest(most);
         let [canary, stable] = own(ended, look.weight);
         let alpha = settings.alpha / settings.checks.len().max(1) as f64;
         self.clusters.absorb(look.weight, (&canary, &stable), alpha, settings.error_harm);
