@@ -169,7 +169,7 @@ impl Data {
                     let start = start.min(values.len());
                     Self::$variant(values[start..values.len().min(start.saturating_add(count))].to_vec())
                 })*
-                Self::Lent(lent) => lent.plain().slice(start, count) }
+                Self::Lent(lent) => lent.slice(start, count) }
             };
         }
         slice!(Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64, Bytes)
@@ -192,13 +192,13 @@ impl Data {
             Self::Fp32(v) => f64::from(*v.get(index)?),
             Self::Fp64(v) => *v.get(index)?,
             Self::Bytes(_) => return None,
-            Self::Lent(lent) => return lent.plain().number(index),
+            Self::Lent(lent) => return lent.slice(index, 1).number(0),
         })
     }
 
     /// The element as text, as labels and categories are written.
     pub fn text(&self, index: usize) -> Option<String> {
-        for_each_type!(self, values => values.get(index).map(ToString::to_string), lent => lent.plain().text(index))
+        for_each_type!(self, values => values.get(index).map(ToString::to_string), lent => lent.slice(index, 1).text(0))
     }
 
     /// The same elements, certainly in a vector.

@@ -12,7 +12,7 @@ use millrace_contract::{
     routing::RevisionStats,
     sketch::{Bins, Counts, DatasetProfile, FieldSketch, ServerSketches},
 };
-use millrace_engine::{Data, NamedTensor, Tensor};
+use millrace_engine::{Data, Datatype, NamedTensor, Tensor};
 use millrace_profile::{
     bins::{Binner, Value, empty_counts, merge},
     predictions::{class_bins, probability_bins, value_bins},
@@ -355,6 +355,9 @@ fn element(data: &Data, index: usize) -> Value<'_> {
     match data {
         Data::Bytes(texts) => texts.get(index).map_or(Value::Missing, |text| Value::Text(text)),
         Data::Bool(values) => values.get(index).map_or(Value::Missing, |value| Value::Boolean(*value)),
+        Data::Lent(lent) if lent.datatype() == Datatype::Bool => {
+            lent.elements::<bool>().get(index).map_or(Value::Missing, |value| Value::Boolean(*value))
+        }
         Data::Uint8(_)
         | Data::Uint16(_)
         | Data::Uint32(_)
@@ -366,8 +369,8 @@ fn element(data: &Data, index: usize) -> Value<'_> {
         | Data::Fp16(_)
         | Data::Bf16(_)
         | Data::Fp32(_)
-        | Data::Fp64(_) => data.number(index).map_or(Value::Missing, Value::Number),
-        Data::Lent(lent) => element(lent.plain(), index),
+        | Data::Fp64(_)
+        | Data::Lent(_) => data.number(index).map_or(Value::Missing, Value::Number),
     }
 }
 
