@@ -9,8 +9,6 @@
 //! place is chance. So no cluster counts for more requests than twice the median one, nor for a greater share above a bound than three times
 //! what the bound is meant to have. Both rules treat all clusters alike, and any statistic of exchangeable clusters makes a valid test.
 
-use std::collections::BTreeMap;
-
 use millrace_contract::{
     decision::Check,
     traffic::{CLUSTER_BINS, CLUSTER_EDGES_MICROSECONDS},
