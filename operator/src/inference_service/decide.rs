@@ -236,7 +236,7 @@ impl<'a> Deciding<'a> {
         let decisions = record(&mut moved, self.now);
         let basis = Basis { evidence: judged.inputs.as_ref(), drift: drift.as_ref() };
         let records = self.records(&decisions, basis);
-        let marks = self.marks(&moved.status, is_accepted);
+        let marks = self.marks(&moved.status, is_accepted && gateway.following.has_settled(self.now));
         let joined_by_pods = moved.status.canary.as_ref().filter(|_| is_swapping(&moved.status));
         let joined_by_pods = joined_by_pods.map(|canary| canary.revision.clone());
         let check_runs = self.check_runs(&moved.status, &judged);
