@@ -1,6 +1,6 @@
 """capacity: Swap, on a node whose two GPUs the two pods of a service have: a second version is swapped into them, under requests of which none may
-fail, and a third, whose file is damaged after its approval, is rejected. The same pods serve from the first to the last. Nothing runs on a GPU here:
-the node only says that it has two."""
+fail, a third, whose file is damaged after its approval, is rejected, and a fourth, which a person aborts when one of both pods serves it, gives that
+back. The same pods serve from the first to the last. Nothing runs on a GPU here: the node only says that it has two."""
 
 import os
 import pathlib
@@ -9,6 +9,7 @@ import subprocess
 import onnx
 
 from kube import Failed, condition, kubectl, read, say, wait
+from rollouts import millrace
 from served import NS, Requests, address_that_answers, approved, model_version, phase_of, status_of
 from store import Store, digest
 
@@ -16,7 +17,7 @@ NAME = "swapped"
 GPU, GPUS = "nvidia.com/gpu", 2
 REAL_GPU = pathlib.Path(__file__).resolve().parents[1] / "cluster" / "real-gpu"
 IS_LOCAL = os.environ.get("CLUSTER", "local") != "current"
-VERSIONS = [f"{NAME}-{number}" for number in (1, 2, 3)]
+VERSIONS = [f"{NAME}-{number}" for number in (1, 2, 3, 4)]
 
 SERVICE = f"""
 apiVersion: millrace.dev/v1alpha1
@@ -78,25 +79,49 @@ def swap_in(good, before):
     return status["stable"]["revision"]
 
 
+def rejected(version):
+    return next((one for one in status_of(NAME).get("rejected", []) if one["modelVersion"] == version), None)
+
+
+def the_same_again(store, good, number):
+    """A version with the same model, in another file."""
+    model = onnx.load_from_string(store.get(good[0]["spec"]["artifact"]["uri"]))
+    model.doc_string = f"the same again, as number {number}"
+    data = model.SerializeToString()
+    uri = store.put(f"models/external/{NAME}-{number}.onnx", data)
+    NS.apply(model_version(NAME, number, {"uri": uri, "digest": digest(data)}))
+
+
 def refuse(good, before, revision):
     """The object is replaced while the new pods wait for room: then no server can load it."""
     store = Store(NS)
-    model = onnx.load_from_string(store.get(good[0]["spec"]["artifact"]["uri"]))
-    model.doc_string = "the same again, in another file"
-    data = model.SerializeToString()
-    uri = store.put(f"models/external/{NAME}.onnx", data)
-    NS.apply(model_version(NAME, 3, {"uri": uri, "digest": digest(data)}))
+    the_same_again(store, good, 3)
     phase = lambda: phase_of(VERSIONS[2])
     wait(f"{VERSIONS[2]} is approved", lambda: phase() == "Approved", 180, phase, every=0.05)
-    store.put(f"models/external/{NAME}.onnx", b"damaged")
-    rejected = wait("it is rejected", lambda: next((one for one in status_of(NAME).get("rejected", []) if one["modelVersion"] == VERSIONS[2]), None), 180, next_step)
-    say(f"  {rejected['reason']}: {rejected['message']}")
-    if rejected["reason"] != "DigestMismatch" or "can't be swapped in" not in rejected["message"]:
-        raise Failed(f"it was rejected for another reason: {rejected}")
+    store.put(f"models/external/{NAME}-3.onnx", b"damaged")
+    found = wait("it is rejected", lambda: rejected(VERSIONS[2]), 180, next_step)
+    say(f"  {found['reason']}: {found['message']}")
+    if found["reason"] != "DigestMismatch" or "can't be swapped in" not in found["message"]:
+        raise Failed(f"it was rejected for another reason: {found}")
     wait(f"{VERSIONS[1]} serves as before", lambda: serves(VERSIONS[1]), 60, next_step)
     # The label is the operator's, and the file the kubelet's.
     wait("the pods are told what they were told before", lambda: all("millrace.dev/served-before" not in pod["metadata"].get("annotations", {}) for pod in servers()), 60)
     are_the_same(before, revision)
+
+
+def give_back(good, before, revision):
+    """The pod that was handed over loads the former model again: it is not started anew."""
+    the_same_again(Store(NS), good, 4)
+    swap = lambda: (status_of(NAME).get("rollout") or {}).get("swap")
+    wait("the swap begins", swap, 180, next_step)
+    # The second pod does not get its turn.
+    millrace("pause", NAME)
+    wait("one pod serves it", lambda: (swap() or {}).get("handedOver") == 1, 180, next_step)
+    millrace("abort", NAME)
+    found = wait("it is rejected", lambda: rejected(VERSIONS[3]), 60, next_step)
+    wait(f"both pods serve {VERSIONS[1]} again", lambda: serves(VERSIONS[1]), 120, next_step)
+    are_the_same(before, revision)
+    say(f"  {found['reason']}: the pod that served {VERSIONS[3]} serves {VERSIONS[1]} again, and was not started")
 
 
 def main():
@@ -113,8 +138,9 @@ def main():
     requests = Requests(address_that_answers(NAME), NAME)
     try:
         revision = swap_in(good, before)
-        answered = requests.revisions
         refuse(good, before, revision)
+        answered = set(requests.revisions)
+        give_back(good, before, revision)
     finally:
         requests.stop()
         kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name)

@@ -30,7 +30,6 @@ use self::{
 };
 use super::{
     commands::{self, Met, Request},
-    desired,
     evidence::Evidence,
     gateway::{self, Closing, Following},
     gateway_api::HTTPRoute,
@@ -175,7 +174,7 @@ impl<'a> Deciding<'a> {
             .unwrap_or_default();
         let server_image = settings.server_image.clone();
         let swap = found(service, &name, observed).seen(&former);
-        Self {
+        let mut deciding = Self {
             service,
             observed,
             now,
@@ -191,7 +190,10 @@ impl<'a> Deciding<'a> {
             is_current,
             routers_follow,
             following,
-        }
+        };
+        let is_any_returning = deciding.way_back(&deciding.former).is_any();
+        deciding.swap.is_any_returning = is_any_returning;
+        deciding
     }
 
     /// Every router follows the plan of the former status, and so does every Gateway that shares requests out; the first revision does not
@@ -236,7 +238,7 @@ impl<'a> Deciding<'a> {
         let decisions = record(&mut moved, self.now);
         let basis = Basis { evidence: judged.inputs.as_ref(), drift: drift.as_ref() };
         let records = self.records(&decisions, basis);
-        let marks = self.marks(&moved.status, is_accepted);
+        let marks = self.marks(&moved.status, is_accepted && gateway.following.has_settled(self.now));
         let joined_by_pods = moved.status.canary.as_ref().filter(|_| is_swapping(&moved.status));
         let joined_by_pods = joined_by_pods.map(|canary| canary.revision.clone());
         let check_runs = self.check_runs(&moved.status, &judged);
@@ -296,13 +298,12 @@ impl<'a> Deciding<'a> {
     }
 
     /// Changes of pods whose models are swapped, by the status as it is after this look.
-    fn marks(&self, status: &InferenceServiceStatus, is_accepted: bool) -> Vec<Mark> {
+    fn marks(&self, status: &InferenceServiceStatus, is_settled: bool) -> Vec<Mark> {
         let canary = status.canary.as_ref().filter(|_| is_swapping(status));
-        let model = canary.and_then(|canary| {
-            let version = self.made_from(canary)?;
-            Some(desired::served_model(self.service, &canary.revision, &version))
-        });
-        swap::marks(status, found(self.service, &self.name, self.observed), model.as_ref(), is_accepted)
+        let model = canary.and_then(|canary| self.model_of(canary));
+        let mut marks = swap::marks(status, found(self.service, &self.name, self.observed), model.as_ref(), is_settled);
+        marks.extend(self.way_back(status).marks(is_settled));
+        marks
     }
 
     /// What became of the canary's ModelVersion, where it may not be served any more.

@@ -14,8 +14,9 @@ use serde_json::json;
 use super::*;
 use crate::inference_service::{
     check_job::CheckJobs,
+    desired::served_model,
     fixtures::{approved, at, model_version, rolling_out, server_pod, service, serving, settings, spec},
-    pods::Trouble,
+    pods::{Belonging, Trouble},
     replay,
     retraining::Sources,
     routing::RouterAnswers,
@@ -557,4 +558,50 @@ fn measured_weights_are_those_of_the_evidence_where_a_gateway_draws() {
     let status = service.status.unwrap();
     let measured = [status.stable.unwrap(), status.canary.unwrap()].map(|revision| revision.weight.measured);
     assert_eq!(measured, [Some(75.0), Some(25.0)]);
+}
+
+/// `fraud-2` was rejected at this second, when the only pod there is had been handed over to it.
+fn going_back(ended: i64) -> (InferenceServiceStatus, Observed) {
+    let mut status = serving(&approved("fraud", 1));
+    let (subject, message) = ("fraud-2".to_owned(), String::new());
+    let (question, verdict, reason) = (Question::Rollback, Verdict::Fail, "Aborted".to_owned());
+    let (decided_by, user, checks) = (DecidedBy::User, None, Vec::new());
+    let made = decision::Made { question, subject, verdict, reason, message, decided_by, user, checks };
+    decision::record(&mut status.history, made, at(ended));
+    let tried = serving(&approved("fraud", 2)).stable.unwrap();
+    let model = served_model(&service("svc", spec("fraud")), &tried.revision, &approved("fraud", 2));
+    let mut pod = server_pod(&tried);
+    pod.ip = Some("10.0.0.1".to_owned());
+    pod.belonging = Belonging {
+        replica_set: Some(format!("svc-{}-h2", tried.revision)),
+        template_hash: Some("h2".to_owned()),
+        takes_models: true,
+        told: serde_json::to_string(&model).ok(),
+        revision: tried.revision.clone(),
+        ..Belonging::default()
+    };
+    let mut there = observed(&status);
+    there.versions = vec![approved("fraud", 1)];
+    there.deployments.push(deployment(&tried.revision));
+    there.pods = vec![pod];
+    (status, there)
+}
+
+#[test]
+fn pods_that_come_back_keep_the_children_of_their_revision_as_long_as_they_may_come() {
+    let (status, there) = going_back(90);
+    let coming = decided(status, &there);
+    assert_eq!((coming.marks.len(), coming.obsolete.len(), coming.leaving), (1, 0, true));
+    let told = coming.marks[0].change["metadata"]["annotations"]["millrace.dev/served-model"].as_str().unwrap();
+    assert!(told.contains(&coming.status.stable.as_ref().unwrap().revision), "{told}");
+    assert!(coming.status.next_step.unwrap().contains("come back to fraud-1"));
+
+    let (status, mut there) = going_back(90);
+    there.routers = following(0);
+    let early = decided(status, &there);
+    assert_eq!((early.marks.len(), early.obsolete.len()), (0, 0), "a router may send requests to it still");
+
+    let (status, there) = going_back(-900);
+    let late = decided(status, &there);
+    assert_eq!((late.marks.len(), late.obsolete.len(), late.leaving), (0, 1, false));
 }

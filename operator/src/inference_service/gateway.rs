@@ -194,7 +194,7 @@ fn led_past_it(asked: &Asked<'_>, live: Option<&HTTPRoute>, attachment: &Attachm
     let following = match (is_written && attachment.follows(live), is_whole) {
         (false, _) if live.is_none() && was_refused(asked.service) => Following::Nobody,
         (false, _) => Following::Behind,
-        (true, false) => Following::Partly(generation),
+        (true, false) => Following::Partly(generation, since),
         (true, true) => Following::Whole(generation, since),
     };
     let all: Vec<&str> =

@@ -117,7 +117,7 @@ fn a_route_without_the_canary_is_followed_in_part_while_it_has_no_pod() {
     let mut route = stored("Native", YES);
     route.spec.rules = decided(&service, &found(Lookup::Absent), false, 0).route.unwrap().spec.rules;
     let outcome = decided(&service, &found(Lookup::Found(route)), false, 9);
-    assert_eq!(outcome.following, Following::Partly(4));
+    assert_eq!(outcome.following, Following::Partly(4, Some(at(0))));
     assert_eq!(outcome.following.drawing(at(9)), Drawing::Unsettled, "its share is not what is measured");
 }
 
@@ -129,6 +129,22 @@ fn what_gateways_do_counts_three_seconds_after_their_word() {
     }
     let first = decided(&asking("Native", Is::Unknown), &found(Lookup::Found(stored("Native", YES))), true, 60);
     assert_eq!(first.following, Following::Whole(4, Some(at(60))), "this look is the first to see it");
+}
+
+#[test]
+fn pods_are_taken_from_whom_the_route_does_not_name_once_that_has_settled() {
+    let since = |second: i64| Some(at(second));
+    for (following, expected) in [
+        (Following::Nobody, true),
+        (Following::Behind, false),
+        (Following::Partly(4, since(7)), true),
+        (Following::Partly(4, since(8)), false),
+        (Following::Whole(4, since(7)), true),
+        (Following::Whole(4, since(8)), false),
+        (Following::Whole(4, None), true),
+    ] {
+        assert_eq!(following.has_settled(at(10)), expected, "{following:?}");
+    }
 }
 
 #[test]

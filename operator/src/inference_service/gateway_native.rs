@@ -316,3 +316,7 @@ pub fn policy(service: &InferenceService) -> NetworkPolicy {
 #[cfg(test)]
 #[path = "gateway_native_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gateway_swap_tests.rs"]
+mod swap_tests;

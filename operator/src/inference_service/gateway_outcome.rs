@@ -62,8 +62,8 @@ pub enum Following {
     Nobody,
     /// Some may share them out by another plan.
     Behind,
-    /// All share them out by the plan, in this generation of the route, as far as its revisions can answer.
-    Partly(i64),
+    /// All share them out by the plan, in this generation of the route, as far as its revisions can answer, since this moment where it is known.
+    Partly(i64, Option<Timestamp>),
     /// All share them out by the plan, in this generation of the route, since this moment where it is known.
     Whole(i64, Option<Timestamp>),
 }
@@ -74,14 +74,21 @@ impl Following {
         self != Self::Behind
     }
 
+    /// Whether no request is on its way by another plan either.
+    pub fn has_settled(self, now: Timestamp) -> bool {
+        match self {
+            Self::Nobody => true,
+            Self::Behind => false,
+            Self::Partly(_, since) | Self::Whole(_, since) => since.is_none_or(|since| has_settled(since, now)),
+        }
+    }
+
     /// Whether what servers count is evidence.
     pub fn drawing(self, now: Timestamp) -> Drawing {
         match self {
             Self::Nobody => Drawing::Nobody,
-            Self::Whole(generation, since) if since.is_none_or(|since| has_settled(since, now)) => {
-                Drawing::At(generation)
-            }
-            Self::Whole(..) | Self::Partly(_) | Self::Behind => Drawing::Unsettled,
+            Self::Whole(generation, _) if self.has_settled(now) => Drawing::At(generation),
+            Self::Whole(..) | Self::Partly(..) | Self::Behind => Drawing::Unsettled,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | `forward.rs`    | pure   | how a rollout goes forward: start, preparation, steps, promotion                            |
 //! | `interrupts.rs` | pure   | what ends it in any phase                                                                   |
 //! | `swap.rs`       | pure   | running pods that come to serve another model, where there is no room for a second revision |
+//! | `swap_back.rs`  | pure   | the way back of pods that were swapped, when the version was rejected meanwhile             |
 //! | `baking.rs`     | pure   | after promotion: the former revision stays warm, and may come back                          |
 //! | `rehearsal.rs`  | pure   | copies for a version that answers nobody                                                    |
 //! | `moves.rs`      | pure   | what a move does to the status; `moves_beside.rs`: what is beside a rollout's way           |
@@ -107,6 +108,7 @@ pub mod shared;
 pub mod standing;
 pub mod status;
 pub mod swap;
+pub mod swap_back;
 pub mod target;
 pub mod told;
 

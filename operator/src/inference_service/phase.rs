@@ -5,8 +5,8 @@
 //! the weight the canary has, or at the last one. What a phase does is in `forward.rs`, `swap.rs`, `baking.rs` and `rehearsal.rs`; what
 //! ends a rollout in any phase in `interrupts.rs`.
 //!
-//! Order of writes in a reconcile: children (scale up), evidence, plan, status, Events, labels of pods (`swap.rs` has a table of its own for
-//! these); then deletions. After a crash behind each:
+//! Order of writes in a reconcile: children (scale up), evidence, plan, status, Events, labels of pods (`swap.rs` and `swap_back.rs` have tables
+//! of their own for these); then deletions. After a crash behind each:
 //!
 //! | after              | the next reconcile sees                               | and does                                                      |
 //! |--------------------|-------------------------------------------------------|---------------------------------------------------------------|
@@ -331,6 +331,12 @@ fn held(facts: &Facts<'_>, chosen: Move) -> Move {
 
 pub(super) fn begin(facts: &Facts<'_>) -> Move {
     let serving = facts.status.stable.as_ref();
+    if let Some(stable) = serving.filter(|_| facts.swap.is_any_returning) {
+        return Move::Stay(format!(
+            "pods that were swapped come back to {}; nothing else is tried before they serve it",
+            stable.model_version
+        ));
+    }
     match facts.target {
         Target::Revision(wanted) if serving.is_some_and(|stable| stable.revision == wanted.hash) => Move::Stay(
             format!("{} serves; a newer approved version or a changed spec starts a rollout", wanted.model_version),

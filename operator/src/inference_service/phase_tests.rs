@@ -40,6 +40,11 @@ fn a_rollout_begins_when_the_target_is_not_what_serves() {
         ("the same", idle(serving(&one), target(&one)), "stay"),
         ("rejected", idle(rolled_back, Target::Stay), "stay"),
         ("nothing approved", idle(InferenceServiceStatus::default(), nothing), "stay"),
+        (
+            "pods come back from another",
+            idle(serving(&one), target(&two)).but(|g| g.swap.is_any_returning = true),
+            "stay",
+        ),
     ]);
 }
 

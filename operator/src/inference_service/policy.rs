@@ -15,7 +15,7 @@ use millrace_crds::inference_service::{
     self as crd, FallbackWhen, InferenceServiceSpec, InferenceServiceStatus, RevisionStatus,
 };
 
-use super::{forward::has_gate, routing::ALL};
+use super::{forward::has_gate, pair::is_swapping, routing::ALL};
 
 /// Name under which a canary is reached while it is in the plan.
 pub fn preview_name(service: &str) -> String {
@@ -70,10 +70,12 @@ impl<'a> Servable<'a> {
 
     /// The new revision of a rollout that is paused before its first share. Whoever asked for the pause did not ask for an outage: it
     /// answers while no pod of the stable revision is ready. Not at zero pods, where nobody is to answer, not in place of a fallback of the
-    /// spec's own, and not where the spec wants a person asked. Once it has a share, routers give it the others' requests by themselves.
+    /// spec's own, and not where the spec wants a person asked. Once it has a share, routers give it the others' requests by themselves. Nor
+    /// while models are swapped: a pod that serves it without a share is found as one of the stable revision still.
     fn stand_in(self, spec: &InferenceServiceSpec) -> Option<&'a RevisionStatus> {
         let Self { status, plan } = self;
-        let may = spec.fallback.is_none() && spec.scaling.replicas > 0 && !has_gate(&spec.rollout);
+        let is_possible = spec.fallback.is_none() && spec.scaling.replicas > 0 && !has_gate(&spec.rollout);
+        let may = is_possible && !is_swapping(status);
         let canary = status.canary.as_ref().filter(|canary| may && canary.weight.intended <= 0)?;
         let is_paused = status.rollout.as_ref().is_some_and(|rollout| rollout.paused_since.is_some());
         let stands_in = |plan: &RoutingPlan| {

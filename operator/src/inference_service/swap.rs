@@ -21,7 +21,8 @@
 //! A pod is only handed over while one of the new ReplicaSet's own waits, and that has as many as it shall have: it would delete one that
 //! serves otherwise.
 //!
-//! A pod that was told something and whose turn it is not any more (the rollout has ended) is told what it was told before.
+//! A pod that was told something and whose turn it is not any more (the rollout has ended) is told what it was told before. Those that were
+//! handed over by then take the same way back (`swap_back.rs`).
 
 use std::collections::BTreeSet;
 
@@ -37,7 +38,7 @@ use serde_json::{Value, json};
 use super::{
     forward::{STABLE_DOWN_SECONDS, weigh},
     interrupts::{aborted, by_operator, rejected, withdrawn},
-    pair::swap_of,
+    pair::{named_revisions, swap_of},
     phase::{Facts, Move},
     pods::{Pods, ServerPod, TEMPLATE_HASH, Trouble, is_final},
     revision::hash,
@@ -58,6 +59,8 @@ pub struct Seen {
     pub turn: Turn,
     /// What keeps it from serving the new model.
     pub trouble: Option<Trouble>,
+    /// Whether pods come back from a revision that is not tried any more: nothing else is tried before they have.
+    pub is_any_returning: bool,
 }
 
 /// Where the pod stands whose turn it is.
@@ -107,6 +110,7 @@ impl<'a> Found<'a> {
             is_any_left: self.of_the_former(stable).any(|pod| pod.ip.is_some()),
             turn,
             trouble: pod.filter(|_| turn != Turn::Nobodys).and_then(|pod| trouble(pod, canary)),
+            is_any_returning: false,
         }
     }
 
@@ -121,7 +125,7 @@ impl<'a> Found<'a> {
         let is_found = pod.ip.as_ref().is_some_and(|ip| self.joined.contains(ip));
         let is_its = |revision: &RevisionStatus, label: &str| label == revision.revision;
         if is_its(canary, &pod.belonging.revision) {
-            let is_adopted = self.is_had_by(pod, canary);
+            let is_adopted = self.is_had_by(pod, &canary.revision);
             return if is_adopted { Turn::HandedOver } else { Turn::Leaves };
         }
         if !is_its(stable, &pod.belonging.revision) {
@@ -135,11 +139,29 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// Whether the ReplicaSet that has a pod is this revision's: Kubernetes names it by Deployment and template.
-    fn is_had_by(self, pod: &ServerPod, revision: &RevisionStatus) -> bool {
-        let deployment = revision_name(self.service, &revision.revision);
-        let (Some(set), Some(hash)) = (&pod.belonging.replica_set, &pod.belonging.template_hash) else { return false };
-        set.strip_prefix(&deployment).and_then(|rest| rest.strip_prefix('-')) == Some(hash.as_str())
+    /// Whether the ReplicaSet that has a pod is this revision's, and selects it still: Kubernetes names it by Deployment and template.
+    fn is_had_by(self, pod: &ServerPod, revision: &str) -> bool {
+        let template = self.template_of(pod, revision);
+        template.is_some() && template == pod.belonging.template_hash.as_deref()
+    }
+
+    /// What the ReplicaSet that has a pod selects by, where it is one of this revision's.
+    fn template_of<'b>(self, pod: &'b ServerPod, revision: &str) -> Option<&'b str> {
+        let set = pod.belonging.replica_set.as_ref()?;
+        set.strip_prefix(&revision_name(self.service, revision))?.strip_prefix('-')
+    }
+
+    /// Whether a pod has the labels of a revision whose ReplicaSet does not have it yet.
+    pub(super) fn changes_hands(self, pod: &ServerPod) -> bool {
+        let belonging = &pod.belonging;
+        belonging.told.is_some() && !pod.is_ending && !self.is_had_by(pod, &belonging.revision)
+    }
+
+    /// Whether the children of a revision must stay for a pod that changes hands, to it or from it: nobody would ever end the one, and the
+    /// other would go with them.
+    pub(super) fn is_held_by(self, revision: &str, pod: &ServerPod) -> bool {
+        let is_concerned = pod.belonging.revision == revision || self.template_of(pod, revision).is_some();
+        is_concerned && self.changes_hands(pod)
     }
 
     /// Pods of the stable revision that may be next. One that is not ready would have to start first, which is for its own revision to see.
@@ -150,7 +172,7 @@ impl<'a> Found<'a> {
     fn of_the_former(self, stable: &RevisionStatus) -> impl Iterator<Item = &'a ServerPod> {
         self.pods.iter().filter(move |pod| {
             let is_its = pod.belonging.revision == stable.revision && pod.revision == stable.revision;
-            is_its && !pod.is_ending && pod.belonging.takes_models && self.is_had_by(pod, stable)
+            is_its && !pod.is_ending && pod.belonging.takes_models && self.is_had_by(pod, &stable.revision)
         })
     }
 
@@ -175,16 +197,16 @@ impl<'a> Found<'a> {
         })
     }
 
-    /// What Kubernetes selects the new revision's pods by, where it is sure that its ReplicaSet will rather delete a pod that waits than one that
-    /// was handed over: it has as many as it shall have, and one of them waits.
-    fn hash_to_join(self, canary: &RevisionStatus) -> Option<String> {
+    /// What Kubernetes selects a revision's pods by, where it is sure that its ReplicaSet will rather delete a pod that waits than one that is
+    /// handed over: it has as many as it shall have, and one of them waits.
+    pub(super) fn hash_to_join(self, joined: &RevisionStatus) -> Option<String> {
         let deployment = self.deployments.iter().find(|deployment| {
-            deployment.labels().get(REVISION).is_some_and(|revision| *revision == canary.revision)
+            deployment.labels().get(REVISION).is_some_and(|revision| *revision == joined.revision)
         })?;
         let observed = deployment.status.as_ref().and_then(|status| status.observed_generation)?;
         let is_scaled = observed >= deployment.metadata.generation.unwrap_or_default()
-            && deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(canary.replicas);
-        let mut its = self.pods.iter().filter(|pod| !pod.is_ending && self.is_had_by(pod, canary));
+            && deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(joined.replicas);
+        let mut its = self.pods.iter().filter(|pod| !pod.is_ending && self.is_had_by(pod, &joined.revision));
         let waits = its.find(|pod| !pod.is_ready)?;
         waits.belonging.template_hash.clone().filter(|_| is_scaled)
     }
@@ -196,7 +218,12 @@ fn trouble(pod: &ServerPod, canary: &RevisionStatus) -> Option<Trouble> {
     if let Some(fell) = fell {
         return Some(Trouble { is_final: true, ..fell.clone() });
     }
-    let refused = pod.sketches.as_ref()?.refused.as_ref().filter(|refused| refused.revision == canary.revision)?;
+    refused(pod, &canary.revision)
+}
+
+/// What a server says against the model that it was told.
+pub(super) fn refused(pod: &ServerPod, revision: &str) -> Option<Trouble> {
+    let refused = pod.sketches.as_ref()?.refused.as_ref().filter(|refused| refused.revision == revision)?;
     let (reason, message) = (refused.reason.clone(), refused.message.clone());
     Some(Trouble { is_final: is_final(&reason), reason, message })
 }
@@ -211,13 +238,25 @@ pub fn ready_addresses(slices: &[EndpointSlice]) -> BTreeSet<String> {
 }
 
 /// What ends a rollout while models are swapped. A newer version of the model that is followed waits until this one serves, once it has a pod:
-/// the pods that it has would have to start anew.
+/// the pods that it has would have to load the former model first. And once it has all that answer, no other wish takes them from users: it
+/// is promoted at the next look, and gives way then. Only whoever rejects it wants them gone at once.
 pub fn interrupted(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
     let has_pods = swap_of(facts.status).is_some_and(|swap| swap.handed_over > 0);
-    let comes_later =
-        |ended: &Move| matches!(ended, Move::Withdraw { decided_by: DecidedBy::Operator, .. }) && has_pods;
+    let comes_later = |ended: &Move| {
+        let is_followed = matches!(ended, Move::Withdraw { decided_by: DecidedBy::Operator, .. });
+        (is_followed && has_pods) || answers_alone(facts)
+    };
     let withdrawn = withdrawn(facts, canary).filter(|ended| !comes_later(ended));
     aborted(facts, canary).or(withdrawn).or_else(|| rejected(facts, canary))
+}
+
+/// Whether no pod is left that the former revision's Service finds, while some of the new one answer and may.
+fn answers_alone(facts: &Facts<'_>) -> bool {
+    let has_last = match facts.swap.turn {
+        Turn::Leaves | Turn::HandedOver | Turn::Nobodys => !facts.swap.is_any_left,
+        Turn::Loads | Turn::Serves | Turn::Joins | Turn::Joined => false,
+    };
+    has_last && facts.canary_ready > 0 && facts.canary_gone.is_none()
 }
 
 /// What is done next while models are swapped.
@@ -320,7 +359,9 @@ pub fn marks(
     let turn = found.pod_of(status);
     let stale = found.pods.iter().filter(|pod| {
         let is_its_turn = turn.is_some_and(|turn| turn.name == pod.name);
-        pod.belonging.told_before.is_some() && !is_its_turn && !pod.is_ending
+        // Those of a revision that is gone come back, or go with it.
+        let is_named = named_revisions(status).any(|revision| revision.revision == pod.belonging.revision);
+        pod.belonging.told_before.is_some() && is_named && !is_its_turn && !pod.is_ending
     });
     let restored = stale.map(restored);
     let (stable, canary) = (status.stable.as_ref(), status.canary.as_ref());
@@ -340,17 +381,16 @@ pub fn marks(
     restored.chain(led).collect()
 }
 
-fn mark(pod: &ServerPod, mut metadata: Value) -> Mark {
+pub(super) fn mark(pod: &ServerPod, mut metadata: Value) -> Mark {
     metadata["uid"] = json!(pod.uid);
     metadata["resourceVersion"] = json!(pod.belonging.resource_version);
     Mark { pod: pod.name.clone(), change: json!({"metadata": metadata}) }
 }
 
 /// It is told once: what its ModelVersion has come to say since is no other model.
-fn told(pod: &ServerPod, model: &ServedModel) -> Option<Value> {
+pub(super) fn told(pod: &ServerPod, model: &ServedModel) -> Option<Value> {
     let belonging = &pod.belonging;
-    let known = belonging.told.as_ref().and_then(|told| serde_json::from_str::<ServedModel>(told).ok());
-    if belonging.told_before.is_some() && known.is_some_and(|known| known.revision == model.revision) {
+    if belonging.told_before.is_some() && model_of(pod).is_some_and(|known| known.revision == model.revision) {
         return None;
     }
     let text = serde_json::to_string(model).ok()?;
@@ -359,10 +399,15 @@ fn told(pod: &ServerPod, model: &ServedModel) -> Option<Value> {
     Some(json!({"annotations": {SERVED_MODEL: text, SERVED_BEFORE: before}}))
 }
 
-/// From now on the ReplicaSets see it as one of the new revision. What it was told stays: its template names another model.
-fn handed_over(canary: &RevisionStatus, hash: &str) -> Value {
+/// The model that a pod was told to serve.
+pub(super) fn model_of(pod: &ServerPod) -> Option<ServedModel> {
+    serde_json::from_str(pod.belonging.told.as_ref()?).ok()
+}
+
+/// From now on the ReplicaSets see it as one of this revision. What it was told stays: its template may name another model.
+pub(super) fn handed_over(to: &RevisionStatus, hash: &str) -> Value {
     json!({
-        "labels": {REVISION: canary.revision, MODEL_VERSION: canary.model_version, TEMPLATE_HASH: hash},
+        "labels": {REVISION: to.revision, SERVES: to.revision, MODEL_VERSION: to.model_version, TEMPLATE_HASH: hash},
         "annotations": {SERVED_BEFORE: null},
     })
 }
@@ -374,16 +419,6 @@ fn restored(pod: &ServerPod) -> Mark {
         "annotations": {SERVED_MODEL: before, SERVED_BEFORE: null},
     });
     mark(pod, metadata)
-}
-
-/// Whether pods were handed over to a revision and no ReplicaSet has them yet: its children must not go before, or nobody would ever end them.
-pub fn is_awaited(revision: &str, pods: &[ServerPod]) -> bool {
-    pods.iter().any(|pod| {
-        let belonging = &pod.belonging;
-        let was_handed_over =
-            belonging.revision == revision && belonging.told.is_some() && belonging.told_before.is_none();
-        was_handed_over && belonging.replica_set.is_none() && !pod.is_ending
-    })
 }
 
 #[cfg(test)]

@@ -321,6 +321,29 @@ fn a_pause_keeps_the_next_pod_from_its_turn_and_other_wishes_end_it() {
         ("and after one was", newer(1), "swap pod c"),
         ("a person wants that one", newer(1).but(|g| g.is_pinned = true), "withdraw Superseded"),
     ]);
+    let last = |turn: Turn| {
+        turned(99, 2, turn).but(|g| {
+            g.target = Target::Stay;
+            (g.swap.next, g.swap.is_any_left) = (None, false);
+        })
+    };
+    check(vec![
+        ("the last pod is found by both", last(Turn::Joined), "withdraw Withdrawn"),
+        ("it belongs to the new revision, which answers alone then", last(Turn::Leaves), "stay"),
+        ("and has it", last(Turn::HandedOver), "handed over"),
+        ("and gets all requests", last(Turn::Nobodys), "weigh 100 step None Swapped"),
+        (
+            "but a person who rejects it is heard",
+            last(Turn::Nobodys).but(|g| g.command = command(Verb::Abort)),
+            "reject Aborted",
+        ),
+        (
+            "and it goes when it may not be served any more",
+            last(Turn::Nobodys).but(|g| g.canary_gone = Some("was deleted")),
+            "withdraw Withdrawn",
+        ),
+        ("or when nobody answers", last(Turn::Leaves).but(|g| g.ready = 0), "withdraw Withdrawn"),
+    ]);
     assert_eq!(Pair::of(&swapping(50, None)), None, "nothing is compared");
 }
 
@@ -358,7 +381,8 @@ fn a_pod_is_told_once_then_joins_and_then_belongs_to_the_new_revision() {
     assert_eq!(
         handed[0].1["labels"],
         json!({
-            "millrace.dev/revision": canary.revision, "millrace.dev/model-version": "fraud-2", "pod-template-hash": template_hash(&canary),
+            "millrace.dev/revision": canary.revision, "millrace.dev/serves": canary.revision, "millrace.dev/model-version": "fraud-2",
+            "pod-template-hash": template_hash(&canary),
         })
     );
     assert_eq!(handed[0].1["annotations"], json!({"millrace.dev/served-before": null}));
@@ -418,19 +442,10 @@ fn a_pod_whose_turn_is_over_is_told_what_it_was_told_before() {
     // One that was handed over keeps what it was told: its template names another model.
     there.pods[0].belonging.told_before = None;
     assert_eq!(there.marks(&ended, true), []);
-}
-
-#[test]
-fn the_children_of_a_revision_wait_for_a_pod_that_no_replica_set_has_yet() {
-    let (_, canary) = both();
-    let mut handed = pod("a", &canary);
-    handed.belonging.told = Some("{}".to_owned());
-    assert!(!is_awaited(&canary.revision, std::slice::from_ref(&handed)));
-    handed.belonging.replica_set = None;
-    assert!(is_awaited(&canary.revision, std::slice::from_ref(&handed)));
-    assert!(!is_awaited("other", std::slice::from_ref(&handed)));
-    handed.belonging.told = None;
-    assert!(!is_awaited(&canary.revision, &[handed]), "somebody made it by hand");
+    // What becomes of one whose revision is gone is for `swap_back.rs` to say.
+    there.pods[0].belonging.told_before = Some(String::new());
+    there.pods[0].belonging.revision.clone_from(&canary.revision);
+    assert_eq!(there.marks(&ended, true), []);
 }
 
 #[test]

@@ -1,15 +1,21 @@
 //! Revisions whose children shall be there, and those whose children may go. Pure.
 
 use kube::ResourceExt;
-use millrace_contract::routing::RoutingPlan;
+use millrace_contract::{routing::RoutingPlan, server::ServedModel};
 use millrace_crds::{
     ModelVersion,
     inference_service::{InferenceServiceStatus, RevisionStatus},
     labels::REVISION,
 };
 
-use super::{Deciding, Wanted};
-use crate::inference_service::{pair::named_revisions, revision, standing::Known, swap};
+use super::{Deciding, Wanted, found};
+use crate::inference_service::{
+    desired,
+    pair::named_revisions,
+    revision,
+    standing::Known,
+    swap_back::{self, WayBack},
+};
 
 impl<'a> Deciding<'a> {
     pub(super) fn wanted(&self, status: &InferenceServiceStatus) -> Vec<Wanted> {
@@ -47,9 +53,24 @@ impl<'a> Deciding<'a> {
         if !is_accepted && plan.is_some() {
             return (Vec::new(), !left.is_empty());
         }
-        let (awaited, left): (Vec<String>, Vec<String>) =
-            left.into_iter().partition(|label| swap::is_awaited(label, &observed.pods));
+        let back = self.way_back(status);
+        let (awaited, left): (Vec<String>, Vec<String>) = left.into_iter().partition(|label| back.is_awaited(label));
         (left, !awaited.is_empty())
+    }
+
+    /// Pods that were handed over to a revision which is not tried any more, and what serves.
+    pub(super) fn way_back<'b>(&'b self, status: &'b InferenceServiceStatus) -> WayBack<'b> {
+        let deadline = self.service.spec.rollout.progress_deadline_seconds;
+        let is_in_time = swap_back::is_in_time(status, deadline, self.now);
+        let stable = status.stable.as_ref().filter(|_| is_in_time);
+        let model = stable.and_then(|stable| self.model_of(stable));
+        WayBack::of(found(self.service, &self.name, self.observed), status, model)
+    }
+
+    /// The model of a revision, as its pods are told it.
+    pub(super) fn model_of(&self, revision: &RevisionStatus) -> Option<ServedModel> {
+        let version = self.made_from(revision)?;
+        Some(desired::served_model(self.service, &revision.revision, &version))
     }
 
     /// Its Deployment is gone, and what it was made from is not there any more.
