@@ -154,7 +154,7 @@ impl<'a> Found<'a> {
     /// Whether a pod has the labels of a revision whose ReplicaSet does not have it yet.
     pub(super) fn changes_hands(self, pod: &ServerPod) -> bool {
         let belonging = &pod.belonging;
-        belonging.told.is_some() && !pod.is_ending && !self.is_had_by(pod, &belonging.revision)
+        belonging.told.is_some() && !pod.is_over() && !self.is_had_by(pod, &belonging.revision)
     }
 
     /// Whether the children of a revision must stay for a pod that changes hands, to it or from it: nobody would ever end the one, and the
@@ -172,7 +172,7 @@ impl<'a> Found<'a> {
     fn of_the_former(self, stable: &RevisionStatus) -> impl Iterator<Item = &'a ServerPod> {
         self.pods.iter().filter(move |pod| {
             let is_its = pod.belonging.revision == stable.revision && pod.revision == stable.revision;
-            is_its && !pod.is_ending && pod.belonging.takes_models && self.is_had_by(pod, &stable.revision)
+            is_its && !pod.is_over() && pod.belonging.takes_models && self.is_had_by(pod, &stable.revision)
         })
     }
 
@@ -206,7 +206,7 @@ impl<'a> Found<'a> {
         let observed = deployment.status.as_ref().and_then(|status| status.observed_generation)?;
         let is_scaled = observed >= deployment.metadata.generation.unwrap_or_default()
             && deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(joined.replicas);
-        let mut its = self.pods.iter().filter(|pod| !pod.is_ending && self.is_had_by(pod, &joined.revision));
+        let mut its = self.pods.iter().filter(|pod| !pod.is_over() && self.is_had_by(pod, &joined.revision));
         let waits = its.find(|pod| !pod.is_ready)?;
         waits.belonging.template_hash.clone().filter(|_| is_scaled)
     }

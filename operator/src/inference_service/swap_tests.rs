@@ -406,6 +406,8 @@ fn a_pod_is_handed_over_only_where_another_one_would_be_deleted_for_it() {
     it_runs.pods[1].is_ready = true;
     let mut it_goes = joined();
     it_goes.pods[1].is_ending = true;
+    let mut it_was_evicted = joined();
+    it_was_evicted.pods[1].belonging.has_ended = true;
     let mut not_scaled_yet = joined();
     not_scaled_yet.deployments = vec![deployment(&canary, 1)];
     let mut has_other_number = joined();
@@ -414,6 +416,7 @@ fn a_pod_is_handed_over_only_where_another_one_would_be_deleted_for_it() {
         ("none waits", none_waits),
         ("it runs", it_runs),
         ("it goes", it_goes),
+        ("it was evicted", it_was_evicted),
         ("the Deployment is not looked at", not_scaled_yet),
         ("it has another number", has_other_number),
     ] {
