@@ -21,8 +21,9 @@
 //! A pod is only handed over while one of the new ReplicaSet's own waits, and that has as many as it shall have: it would delete one that
 //! serves otherwise.
 //!
-//! A pod that was told something and whose turn it is not any more (the rollout has ended) is told what it was told before. Those that were
-//! handed over by then take the same way back (`swap_back.rs`).
+//! A pod that was told something and whose turn it is not any more (the rollout has ended) is told what it was told before; where a Gateway
+//! shares requests out and it is found by both, once that has let go of the new revision. Those that were handed over by then take the same way
+//! back (`swap_back.rs`).
 
 use std::collections::BTreeSet;
 
@@ -349,11 +350,13 @@ pub struct Mark {
     pub change: Value,
 }
 
-/// What is to be changed at pods. `model` is the canary's; `is_accepted`: every router follows the plan of this status.
+/// What is to be changed at pods. `model` is the canary's; `is_led_back`: the rollout has ended, and a Gateway is to lead requests away from its
+/// revision still; `is_accepted`: every router follows the plan of this status.
 pub fn marks(
     status: &InferenceServiceStatus,
     found: Found<'_>,
     model: Option<&ServedModel>,
+    is_led_back: bool,
     is_accepted: bool,
 ) -> Vec<Mark> {
     let turn = found.pod_of(status);
@@ -361,7 +364,9 @@ pub fn marks(
         let is_its_turn = turn.is_some_and(|turn| turn.name == pod.name);
         // Those of a revision that is gone come back, or go with it.
         let is_named = named_revisions(status).any(|revision| revision.revision == pod.belonging.revision);
-        pod.belonging.told_before.is_some() && is_named && !is_its_turn && !pod.is_ending
+        // The revision that is left may have no other pod: routers pass over it then, and Gateways do not.
+        let stays_found = is_led_back && pod.revision != pod.belonging.revision;
+        pod.belonging.told_before.is_some() && is_named && !is_its_turn && !stays_found && !pod.is_ending
     });
     let restored = stale.map(restored);
     let (stable, canary) = (status.stable.as_ref(), status.canary.as_ref());

@@ -99,7 +99,7 @@ impl There {
     fn marks(&self, status: &InferenceServiceStatus, is_accepted: bool) -> Vec<(String, Value)> {
         let revision = status.canary.as_ref().map(|canary| canary.revision.clone()).unwrap_or_default();
         let model = served_model(&service("svc", spec("fraud")), &revision, &approved("fraud", 2));
-        let marks = marks(status, self.found(), Some(&model), is_accepted);
+        let marks = marks(status, self.found(), Some(&model), false, is_accepted);
         marks.into_iter().map(|mark| (mark.pod, mark.change["metadata"].clone())).collect()
     }
 }
@@ -442,6 +442,14 @@ fn a_pod_whose_turn_is_over_is_told_what_it_was_told_before() {
             assert_eq!(change["labels"], json!({"millrace.dev/serves": stable.revision}));
         }
     }
+    let while_led_back = |there: &There| marks(&ended, there.found(), None, true, true).len();
+    assert_eq!(
+        while_led_back(&there),
+        0,
+        "a Gateway may send requests to the other revision, whose only pod it may be"
+    );
+    there.pods[0].revision.clone_from(&stable.revision);
+    assert_eq!(while_led_back(&there), 1, "nobody finds it there");
     // One that was handed over keeps what it was told: its template names another model.
     there.pods[0].belonging.told_before = None;
     assert_eq!(there.marks(&ended, true), []);
