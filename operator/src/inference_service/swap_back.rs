@@ -63,8 +63,10 @@ impl<'a> WayBack<'a> {
     /// Whether one comes, or would have. Were its revision tried again, it would be taken for one that serves the wrong model.
     pub fn is_any(&self) -> bool {
         self.found.pods.iter().any(|pod| {
-            let was_told = pod.belonging.told_before.is_some() && !pod.is_over() && self.is_forgotten(pod);
-            was_told || self.comes(pod)
+            let was_told = pod.belonging.told_before.is_some() && !pod.is_over();
+            // One that was not handed over yet has the label of it, until it is told what it was told before.
+            let is_its = self.is_forgotten(&pod.belonging.revision) || self.is_forgotten(&pod.revision);
+            (was_told && is_its) || self.comes(pod)
         })
     }
 
@@ -97,11 +99,11 @@ impl<'a> WayBack<'a> {
         };
         let is_refused = refused(pod, &stable.revision).is_some_and(|trouble| trouble.is_final);
         let is_there = pod.ip.is_some() && !pod.is_over() && pod.belonging.takes_models;
-        may_serve_it && is_there && !is_refused && self.is_forgotten(pod)
+        may_serve_it && is_there && !is_refused && self.is_forgotten(&pod.belonging.revision)
     }
 
-    fn is_forgotten(&self, pod: &ServerPod) -> bool {
-        named_revisions(self.status).all(|revision| revision.revision != pod.belonging.revision)
+    fn is_forgotten(&self, revision: &str) -> bool {
+        named_revisions(self.status).all(|named| named.revision != revision)
     }
 }
 

@@ -198,12 +198,21 @@ fn a_pod_comes_back_where_it_can_serve_what_serves_and_is_needed_there() {
     };
     let warm = || PreviousRevision { revision: revision(2), rollout_start_time: None, until: Time(at(9)) };
     // Whether the children of its revision wait for it, and whether nothing else is tried.
-    let cases: [(&str, Change<'_>, (bool, bool)); 19] = [
+    let cases: [(&str, Change<'_>, (bool, bool)); 20] = [
         ("it was handed over", &|_| (), (true, true)),
         ("it is not ready", &|there| there.pods[0].is_ready = false, (true, true)),
         ("it was told already", &|there| there.pods[0] = asked("a"), (true, true)),
         ("it serves it", &|there| there.pods[0] = back("a"), (true, true)),
         ("it ends", &|there| there.pods[0].is_ending = true, (false, false)),
+        (
+            "it was not handed over yet, and is found by both still",
+            &|there| {
+                there.pods[0] = made_for(1, "a");
+                there.pods[0].revision = revision(2).revision;
+                there.pods[0].belonging.told_before = Some(String::new());
+            },
+            (false, true),
+        ),
         ("it was evicted", &|there| there.pods[0].belonging.has_ended = true, (false, false)),
         (
             "it was evicted when it had been told",
