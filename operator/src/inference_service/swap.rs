@@ -152,10 +152,12 @@ impl<'a> Found<'a> {
         set.strip_prefix(&revision_name(self.service, revision))?.strip_prefix('-')
     }
 
-    /// Whether a pod has the labels of a revision whose ReplicaSet does not have it yet.
+    /// Whether a pod has the labels of a revision whose ReplicaSet does not have it yet. One that a person took out, by the label that they select
+    /// by, nobody will have.
     pub(super) fn changes_hands(self, pod: &ServerPod) -> bool {
         let belonging = &pod.belonging;
-        belonging.told.is_some() && !pod.is_over() && !self.is_had_by(pod, &belonging.revision)
+        let can_be_had = belonging.template_hash.is_some() && !pod.is_over();
+        belonging.told.is_some() && can_be_had && !self.is_had_by(pod, &belonging.revision)
     }
 
     /// Whether the children of a revision must stay for a pod that changes hands, to it or from it: nobody would ever end the one, and the

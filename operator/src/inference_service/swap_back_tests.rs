@@ -265,6 +265,10 @@ fn children_wait_for_pods_with_labels_of_one_revision_and_the_replica_set_of_ano
         pod.belonging.replica_set = number.and_then(|number| made_for(number, "a").belonging.replica_set);
         pod
     };
+    let taken_out = |mut pod: ServerPod| {
+        pod.belonging.template_hash = None;
+        pod
+    };
     let evicted = |mut pod: ServerPod| {
         pod.belonging.has_ended = true;
         pod
@@ -278,6 +282,7 @@ fn children_wait_for_pods_with_labels_of_one_revision_and_the_replica_set_of_ano
         ("it is had", owned_by(Some(2)), (false, false)),
         ("nobody has it", owned_by(None), (false, true)),
         ("the former has it still", owned_by(Some(1)), (true, true)),
+        ("a person took it out", taken_out(owned_by(None)), (false, false)),
         ("nobody ever will", evicted(owned_by(None)), (false, false)),
         ("nor does the former let it go", evicted(owned_by(Some(1))), (false, false)),
         ("somebody made it", by_hand(owned_by(None)), (false, false)),
