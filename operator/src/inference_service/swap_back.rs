@@ -63,7 +63,9 @@ impl<'a> WayBack<'a> {
     /// Whether one comes, or would have. Were its revision tried again, it would be taken for one that serves the wrong model.
     pub fn is_any(&self) -> bool {
         self.found.pods.iter().any(|pod| {
-            let was_told = pod.belonging.told_before.is_some() && !pod.is_over();
+            // One that a person took out stays as long as that person wants: it holds up nobody.
+            let is_anybodys = pod.belonging.replica_set.is_some() || self.found.changes_hands(pod);
+            let was_told = pod.belonging.told_before.is_some() && is_anybodys && !pod.is_over();
             // One that was not handed over yet has the label of it, until it is told what it was told before.
             let is_its = self.is_forgotten(&pod.belonging.revision) || self.is_forgotten(&pod.revision);
             (was_told && is_its) || self.comes(pod)

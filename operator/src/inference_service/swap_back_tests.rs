@@ -198,7 +198,7 @@ fn a_pod_comes_back_where_it_can_serve_what_serves_and_is_needed_there() {
     };
     let warm = || PreviousRevision { revision: revision(2), rollout_start_time: None, until: Time(at(9)) };
     // Whether the children of its revision wait for it, and whether nothing else is tried.
-    let cases: [(&str, Change<'_>, (bool, bool)); 20] = [
+    let cases: [(&str, Change<'_>, (bool, bool)); 21] = [
         ("it was handed over", &|_| (), (true, true)),
         ("it is not ready", &|there| there.pods[0].is_ready = false, (true, true)),
         ("it was told already", &|there| there.pods[0] = asked("a"), (true, true)),
@@ -212,6 +212,15 @@ fn a_pod_comes_back_where_it_can_serve_what_serves_and_is_needed_there() {
                 there.pods[0].belonging.told_before = Some(String::new());
             },
             (false, true),
+        ),
+        (
+            "a person took it out when it had been told, and its time is over",
+            &|there| {
+                (there.model, there.pods[0]) = (None, asked("a"));
+                let belonging = &mut there.pods[0].belonging;
+                (belonging.replica_set, belonging.template_hash) = (None, None);
+            },
+            (false, false),
         ),
         ("it was evicted", &|there| there.pods[0].belonging.has_ended = true, (false, false)),
         (
