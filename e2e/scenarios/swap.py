@@ -113,8 +113,8 @@ def give_back(good, before, revision):
     """The pod that was handed over loads the former model again: it is not started anew."""
     the_same_again(Store(NS), good, 4)
     swap = lambda: (status_of(NAME).get("rollout") or {}).get("swap")
-    wait("the swap begins", swap, 180, next_step)
-    # The second pod does not get its turn.
+    # A pause keeps a pod from its turn: the first has its own by then, and the second does not get one.
+    wait("it is the first pod's turn", lambda: (swap() or {}).get("pod"), 180, next_step)
     millrace("pause", NAME)
     wait("one pod serves it", lambda: (swap() or {}).get("handedOver") == 1, 180, next_step)
     millrace("abort", NAME)

@@ -238,7 +238,8 @@ impl<'a> Deciding<'a> {
         let decisions = record(&mut moved, self.now);
         let basis = Basis { evidence: judged.inputs.as_ref(), drift: drift.as_ref() };
         let records = self.records(&decisions, basis);
-        let marks = self.marks(&moved.status, is_accepted && gateway.following.has_settled(self.now));
+        let is_settled = is_accepted && gateway.following.has_settled(self.now);
+        let marks = self.marks(&moved.status, gateway_is_behind, is_settled);
         let joined_by_pods = moved.status.canary.as_ref().filter(|_| is_swapping(&moved.status));
         let joined_by_pods = joined_by_pods.map(|canary| canary.revision.clone());
         let check_runs = self.check_runs(&moved.status, &judged);
@@ -298,10 +299,13 @@ impl<'a> Deciding<'a> {
     }
 
     /// Changes of pods whose models are swapped, by the status as it is after this look.
-    fn marks(&self, status: &InferenceServiceStatus, is_settled: bool) -> Vec<Mark> {
+    fn marks(&self, status: &InferenceServiceStatus, gateway_is_behind: bool, is_settled: bool) -> Vec<Mark> {
         let canary = status.canary.as_ref().filter(|_| is_swapping(status));
         let model = canary.and_then(|canary| self.model_of(canary));
-        let mut marks = swap::marks(status, found(self.service, &self.name, self.observed), model.as_ref(), is_settled);
+        let found = found(self.service, &self.name, self.observed);
+        // A Gateway that does not follow in time may never.
+        let is_led_back = gateway_is_behind && self.is_in_time(status);
+        let mut marks = swap::marks(status, found, model.as_ref(), is_led_back, is_settled);
         marks.extend(self.way_back(status).marks(is_settled));
         marks
     }

@@ -69,6 +69,8 @@ pub struct Belonging {
     pub told_before: Option<String>,
     /// Its container does not run at this moment.
     pub is_down: bool,
+    /// It runs no more and never will, as after an eviction: ReplicaSets neither take such a pod nor let it go.
+    pub has_ended: bool,
 }
 
 impl Belonging {
@@ -77,6 +79,7 @@ impl Belonging {
         let annotation = |key: &str| pod.annotations().get(key).cloned();
         let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         let state = server.and_then(|server| server.state.as_ref());
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         Self {
             revision: label(REVISION).unwrap_or_default(),
             replica_set: controller_of(&pod.metadata).map(|owner| owner.name.clone()),
@@ -86,6 +89,7 @@ impl Belonging {
             told: annotation(SERVED_MODEL).filter(|told| !told.is_empty()),
             told_before: annotation(SERVED_BEFORE),
             is_down: state.is_some_and(|state| state.running.is_none()),
+            has_ended: matches!(phase, Some("Failed" | "Succeeded")),
         }
     }
 }
@@ -150,6 +154,11 @@ impl ServerPod {
         let age = self.made.map_or(i64::MAX, |made| now.as_second() - made.as_second());
         let is_new = age < MAX_START_SECONDS && self.restarts == 0 && self.trouble.is_none();
         is_new && !self.is_ending && !self.is_ready
+    }
+
+    /// It is ending or has ended: nothing is to be done with it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_ending || self.belonging.has_ended
     }
 
     pub(super) fn has_loaded(&self, revision: &RevisionStatus) -> bool {
@@ -433,9 +442,26 @@ mod tests {
             told: Some("{}".to_owned()),
             told_before: Some(String::new()),
             is_down: false,
+            has_ended: false,
         };
         assert_eq!((swapped.revision.as_str(), swapped.belonging), ("b", belonging));
         assert_eq!(read(json!({"millrace.dev/revision": "a"})).revision, "a", "pods of an earlier release");
+    }
+
+    #[test]
+    fn a_pod_is_over_once_it_is_being_deleted_or_its_containers_have_ended_for_good() {
+        for (phase, deleted, expected) in [
+            ("Running", None, false),
+            ("Pending", None, false),
+            ("Failed", None, true),
+            ("Succeeded", None, true),
+            ("Running", Some("2026-01-01T00:00:00Z"), true),
+        ] {
+            let metadata = json!({"name": "p", "deletionTimestamp": deleted});
+            let pod = json!({"metadata": metadata, "status": {"phase": phase}});
+            let pod = ServerPod::read(&serde_json::from_value(pod).unwrap());
+            assert_eq!(pod.is_over(), expected, "{phase} {deleted:?}");
+        }
     }
 
     #[test]

@@ -21,8 +21,9 @@
 //! A pod is only handed over while one of the new ReplicaSet's own waits, and that has as many as it shall have: it would delete one that
 //! serves otherwise.
 //!
-//! A pod that was told something and whose turn it is not any more (the rollout has ended) is told what it was told before. Those that were
-//! handed over by then take the same way back (`swap_back.rs`).
+//! A pod that was told something and whose turn it is not any more (the rollout has ended) is told what it was told before; where a Gateway
+//! shares requests out and it is found by both, once that has let go of the new revision. Those that were handed over by then take the same way
+//! back (`swap_back.rs`).
 
 use std::collections::BTreeSet;
 
@@ -151,10 +152,12 @@ impl<'a> Found<'a> {
         set.strip_prefix(&revision_name(self.service, revision))?.strip_prefix('-')
     }
 
-    /// Whether a pod has the labels of a revision whose ReplicaSet does not have it yet.
+    /// Whether a pod has the labels of a revision whose ReplicaSet does not have it yet. One that a person took out, by the label that they select
+    /// by, nobody will have.
     pub(super) fn changes_hands(self, pod: &ServerPod) -> bool {
         let belonging = &pod.belonging;
-        belonging.told.is_some() && !pod.is_ending && !self.is_had_by(pod, &belonging.revision)
+        let can_be_had = belonging.template_hash.is_some() && !pod.is_over();
+        belonging.told.is_some() && can_be_had && !self.is_had_by(pod, &belonging.revision)
     }
 
     /// Whether the children of a revision must stay for a pod that changes hands, to it or from it: nobody would ever end the one, and the
@@ -172,7 +175,7 @@ impl<'a> Found<'a> {
     fn of_the_former(self, stable: &RevisionStatus) -> impl Iterator<Item = &'a ServerPod> {
         self.pods.iter().filter(move |pod| {
             let is_its = pod.belonging.revision == stable.revision && pod.revision == stable.revision;
-            is_its && !pod.is_ending && pod.belonging.takes_models && self.is_had_by(pod, &stable.revision)
+            is_its && !pod.is_over() && pod.belonging.takes_models && self.is_had_by(pod, &stable.revision)
         })
     }
 
@@ -206,7 +209,7 @@ impl<'a> Found<'a> {
         let observed = deployment.status.as_ref().and_then(|status| status.observed_generation)?;
         let is_scaled = observed >= deployment.metadata.generation.unwrap_or_default()
             && deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(joined.replicas);
-        let mut its = self.pods.iter().filter(|pod| !pod.is_ending && self.is_had_by(pod, &joined.revision));
+        let mut its = self.pods.iter().filter(|pod| !pod.is_over() && self.is_had_by(pod, &joined.revision));
         let waits = its.find(|pod| !pod.is_ready)?;
         waits.belonging.template_hash.clone().filter(|_| is_scaled)
     }
@@ -349,11 +352,13 @@ pub struct Mark {
     pub change: Value,
 }
 
-/// What is to be changed at pods. `model` is the canary's; `is_accepted`: every router follows the plan of this status.
+/// What is to be changed at pods. `model` is the canary's; `is_led_back`: the rollout has ended, and a Gateway is to lead requests away from its
+/// revision still; `is_accepted`: every router follows the plan of this status.
 pub fn marks(
     status: &InferenceServiceStatus,
     found: Found<'_>,
     model: Option<&ServedModel>,
+    is_led_back: bool,
     is_accepted: bool,
 ) -> Vec<Mark> {
     let turn = found.pod_of(status);
@@ -361,7 +366,9 @@ pub fn marks(
         let is_its_turn = turn.is_some_and(|turn| turn.name == pod.name);
         // Those of a revision that is gone come back, or go with it.
         let is_named = named_revisions(status).any(|revision| revision.revision == pod.belonging.revision);
-        pod.belonging.told_before.is_some() && is_named && !is_its_turn && !pod.is_ending
+        // The revision that is left may have no other pod: routers pass over it then, and Gateways do not.
+        let stays_found = is_led_back && pod.revision != pod.belonging.revision;
+        pod.belonging.told_before.is_some() && is_named && !is_its_turn && !stays_found && !pod.is_ending
     });
     let restored = stale.map(restored);
     let (stable, canary) = (status.stable.as_ref(), status.canary.as_ref());

@@ -52,7 +52,7 @@ impl<'a> WayBack<'a> {
     /// To what serves, which has this model; without one nobody comes, nor while something is rolled out.
     pub fn of(found: Found<'a>, status: &'a InferenceServiceStatus, model: Option<ServedModel>) -> Self {
         let lacks_pods = |stable: &&RevisionStatus| {
-            let its = found.pods.iter().filter(|pod| pod.belonging.revision == stable.revision && !pod.is_ending);
+            let its = found.pods.iter().filter(|pod| pod.belonging.revision == stable.revision && !pod.is_over());
             let placed = its.filter(|pod| pod.ip.is_some()).count();
             i32::try_from(placed).unwrap_or(i32::MAX) < stable.replicas
         };
@@ -63,8 +63,12 @@ impl<'a> WayBack<'a> {
     /// Whether one comes, or would have. Were its revision tried again, it would be taken for one that serves the wrong model.
     pub fn is_any(&self) -> bool {
         self.found.pods.iter().any(|pod| {
-            let was_told = pod.belonging.told_before.is_some() && !pod.is_ending && self.is_forgotten(pod);
-            was_told || self.comes(pod)
+            // One that a person took out stays as long as that person wants: it holds up nobody.
+            let is_anybodys = pod.belonging.replica_set.is_some() || self.found.changes_hands(pod);
+            let was_told = pod.belonging.told_before.is_some() && is_anybodys && !pod.is_over();
+            // One that was not handed over yet has the label of it, until it is told what it was told before.
+            let is_its = self.is_forgotten(&pod.belonging.revision) || self.is_forgotten(&pod.revision);
+            (was_told && is_its) || self.comes(pod)
         })
     }
 
@@ -96,12 +100,12 @@ impl<'a> WayBack<'a> {
             is_its_own && hash(&model.artifact.digest, self.found.server, &stable.image) == model.revision
         };
         let is_refused = refused(pod, &stable.revision).is_some_and(|trouble| trouble.is_final);
-        let is_there = pod.ip.is_some() && !pod.is_ending && pod.belonging.takes_models;
-        may_serve_it && is_there && !is_refused && self.is_forgotten(pod)
+        let is_there = pod.ip.is_some() && !pod.is_over() && pod.belonging.takes_models;
+        may_serve_it && is_there && !is_refused && self.is_forgotten(&pod.belonging.revision)
     }
 
-    fn is_forgotten(&self, pod: &ServerPod) -> bool {
-        named_revisions(self.status).all(|revision| revision.revision != pod.belonging.revision)
+    fn is_forgotten(&self, revision: &str) -> bool {
+        named_revisions(self.status).all(|named| named.revision != revision)
     }
 }
 

@@ -198,12 +198,47 @@ fn a_pod_comes_back_where_it_can_serve_what_serves_and_is_needed_there() {
     };
     let warm = || PreviousRevision { revision: revision(2), rollout_start_time: None, until: Time(at(9)) };
     // Whether the children of its revision wait for it, and whether nothing else is tried.
-    let cases: [(&str, Change<'_>, (bool, bool)); 16] = [
+    let cases: [(&str, Change<'_>, (bool, bool)); 21] = [
         ("it was handed over", &|_| (), (true, true)),
         ("it is not ready", &|there| there.pods[0].is_ready = false, (true, true)),
         ("it was told already", &|there| there.pods[0] = asked("a"), (true, true)),
         ("it serves it", &|there| there.pods[0] = back("a"), (true, true)),
         ("it ends", &|there| there.pods[0].is_ending = true, (false, false)),
+        (
+            "it was not handed over yet, and is found by both still",
+            &|there| {
+                there.pods[0] = made_for(1, "a");
+                there.pods[0].revision = revision(2).revision;
+                there.pods[0].belonging.told_before = Some(String::new());
+            },
+            (false, true),
+        ),
+        (
+            "a person took it out when it had been told, and its time is over",
+            &|there| {
+                (there.model, there.pods[0]) = (None, asked("a"));
+                let belonging = &mut there.pods[0].belonging;
+                (belonging.replica_set, belonging.template_hash) = (None, None);
+            },
+            (false, false),
+        ),
+        ("it was evicted", &|there| there.pods[0].belonging.has_ended = true, (false, false)),
+        (
+            "it was evicted when it had been told",
+            &|there| {
+                there.pods[0] = asked("a");
+                there.pods[0].belonging.has_ended = true;
+            },
+            (false, false),
+        ),
+        (
+            "one of the former was evicted, and is no pod of it any more",
+            &|there| {
+                there.status.stable.as_mut().unwrap().replicas = 1;
+                there.pods[1].belonging.has_ended = true;
+            },
+            (true, true),
+        ),
         ("it has no node", &|there| there.pods[0].ip = None, (false, false)),
         ("it was made for its version", &|there| there.pods[0] = made_for(2, "a"), (false, false)),
         ("it looks for no model", &|there| there.pods[0].belonging.takes_models = false, (false, false)),
@@ -239,6 +274,14 @@ fn children_wait_for_pods_with_labels_of_one_revision_and_the_replica_set_of_ano
         pod.belonging.replica_set = number.and_then(|number| made_for(number, "a").belonging.replica_set);
         pod
     };
+    let taken_out = |mut pod: ServerPod| {
+        pod.belonging.template_hash = None;
+        pod
+    };
+    let evicted = |mut pod: ServerPod| {
+        pod.belonging.has_ended = true;
+        pod
+    };
     let by_hand = |mut pod: ServerPod| {
         pod.belonging.told = None;
         pod
@@ -248,6 +291,9 @@ fn children_wait_for_pods_with_labels_of_one_revision_and_the_replica_set_of_ano
         ("it is had", owned_by(Some(2)), (false, false)),
         ("nobody has it", owned_by(None), (false, true)),
         ("the former has it still", owned_by(Some(1)), (true, true)),
+        ("a person took it out", taken_out(owned_by(None)), (false, false)),
+        ("nobody ever will", evicted(owned_by(None)), (false, false)),
+        ("nor does the former let it go", evicted(owned_by(Some(1))), (false, false)),
         ("somebody made it", by_hand(owned_by(None)), (false, false)),
     ] {
         // Nobody comes back: only hands matter.

@@ -99,7 +99,7 @@ impl There {
     fn marks(&self, status: &InferenceServiceStatus, is_accepted: bool) -> Vec<(String, Value)> {
         let revision = status.canary.as_ref().map(|canary| canary.revision.clone()).unwrap_or_default();
         let model = served_model(&service("svc", spec("fraud")), &revision, &approved("fraud", 2));
-        let marks = marks(status, self.found(), Some(&model), is_accepted);
+        let marks = marks(status, self.found(), Some(&model), false, is_accepted);
         marks.into_iter().map(|mark| (mark.pod, mark.change["metadata"].clone())).collect()
     }
 }
@@ -406,6 +406,8 @@ fn a_pod_is_handed_over_only_where_another_one_would_be_deleted_for_it() {
     it_runs.pods[1].is_ready = true;
     let mut it_goes = joined();
     it_goes.pods[1].is_ending = true;
+    let mut it_was_evicted = joined();
+    it_was_evicted.pods[1].belonging.has_ended = true;
     let mut not_scaled_yet = joined();
     not_scaled_yet.deployments = vec![deployment(&canary, 1)];
     let mut has_other_number = joined();
@@ -414,6 +416,7 @@ fn a_pod_is_handed_over_only_where_another_one_would_be_deleted_for_it() {
         ("none waits", none_waits),
         ("it runs", it_runs),
         ("it goes", it_goes),
+        ("it was evicted", it_was_evicted),
         ("the Deployment is not looked at", not_scaled_yet),
         ("it has another number", has_other_number),
     ] {
@@ -439,6 +442,14 @@ fn a_pod_whose_turn_is_over_is_told_what_it_was_told_before() {
             assert_eq!(change["labels"], json!({"millrace.dev/serves": stable.revision}));
         }
     }
+    let while_led_back = |there: &There| marks(&ended, there.found(), None, true, true).len();
+    assert_eq!(
+        while_led_back(&there),
+        0,
+        "a Gateway may send requests to the other revision, whose only pod it may be"
+    );
+    there.pods[0].revision.clone_from(&stable.revision);
+    assert_eq!(while_led_back(&there), 1, "nobody finds it there");
     // One that was handed over keeps what it was told: its template names another model.
     there.pods[0].belonging.told_before = None;
     assert_eq!(there.marks(&ended, true), []);

@@ -60,11 +60,14 @@ impl<'a> Deciding<'a> {
 
     /// Pods that were handed over to a revision which is not tried any more, and what serves.
     pub(super) fn way_back<'b>(&'b self, status: &'b InferenceServiceStatus) -> WayBack<'b> {
-        let deadline = self.service.spec.rollout.progress_deadline_seconds;
-        let is_in_time = swap_back::is_in_time(status, deadline, self.now);
-        let stable = status.stable.as_ref().filter(|_| is_in_time);
+        let stable = status.stable.as_ref().filter(|_| self.is_in_time(status));
         let model = stable.and_then(|stable| self.model_of(stable));
         WayBack::of(found(self.service, &self.name, self.observed), status, model)
+    }
+
+    /// Whether the last rollout has ended by going back a short time ago.
+    pub(super) fn is_in_time(&self, status: &InferenceServiceStatus) -> bool {
+        swap_back::is_in_time(status, self.service.spec.rollout.progress_deadline_seconds, self.now)
     }
 
     /// The model of a revision, as its pods are told it.
