@@ -135,6 +135,12 @@ pub fn is_complete(job: &Job) -> bool {
     has_condition(job, "Complete").is_some()
 }
 
+/// Whether a pod runs no more and never will, as after an eviction.
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
+}
+
 /// When a pod of this Job is due that is not there yet. Nothing tells of one that is refused: the Job only stays without it.
 pub fn pod_due(job: Option<&Job>, pods: &[Pod]) -> Option<Timestamp> {
     let status = job?.status.as_ref().filter(|_| pods.is_empty())?;

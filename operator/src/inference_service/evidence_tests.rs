@@ -294,9 +294,10 @@ fn latency_by_clusters_is_judged_from_the_moment_a_router_counts_it() {
     let old = seen_by_clusters(&[sticky_router(0, true), sticky_router(100, true)]);
     assert_eq!((check(&old), old.clusters.canary_requests()), (None, 100));
     let mut stored = serde_json::to_value(&old).unwrap();
-    for added in ["slowClusters", "keyLatency"] {
-        assert!(stored.as_object_mut().unwrap().remove(added).is_some(), "{added}");
-    }
+    let fields = stored.as_object_mut().unwrap();
+    let all = fields.len();
+    fields.retain(|field, _| !field.starts_with("slow") && field != "keyLatency");
+    assert_eq!(fields.len(), all - 2);
     assert_eq!(Evidence::of(Some(&stored.to_string()), PAIR, None), old, "from an older operator");
     let updated = RouterTraffic { boot_id: "b".to_owned(), ..sticky_router(8, false).unwrap() };
     let new = seen_by_clusters(&[sticky_router(0, true), sticky_router(100, true), Some(updated)]);

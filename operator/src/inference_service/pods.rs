@@ -79,7 +79,6 @@ impl Belonging {
         let annotation = |key: &str| pod.annotations().get(key).cloned();
         let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
         let state = server.and_then(|server| server.state.as_ref());
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         Self {
             revision: label(REVISION).unwrap_or_default(),
             replica_set: controller_of(&pod.metadata).map(|owner| owner.name.clone()),
@@ -89,7 +88,7 @@ impl Belonging {
             told: annotation(SERVED_MODEL).filter(|told| !told.is_empty()),
             told_before: annotation(SERVED_BEFORE),
             is_down: state.is_some_and(|state| state.running.is_none()),
-            has_ended: matches!(phase, Some("Failed" | "Succeeded")),
+            has_ended: run_state::has_ended(pod),
         }
     }
 }

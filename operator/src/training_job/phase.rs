@@ -27,7 +27,7 @@ use super::{
     observe::Observed,
 };
 use crate::{
-    run_state::{Problem, ProblemReason, Reported, RunState, Trouble, run_state, waiting_problem},
+    run_state::{Problem, ProblemReason, Reported, RunState, Trouble, has_ended, run_state, waiting_problem},
     training_job::pod::{self, TRAINER},
 };
 
@@ -146,8 +146,7 @@ fn running(training_job: &TrainingJob, observed: &Observed, problem: Option<Prob
 }
 
 fn alive(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
-    let ended = |pod: &&Pod| matches!(phase_of(pod), "Succeeded" | "Failed");
-    pods.iter().filter(move |pod| !ended(pod))
+    pods.iter().filter(|pod| !has_ended(pod))
 }
 
 pub(super) fn phase_of(pod: &Pod) -> &str {

@@ -7,7 +7,7 @@ use millrace_operator::{bug::Bugs, testkit::Scenario};
 
 use crate::{
     dataset_story, inference_service_retraining_story, inference_service_story, inference_service_swap_story,
-    inference_service_switch_story, model_version_story, tell, training_job_story,
+    inference_service_switch_story, inference_service_way_back_story, model_version_story, tell, training_job_story,
 };
 
 /// The fewest crash points a story must have.
@@ -50,6 +50,11 @@ async fn whatever_is_killed_lost_or_refused_the_story_of_one_switch_ends_the_sam
 #[tokio::test]
 async fn whatever_is_killed_lost_or_refused_the_story_of_swapped_models_ends_the_same() {
     plays(inference_service_swap_story::SCENARIO).await;
+}
+
+#[tokio::test]
+async fn whatever_is_killed_lost_or_refused_the_story_of_pods_that_come_back_ends_the_same() {
+    plays(inference_service_way_back_story::SCENARIO).await;
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ mod inference_service_swap_story;
 mod inference_service_switch_story;
 mod inference_service_takeover;
 mod inference_service_traffic;
+mod inference_service_way_back_story;
 mod leader;
 mod model_version;
 mod model_version_story;
