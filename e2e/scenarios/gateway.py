@@ -16,7 +16,7 @@ import threading
 from scipy.stats import binom
 
 from kube import Failed, condition, kubectl, say, wait
-from served import BODY, NS, Requests, approved, model_version, status_of
+from served import BODY, NS, Requests, approved, in_threads, model_version, status_of
 
 NAME, DEALT = "gated", "dealt"
 COUNTED, SHARE, THREADS = 4000, 0.2, 8
@@ -259,11 +259,7 @@ def has_the_weights_of_the_plan():
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=send) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(THREADS, send)
     if problems:
         raise Failed(f"requests failed: {problems[:3]}")
     low, high = binom.interval(0.999, COUNTED, SHARE)

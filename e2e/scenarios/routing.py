@@ -15,7 +15,7 @@ from kube import Failed, condition, kubectl, say, wait
 from outage import goes_without_stable_pods
 from rollouts import millrace
 from routed import PARTED, RETURNED, ROUTES, Connection, asked, bearer, next_step, parted, returned, routers, says, serves, total, traffic
-from served import BODY, NS, Requests, address_of, approved, status_of
+from served import BODY, NS, Requests, address_of, approved, in_threads, status_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COUNTED, THREADS = 1000, 4
@@ -48,11 +48,7 @@ def counted(address, **headers):
                     problems.append((status, fallback))
         connection.connection.close()
 
-    threads = [threading.Thread(target=send) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(THREADS, send)
     if problems:
         raise Failed(f"{len(problems)} of {COUNTED} requests failed: {problems[:3]}")
     return counts

@@ -73,6 +73,15 @@ def address_that_answers(service):
     return address
 
 
+def in_threads(count, work):
+    """Does the same work so many times at once, and waits for all of it."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 class Requests:
     """Some requests a second to one model, from the start on. What was not answered right within 2 s has failed. `host` is that of the requests,
     where the address is not; of the bodies one is sent after another."""

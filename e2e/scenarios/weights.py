@@ -9,7 +9,7 @@ import threading
 from scipy.stats import binom
 
 from kube import Failed, kubectl, say, wait
-from served import BODY, NS, address_of, approved, status_of
+from served import BODY, NS, address_of, approved, in_threads, status_of
 
 REQUESTS, SHARE, THREADS = 4000, 0.05, 8
 
@@ -47,11 +47,7 @@ def count(address, fresh):
         except (OSError, http.client.HTTPException) as error:
             problems.append(error)
 
-    threads = [threading.Thread(target=send) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(THREADS, send)
     if problems or any(code != 200 for code, _ in counts):
         raise Failed(f"requests failed: {problems[:3]} {counts}")
     return {revision: number for (_, revision), number in counts.items()}

@@ -4,6 +4,9 @@
 // Clippy lets tests unwrap, but not the functions they share.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/users.rs"]
+mod users;
+
 use std::collections::BTreeMap;
 
 use millrace_contract::{decision::Verdict, traffic::Ended};
@@ -13,34 +16,14 @@ use millrace_profile::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use users::{CLUSTERS, next, users};
 
-const CLUSTERS: u32 = 400;
-const USERS: usize = 1_000;
 const ALPHA: f64 = 0.005 / 3.0;
-
-/// Who sends how much, with which errors, and in which cluster.
-struct User {
-    until: f64,
-    errors: f64,
-    cluster: u32,
-}
-
-/// A Pareto tail of exponent 1.2: a hundredth of the users sends a third of the requests. One user of twenty has 20 % errors.
-fn users(random: &mut ChaCha8Rng) -> Vec<User> {
-    let weights: Vec<f64> = (0..USERS).map(|_| (1.0 - random.random::<f64>()).powf(-1.0 / 1.2)).collect();
-    let total: f64 = weights.iter().sum();
-    let mut until = 0.0;
-    let mut user = |weight: &f64| {
-        until += weight / total;
-        let errors = if random.random::<f64>() < 0.05 { 0.2 } else { 0.01 };
-        User { until, errors, cluster: random.random_range(0..CLUSTERS) }
-    };
-    weights.iter().map(&mut user).collect()
-}
 
 /// Whether the test by requests and the one by clusters roll back; the canary's requests have so many more errors.
 fn rollout(random: &mut ChaCha8Rng, more_errors: f64) -> (bool, bool) {
-    let users = users(random);
+    // One user of twenty has 20 % errors.
+    let users = users(random, 0.2, 0.01);
     let settings =
         EvidenceSettings { checks: vec![CanaryCheck::ErrorRate], alpha: ALPHA, ..EvidenceSettings::default() };
     let mut by_request = CanaryEvidence::new(&[], &settings);
@@ -52,10 +35,9 @@ fn rollout(random: &mut ChaCha8Rng, more_errors: f64) -> (bool, bool) {
             let mut clusters = [BTreeMap::new(), BTreeMap::new()];
             let mut arms = [Arm::default(), Arm::default()];
             for _ in 0..500 {
-                let at = random.random::<f64>();
-                let user = &users[users.partition_point(|user| user.until < at).min(USERS - 1)];
+                let user = next(&users, random);
                 let arm = usize::from(user.cluster >= first_of_canary);
-                let is_error = random.random::<f64>() < user.errors + if arm == 1 { more_errors } else { 0.0 };
+                let is_error = random.random::<f64>() < user.own + if arm == 1 { more_errors } else { 0.0 };
                 arms[arm].requests += 1;
                 arms[arm].errors += u64::from(is_error);
                 let ended: &mut Ended = clusters[arm].entry(user.cluster).or_default();

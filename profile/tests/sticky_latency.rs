@@ -1,22 +1,16 @@
 //! Sticky keys: few users send most of the requests, and some wait longer than others whichever revision answers. How often a revision like
 //! stable is rolled back for its latency, and how often one that is slower. Fixed seeds.
 
+#[path = "support/users.rs"]
+mod users;
+
 use std::collections::BTreeMap;
 
 use millrace_contract::traffic::{CLUSTER_BINS, cluster_bin};
 use millrace_profile::{canary_evidence::EvidenceSettings, cumulative::StickyLatencies, slow_clusters::StickyLatency};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-const CLUSTERS: u32 = 400;
-const USERS: usize = 1_000;
-
-/// Who sends how much, how long each of its requests takes in comparison with others, and in which cluster.
-struct User {
-    until: f64,
-    times: f64,
-    cluster: u32,
-}
+use users::{CLUSTERS, User, next, users};
 
 /// How the canary is slower than stable.
 #[derive(Clone, Copy, PartialEq)]
@@ -28,29 +22,17 @@ enum Harm {
     All,
 }
 
-/// A Pareto tail of exponent 1.2: a hundredth of the users sends a third of the requests. One user of twenty waits five times as long.
-fn users(random: &mut ChaCha8Rng) -> Vec<User> {
-    let weights: Vec<f64> = (0..USERS).map(|_| (1.0 - random.random::<f64>()).powf(-1.0 / 1.2)).collect();
-    let total: f64 = weights.iter().sum();
-    let mut until = 0.0;
-    let mut user = |weight: &f64| {
-        until += weight / total;
-        let times = if random.random::<f64>() < 0.05 { 5.0 } else { 1.0 };
-        User { until, times, cluster: random.random_range(0..CLUSTERS) }
-    };
-    weights.iter().map(&mut user).collect()
-}
-
 /// Milliseconds of a request: at least 20, with a Pareto tail of exponent 4, so that p95 is 42 and p99 63.
 fn milliseconds(random: &mut ChaCha8Rng, user: &User, harm: Harm) -> f64 {
     let rank = 1.0 - random.random::<f64>();
     let is_doubled = harm == Harm::All || (harm == Harm::Tail && rank < 0.1);
-    20.0 * user.times * rank.powf(-0.25) * if is_doubled { 2.0 } else { 1.0 }
+    20.0 * user.own * rank.powf(-0.25) * if is_doubled { 2.0 } else { 1.0 }
 }
 
 /// Whether a rollout of 30,000 requests in three steps is rolled back.
 fn is_rolled_back(random: &mut ChaCha8Rng, harm: Harm) -> bool {
-    let users = users(random);
+    // One user of twenty waits five times as long.
+    let users = users(random, 5.0, 1.0);
     let settings = EvidenceSettings::default();
     let mut evidence = StickyLatency::default();
     for (share, looks) in [(5, 16), (25, 16), (50, 28)] {
@@ -58,8 +40,7 @@ fn is_rolled_back(random: &mut ChaCha8Rng, harm: Harm) -> bool {
         for _ in 0..looks {
             let mut arms: [StickyLatencies; 2] = [BTreeMap::new(), BTreeMap::new()];
             for _ in 0..500 {
-                let at = random.random::<f64>();
-                let user = &users[users.partition_point(|user| user.until < at).min(USERS - 1)];
+                let user = next(&users, random);
                 let is_canary = user.cluster >= first_of_canary;
                 let took = milliseconds(random, user, if is_canary { harm } else { Harm::None });
                 let bins = arms[usize::from(is_canary)].entry(user.cluster).or_insert_with(|| vec![0; CLUSTER_BINS]);
