@@ -1,5 +1,6 @@
 //! Damaged requests by the thousand against the parsers: JSON, JSON with binary tensors, protobuf. None may panic, hang or keep memory, and what
-//! is accepted must be what others read too. `FUZZ_CASES` says how many (`make fuzz` asks for millions), `FUZZ_SEED` where to begin.
+//! is accepted must be what others read too. `FUZZ_CASES` says how many (`make fuzz` asks for millions), `FUZZ_SEED` where to begin. A process of
+//! its own: the models of other tests would be seen in its memory. No server is compiled into it, so that costs little.
 
 use std::time::{Duration, Instant};
 

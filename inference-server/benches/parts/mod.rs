@@ -14,7 +14,8 @@ pub mod table;
 pub mod tails;
 pub mod tuning;
 
-#[path = "../../tests/support/repository.rs"]
+#[path = "../../tests/it/repository.rs"]
+#[allow(dead_code, reason = "only its plain models are needed here")]
 mod repository;
 
 use std::{io, time::Duration};

@@ -1,7 +1,5 @@
 //! Repository folders, and models made for tests: a matrix of a chosen size, multiplied.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-
 use std::path::{Path, PathBuf};
 
 use millrace_contract::{

@@ -1,10 +1,5 @@
 //! Every element type through every wire: JSON, binary and gRPC (raw and typed) answer the same.
 
-// Clippy lets tests unwrap, but not the functions they share.
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -20,7 +15,8 @@ use millrace_inference_server::api::{
     },
 };
 use serde_json::{Value, json};
-use support::{Server, config};
+
+use crate::support::{Server, config};
 
 /// A client of the port that REST has too.
 async fn client(server: &Server) -> GrpcInferenceServiceClient<tonic::transport::Channel> {

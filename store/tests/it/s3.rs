@@ -1,13 +1,9 @@
 //! The store on a real S3 server: SeaweedFS, as the embedded store of an installation is.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-#[path = "support/weed.rs"]
-mod weed;
-
 use millrace_contract::Digest;
 use millrace_store::Error;
-use weed::start;
+
+use crate::weed::start;
 
 #[tokio::test]
 async fn objects_travel_both_ways_are_listed_verified_and_deleted() {

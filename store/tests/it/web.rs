@@ -1,7 +1,5 @@
 //! The store on a web server: parts at the same time, downloads that break off, redirects, and a cache in front of it.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
 use std::{
     convert::Infallible,
     net::SocketAddr,

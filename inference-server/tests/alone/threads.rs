@@ -1,18 +1,15 @@
-//! Threads do not add up: all sessions of all models share one pool beside their lanes. A process of its own, as other tests would be seen in
-//! its threads.
-
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-#[path = "support/repository.rs"]
-mod repository;
-mod support;
+//! Threads do not add up: all sessions of all models share one pool beside their lanes.
 
 use std::fs;
 
 use http::{Method, StatusCode};
 use millrace_contract::repository::Control;
-use repository::{multiplier, put, serving};
-use support::Server;
+
+use crate::{
+    PROCESS,
+    repository::{multiplier, put, serving},
+    support::Server,
+};
 
 const MODELS: usize = 10;
 
@@ -26,6 +23,7 @@ fn threads() -> (usize, usize) {
 
 #[tokio::test]
 async fn more_models_are_more_lanes_and_no_other_threads() {
+    let _alone = PROCESS.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
     let row = vec!["1"; 256].join(",");

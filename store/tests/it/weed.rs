@@ -3,8 +3,6 @@
 //! Its program is looked for in `MILLRACE_WEED`, else where `deploy/images/fetch-seaweedfs` puts it. Without it these tests fail: what was not
 //! run has not passed.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-
 use std::{
     net::TcpListener,
     path::PathBuf,

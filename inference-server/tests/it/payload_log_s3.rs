@@ -1,11 +1,5 @@
 //! The payload log in an object store, as the program writes it: it finds the store in its environment. Needs SeaweedFS and ONNX Runtime.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-mod support;
-#[path = "../../store/tests/support/weed.rs"]
-mod weed;
-
 use std::process::Stdio;
 
 use arrow::array::AsArray;
@@ -18,9 +12,12 @@ use millrace_contract::{
     server_options::{PayloadLog, PayloadSink},
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use support::{config, until};
 use tokio::process::{Child, Command};
-use weed::{Weed, free_ports};
+
+use crate::{
+    support::{config, until},
+    weed::{self, Weed, free_ports},
+};
 
 const ROW: &str =
     r#"{"id": "a", "inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 0, 0]}]}"#;

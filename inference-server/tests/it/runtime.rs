@@ -1,9 +1,6 @@
 //! Where models run, and in which order: through the door, in this process, with the engine's test models. Needs ONNX Runtime:
 //! `make onnxruntime`.
 
-// Clippy lets tests unwrap, but not the functions they share.
-#![allow(clippy::unwrap_used)]
-
 use std::{
     sync::{
         Arc, Mutex,

@@ -1,9 +1,5 @@
 //! Start and stop: models that cannot be loaded, and a stop under load that no client notices.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -20,11 +16,12 @@ use millrace_contract::{
 };
 use millrace_inference_server::run;
 use serde_json::json;
-use support::{Server, config, settings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use crate::support::{self, Server, config, settings};
 
 const ROW: &str = r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 0, 0]}]}"#;
 
@@ -193,9 +190,7 @@ async fn a_long_run_is_waited_for_and_answered_during_the_stop() {
         .unwrap();
     let sent = server.client.request(request);
     let call = tokio::spawn(async move { (sent.await.map(|answer| answer.status()), Instant::now()) });
-    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    server.until_metric("millrace_server_queue_duration_seconds_count", 1.0).await;
     server.signal();
     let http = server.http;
     server.end().await.unwrap();

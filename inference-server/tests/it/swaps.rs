@@ -1,11 +1,5 @@
 //! A model replaced while clients go on asking, over REST and over gRPC: no request fails, and each is answered by one version or another.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-#[path = "support/repository.rs"]
-mod repository;
-mod support;
-
 use std::{
     net::SocketAddr,
     path::Path,
@@ -25,10 +19,13 @@ use millrace_inference_server::api::pb::{
     InferTensorContents, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
 };
-use repository::{multiplier, of_file, put, served, serving, tell};
 use serde_json::{Value, json};
-use support::{Answer, Server, until};
 use tonic::transport::Channel;
+
+use crate::{
+    repository::{multiplier, of_file, put, served, serving, tell},
+    support::{Answer, Server, until},
+};
 
 type RestClient = hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>;
 

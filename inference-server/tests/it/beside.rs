@@ -1,9 +1,5 @@
 //! What stands beside the hot path, through real sockets: cache, payload log, spans, TLS; and a stop under load over gRPC.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-mod support;
-
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -31,24 +27,20 @@ use millrace_inference_server::api::pb;
 use prost::Message;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde_json::{Value, json};
-use support::{Server, config};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsConnector;
 
+use crate::{
+    http2::frame,
+    support::{Server, config},
+};
+
 fn row(id: &str, first: f32) -> String {
     json!({"id": id, "inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [first, 1, 0, 0]}]})
         .to_string()
-}
-
-async fn until(server: &Server, metric: &str, value: f64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while server.metric(metric).await != Some(value) {
-        assert!(Instant::now() < deadline, "{metric} is {:?}", server.metric(metric).await);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]
@@ -168,7 +160,7 @@ async fn a_collector_that_is_not_there_and_an_access_log_do_no_harm() {
     let server = Server::ready(ServerConfig { traces: Some(traces), access_log, ..config("classifier") }).await;
     assert_eq!(server.infer(row("a", 1.0)).await.status, StatusCode::OK);
     assert_eq!(server.infer("{").await.status, StatusCode::BAD_REQUEST);
-    until(&server, "millrace_server_access_log_lines_total{outcome=\"written\"}", 1.0).await;
+    server.until_metric("millrace_server_access_log_lines_total{outcome=\"written\"}", 1.0).await;
     server.end().await.unwrap();
 }
 
@@ -214,7 +206,7 @@ async fn requests_come_over_tls_by_both_protocols_and_not_without_it() {
     let mut answer = Vec::new();
     _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"), "it answered in the clear");
-    until(&server, "millrace_server_connections_closed_total{reason=\"tls_failed\"}", 1.0).await;
+    server.until_metric("millrace_server_connections_closed_total{reason=\"tls_failed\"}", 1.0).await;
     server.end().await.unwrap();
 }
 
@@ -285,12 +277,6 @@ async fn the_span_of_a_call_over_grpc_has_the_parent_that_its_metadata_names() {
     assert!(has(b"inference.GRPCInferenceService/ModelInfer"), "no span: {sent:?}");
     assert!(has(&0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes()), "no trace: {sent:?}");
     assert!(has(&0xb7ad_6b71_6920_3331_u64.to_be_bytes()), "no parent: {sent:?}");
-}
-
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], stream.to_be_bytes().as_slice(), payload].concat()
 }
 
 /// A client of gRPC that calls, one after the other, until the server says that it takes no more; frame by frame, so that what was taken

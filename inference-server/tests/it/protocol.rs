@@ -1,13 +1,12 @@
 //! The Open Inference Protocol over a real socket: what is answered, and what every mistake is told.
 
-mod support;
-
 use std::time::SystemTime;
 
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use support::{Server, config};
+
+use crate::support::{Server, config};
 
 fn input(name: &str, shape: &[i64], datatype: &str, data: Value) -> Value {
     json!({"name": name, "shape": shape, "datatype": datatype, "data": data})

@@ -1,16 +1,14 @@
-//! Memory over many loads and unloads returns to where it was. A process of its own: other tests would be seen in its memory. To be run
-//! with glibc's thresholds fixed as in the images, which `e2e/rust-tests` does: otherwise it keeps what it likes of what was given back.
-
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-#[path = "support/repository.rs"]
-mod repository;
-mod support;
+//! Memory over many loads and unloads returns to where it was. To be run with glibc's thresholds fixed as in the images, which `e2e/rust-tests`
+//! does: otherwise it keeps what it likes of what was given back.
 
 use http::{Method, StatusCode};
 use millrace_contract::repository::Control;
-use repository::{multiplier, put, serving};
-use support::Server;
+
+use crate::{
+    PROCESS,
+    repository::{multiplier, put, serving},
+    support::Server,
+};
 
 /// Resident memory of this process, MiB.
 fn resident() -> f64 {
@@ -21,6 +19,7 @@ fn resident() -> f64 {
 
 /// Loads, asks and unloads a model of 4 MiB of weights so many times; memory before and after, MiB.
 async fn cycles(count: usize, settle: usize) -> (f64, f64) {
+    let _alone = PROCESS.lock().await;
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "m", 1, &multiplier(1024, 0.5));
     let server = Server::ready(serving(folder.path(), Control::Explicit)).await;
@@ -57,7 +56,7 @@ async fn a_few_cycles_of_load_and_unload_leave_no_model_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes; run by hand: e2e/rust-tests --test model_memory -- --ignored --nocapture; or `make bench ONLY=cycles`, on a process of its own"]
+#[ignore = "takes minutes; run by hand: e2e/rust-tests --test alone -- --ignored --nocapture; or `make bench ONLY=cycles`, on a process of its own"]
 async fn a_thousand_cycles_of_load_and_unload_return_to_the_start() {
     let (before, after) = cycles(1000, 20).await;
     assert!(after < before * 1.05 + 4.0, "{before} MiB before, {after} MiB after");

@@ -1,19 +1,16 @@
 //! A server whose model a file may replace by another, as an operator does in running pods: what is told of it, what stays, and what a new
 //! process begins with.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-#[path = "support/repository.rs"]
-mod repository;
-mod support;
-
 use std::path::Path;
 
 use http::{Method, StatusCode};
 use millrace_contract::{server::ServedModel, sketch::ServerSketches};
-use repository::{multiplier, of_bytes, of_file, served, tell};
 use serde_json::{Value, json};
-use support::{Server, until};
+
+use crate::{
+    repository::{multiplier, of_bytes, of_file, served, tell},
+    support::{self, Server, until},
+};
 
 /// One row of 4 ones: the answer is 4 times the weight, in each of 4 columns.
 const ONES: &str = r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 1, 1]}]}"#;

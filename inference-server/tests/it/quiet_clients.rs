@@ -1,9 +1,5 @@
 //! Clients that hold what others need and say nothing: connections, answers that are not taken, bodies that do not end.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -11,13 +7,17 @@ use millrace_contract::{server::ServerConfig, server_options::Limits};
 use millrace_inference_server::api::pb::{
     ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
-use support::{Server, config};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 use tonic::transport::Channel;
+
+use crate::{
+    http2::frame,
+    support::{Server, config},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PATH: &[u8] = b"/v2/models/m/infer";
@@ -39,15 +39,6 @@ async fn serving(limits: Limits) -> Server {
 fn rows(count: usize) -> String {
     let data = vec!["1"; count * 4].join(",");
     format!(r#"{{"inputs": [{{"name": "X", "shape": [{count}, 4], "datatype": "FP32", "data": [{data}]}}]}}"#)
-}
-
-/// Waits until a counter has this value.
-async fn until(server: &Server, metric: &str, value: f64) {
-    let deadline = Instant::now() + PATIENCE;
-    while server.metric(metric).await != Some(value) {
-        assert!(Instant::now() < deadline, "{metric} is {:?}", server.metric(metric).await);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Asks until the answer has this status.
@@ -74,12 +65,6 @@ async fn grpc_call(server: &Server, bytes: usize) -> Result<(), tonic::Status> {
     GrpcInferenceServiceClient::new(channel).model_infer(message).await.map(|_| ())
 }
 
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
-}
-
 /// A connection of HTTP/2 that lets answers have so many bytes.
 async fn http2(server: &Server, window: u32) -> TcpStream {
     let mut stream = TcpStream::connect(server.http).await.unwrap();
@@ -92,10 +77,10 @@ async fn http2(server: &Server, window: u32) -> TcpStream {
 /// A request as a stream of that number.
 fn call(id: u8, body: &str) -> Vec<u8> {
     let head = [&[0x83, 0x86, 0x04, 18], PATH].concat();
-    let mut frames = frame(HEADERS, END_HEADERS, id, &head);
+    let mut frames = frame(HEADERS, END_HEADERS, id.into(), &head);
     let mut parts = body.as_bytes().chunks(16_000).peekable();
     while let Some(part) = parts.next() {
-        frames.extend(frame(DATA, if parts.peek().is_none() { END_STREAM } else { 0 }, id, part));
+        frames.extend(frame(DATA, if parts.peek().is_none() { END_STREAM } else { 0 }, id.into(), part));
     }
     frames
 }
@@ -106,7 +91,7 @@ async fn ask(stream: &mut TcpStream, id: u8, body: &str) {
 
 /// A request that is answered, as its stream may have so many bytes.
 fn call_with_window(id: u8) -> Vec<u8> {
-    [call(id, &rows(1)), frame(WINDOW, 0, id, &[0, 1, 0, 0])].concat()
+    [call(id, &rows(1)), frame(WINDOW, 0, id.into(), &[0, 1, 0, 0])].concat()
 }
 
 /// Kind, flags and stream of the next frame.
@@ -177,7 +162,7 @@ async fn a_connection_of_http2_on_which_only_pings_go_is_idle() {
     ask(&mut once, 1, &rows(1)).await;
     let both = async { tokio::join!(polite_to_the_end(&mut never), polite_to_the_end(&mut once)) };
     timeout(PATIENCE, both).await.expect("an end");
-    until(&server, "millrace_server_connections_closed_total{reason=\"idle\"}", 2.0).await;
+    server.until_metric("millrace_server_connections_closed_total{reason=\"idle\"}", 2.0).await;
     server.end().await.unwrap();
 }
 
@@ -190,7 +175,7 @@ async fn an_answer_that_is_left_behind_a_shut_window_is_given_up() {
     ask(&mut a_little, 1, &rows(1)).await;
     let both = async { tokio::join!(polite_to_the_end(&mut nothing), polite_to_the_end(&mut a_little)) };
     timeout(PATIENCE, both).await.expect("an end");
-    until(&server, "millrace_server_connections_closed_total{reason=\"slow_reader\"}", 2.0).await;
+    server.until_metric("millrace_server_connections_closed_total{reason=\"slow_reader\"}", 2.0).await;
     server.end().await.unwrap();
 }
 
@@ -225,7 +210,7 @@ async fn a_short_answer_that_is_left_ends_its_connection_although_others_are_tak
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(!is_open, "the others hide it");
-    until(&server, "millrace_server_connections_closed_total{reason=\"slow_reader\"}", 1.0).await;
+    server.until_metric("millrace_server_connections_closed_total{reason=\"slow_reader\"}", 1.0).await;
     server.end().await.unwrap();
 }
 
@@ -273,7 +258,7 @@ async fn an_answer_holds_its_memory_until_its_client_has_taken_it() {
     let mut slow = http2(&server, 0).await;
     // 2 kB, answered with 6 kB; they are held together, and then only the answer.
     ask(&mut slow, 1, &rows(250)).await;
-    until(&server, "millrace_server_requests_total{outcome=\"ok\",model=\"m\"", 1.0).await;
+    server.until_metric("millrace_server_requests_total{outcome=\"ok\",model=\"m\"", 1.0).await;
     until_answered(&server, &rows(900), StatusCode::TOO_MANY_REQUESTS).await;
     assert_eq!(server.infer(rows(1)).await.status, StatusCode::OK, "there is room for it");
     slow.write_all(&[frame(WINDOW, 0, 1, &[0, 1, 0, 0]), frame(WINDOW, 0, 0, &[0, 1, 0, 0])].concat()).await.unwrap();

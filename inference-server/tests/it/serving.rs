@@ -1,7 +1,5 @@
 //! Batching, limits, failing models and the sketches, through a real socket.
 
-mod support;
-
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +7,8 @@ use http::StatusCode;
 use http_body_util::Full;
 use millrace_contract::routing::{DRAWN_HEADER, MIRROR_HEADER, UNMEASURED_HEADER};
 use serde_json::json;
-use support::{Server, Shared, config};
+
+use crate::support::{self, Server, Shared, config};
 
 fn lookup(index: i64) -> String {
     json!({"inputs": [{"name": "X", "shape": [1], "datatype": "INT64", "data": [index]}]}).to_string()
@@ -21,11 +20,6 @@ fn slow(loops: i64) -> String {
         {"name": "loops", "shape": [1], "datatype": "INT64", "data": [loops]},
     ]})
     .to_string()
-}
-
-/// Waits until a metric has this value.
-async fn until(server: &Server, metric: &str, value: f64) {
-    support::until(metric, async || server.metric(metric).await == Some(value)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,12 +87,12 @@ async fn a_full_queue_is_answered_429_and_a_request_that_waits_too_long_503_whil
         tokio::spawn(async move { server.infer(slow(800_000)).await })
     };
     // Running, not queued any more: its place is free again.
-    until(&server, "millrace_server_queue_duration_seconds_count", 1.0).await;
+    server.until_metric("millrace_server_queue_duration_seconds_count", 1.0).await;
     let waiting = {
         let server = Arc::clone(&server);
         tokio::spawn(async move { server.infer(slow(1)).await })
     };
-    until(&server, "millrace_server_queue_length", 1.0).await;
+    server.until_metric("millrace_server_queue_length", 1.0).await;
     let refused = server.infer(slow(1)).await;
     assert_eq!(
         (refused.status, &refused.headers["retry-after"]),
@@ -123,15 +117,15 @@ async fn a_client_that_goes_away_frees_its_place_at_once() {
         let server = Arc::clone(&server);
         tokio::spawn(async move { server.infer(slow(400_000)).await })
     };
-    until(&server, "millrace_server_queue_duration_seconds_count", 1.0).await;
+    server.until_metric("millrace_server_queue_duration_seconds_count", 1.0).await;
     let impatient = {
         let server = Arc::clone(&server);
         tokio::spawn(async move { server.infer(slow(1)).await })
     };
-    until(&server, "millrace_server_queue_length", 1.0).await;
+    server.until_metric("millrace_server_queue_length", 1.0).await;
     impatient.abort();
     assert!(impatient.await.is_err(), "it was still waiting");
-    until(&server, "millrace_server_cancelled_requests_total", 1.0).await;
+    server.until_metric("millrace_server_cancelled_requests_total", 1.0).await;
     assert_eq!(server.metric("millrace_server_queue_length").await, Some(0.0));
     assert!(!busy.is_finished());
     busy.await.unwrap();

@@ -1,10 +1,5 @@
 //! gRPC over a real socket: the service's calls, their codes, streams, health and reflection.
 
-// Clippy lets tests unwrap, but not the functions they share.
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
@@ -14,9 +9,10 @@ use millrace_inference_server::api::pb::{
     self, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
 };
-use support::{Server, config, until};
 use tonic::{Code, Request, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use crate::support::{self, Server, config, until};
 
 async fn channel(server: &Server) -> Channel {
     Channel::from_shared(format!("http://{}", server.http)).unwrap().connect().await.unwrap()

@@ -1,7 +1,5 @@
 //! A server on ports of its own, in this process, and a client. Needs ONNX Runtime: `make onnxruntime`.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -217,6 +215,11 @@ impl Server {
         let page = self.admin("/metrics").await.text();
         let line = page.lines().find(|line| line.starts_with(prefix))?;
         line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Waits until a metric has this value; panics after 20 s.
+    pub async fn until_metric(&self, prefix: &str, value: f64) {
+        until(&format!("{prefix} is {value}"), async || self.metric(prefix).await == Some(value)).await;
     }
 
     /// As SIGTERM does.

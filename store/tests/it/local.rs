@@ -1,7 +1,5 @@
 //! The store on `file://`.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
 use std::path::Path;
 
 use millrace_contract::Digest;

@@ -1,11 +1,5 @@
 //! What nobody should send, over real sockets: each is refused with its reason, and the server goes on serving.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-#[path = "support/repository.rs"]
-mod repository;
-mod support;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -16,12 +10,16 @@ use http::{Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use millrace_contract::{repository::Control, server::ServerConfig, server_options::Limits};
-use repository::{put, serving as serving_folder};
 use serde_json::json;
-use support::{Server, Shared, config, settings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+};
+
+use crate::{
+    http2::frame,
+    repository::{put, serving as serving_folder},
+    support::{self, Server, Shared, config, settings},
 };
 
 const ROW: &str = r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 0, 0]}]}"#;
@@ -161,16 +159,7 @@ async fn requests_beyond_a_limit_are_refused_with_their_reason() {
     server.end().await.unwrap();
 }
 
-/// Waits for a counter.
-async fn until(server: &Server, metric: &str, value: f64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while server.metric(metric).await != Some(value) {
-        assert!(Instant::now() < deadline, "{metric} is {:?}", server.metric(metric).await);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Each reason is tested with its words beside the engine, in `engine/tests/hostile.rs`.
+/// Each reason is tested with its words beside the engine, in `engine/tests/it/hostile.rs`.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_hostile_model_is_refused_by_its_reason_while_another_one_answers() {
     let (folder, hostile) = (tempfile::tempdir().unwrap(), support::model_file("hostile/empty"));
@@ -219,11 +208,11 @@ async fn a_head_that_drips_is_cut_off_and_silence_is_not_until_it_is_idle() {
     };
     let cut = tokio::time::timeout(Duration::from_secs(10), cut).await.expect("an end");
     assert!((Duration::from_millis(290)..Duration::from_millis(4900)).contains(&cut), "cut off after {cut:?}");
-    until(&server, "millrace_server_connections_closed_total{reason=\"slow_head\"}", 1.0).await;
+    server.until_metric("millrace_server_connections_closed_total{reason=\"slow_head\"}", 1.0).await;
     let mut nothing = Vec::new();
     silent.read_to_end(&mut nothing).await.unwrap();
     assert!(started.elapsed() >= Duration::from_millis(4990), "{:?}", started.elapsed());
-    until(&server, "millrace_server_connections_closed_total{reason=\"idle\"}", 1.0).await;
+    server.until_metric("millrace_server_connections_closed_total{reason=\"idle\"}", 1.0).await;
     assert_eq!(server.infer(ROW).await.status, StatusCode::OK);
     server.end().await.unwrap();
 }
@@ -238,15 +227,9 @@ async fn a_client_that_does_not_read_its_answers_is_cut_off() {
     while stream.write_all(request.as_bytes()).await.is_ok() {
         assert!(Instant::now() < deadline, "it is never cut off");
     }
-    until(&server, "millrace_server_connections_closed_total{reason=\"slow_reader\"}", 1.0).await;
+    server.until_metric("millrace_server_connections_closed_total{reason=\"slow_reader\"}", 1.0).await;
     assert_eq!(server.infer(ROW).await.status, StatusCode::OK);
     server.end().await.unwrap();
-}
-
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
 /// Reads frames until one of this kind comes; its stream and payload.
@@ -368,7 +351,7 @@ async fn more_requests_at_the_same_time_than_may_be_are_told_to_come_back() {
         let (server, body) = (Arc::clone(&server), slow(200_000));
         tokio::spawn(async move { server.infer(body).await })
     };
-    until(&server, "millrace_server_queue_duration_seconds_count", 1.0).await;
+    server.until_metric("millrace_server_queue_duration_seconds_count", 1.0).await;
     let refused = server.infer(slow(1)).await;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert!(refused.error().contains("already answers 1 requests"), "{}", refused.error());

@@ -1,11 +1,5 @@
 //! Several models in one server, from a repository folder: loaded, swapped and unloaded while clients go on asking, through real sockets.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
-
-#[path = "support/repository.rs"]
-mod repository;
-mod support;
-
 use std::{
     path::Path,
     sync::Arc,
@@ -21,9 +15,12 @@ use millrace_contract::{
     server_options::ResponseCache,
 };
 use millrace_inference_server::{beside::Beside, metrics::Metrics, models::Models};
-use repository::{multiplier, multiplier_by_any, multiplier_outside, put, second_row, serving, shares_of_all, weights};
 use serde_json::{Value, json};
-use support::{Answer, Server};
+
+use crate::{
+    repository::{multiplier, multiplier_by_any, multiplier_outside, put, second_row, serving, shares_of_all, weights},
+    support::{self, Answer, Server},
+};
 
 /// One row of 4 ones: the answer is 4 times the weight, in each of 4 columns.
 const ONES: &str = r#"{"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 1, 1]}]}"#;
@@ -450,9 +447,7 @@ async fn a_model_that_is_unloaded_answers_what_it_has_and_nothing_after_it() {
         let (server, body) = (Arc::clone(&server), body.clone());
         tokio::spawn(async move { server.infer(body).await })
     };
-    while server.metric("millrace_server_queue_duration_seconds_count").await != Some(1.0) {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    server.until_metric("millrace_server_queue_duration_seconds_count", 1.0).await;
     let unload = post(&server, "/v2/repository/models/m/unload");
     let (unloaded, refused) = tokio::join!(unload, async {
         until_known(&server, |known| known[0]["state"] == "UNLOADING").await;
