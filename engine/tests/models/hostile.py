@@ -1,4 +1,4 @@
-"""Writes models that must be refused, into the folder `hostile` beside this script; tests/hostile.rs names the reason of each.
+"""Writes models that must be refused, into the folder `hostile` beside this script; tests/it/hostile.rs names the reason of each.
 
 Run with Python's `onnx` and `numpy` installed:  python3 hostile.py
 None does harm by being read; each would by being loaded without a look into it, or is a trick to get past such a look.

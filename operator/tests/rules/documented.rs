@@ -1,9 +1,6 @@
 //! Keeps the documentation whole: every reason that people meet in a condition, an Event, a rejection or a decision is explained, and so
 //! is every option of the operator and every flag of the router. Both sides are read as text.
 
-// Tests stop at the first surprise.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use std::{
     collections::BTreeSet,
     fs,

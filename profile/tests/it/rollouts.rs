@@ -1,8 +1,5 @@
 //! How often whole rollouts of a revision that is like stable are rolled back, by the default checks, under traffic of several kinds; and how
-//! soon worse ones are found. Fixed seeds; `e2e/rust-tests --test rollouts -- --nocapture` prints the figures.
-
-// Clippy lets tests unwrap, but not the functions they share.
-#![allow(clippy::unwrap_used)]
+//! soon worse ones are found. Fixed seeds; `e2e/rust-tests --test it rollouts:: -- --nocapture` prints the figures.
 
 use millrace_contract::{decision::Verdict, sketch::Counts};
 use millrace_profile::canary_evidence::{Arm, CanaryEvidence, EvidenceSettings, Goal};

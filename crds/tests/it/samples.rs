@@ -1,9 +1,6 @@
 //! The samples in process: CEL rules by the library that `lint` uses. The same files are put to a real API server by
 //! `e2e/samples`, which also sees the rules of the schema itself.
 
-// Tests stop at the first surprise.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use std::{collections::BTreeSet, fs, path::Path};
 
 use kube::core::cel::{ErrorKind, ValidationError, Validator};

@@ -1,8 +1,5 @@
 //! Error rates of the sequential tests, measured on simulated traffic with fixed seeds. `cargo test -- --nocapture` prints the figures.
 
-// Clippy lets tests unwrap, but not the functions they share.
-#![allow(clippy::unwrap_used)]
-
 use millrace_contract::{
     decision::{Check, Verdict},
     sketch::Counts,

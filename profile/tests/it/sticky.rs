@@ -1,12 +1,6 @@
 //! Sticky keys: few users send most of the requests, and some have errors of their own. How often a revision like stable is rolled back by a
 //! test that counts requests, and by the one that counts clusters of keys. Fixed seeds.
 
-// Clippy lets tests unwrap, but not the functions they share.
-#![allow(clippy::unwrap_used)]
-
-#[path = "support/users.rs"]
-mod users;
-
 use std::collections::BTreeMap;
 
 use millrace_contract::{decision::Verdict, traffic::Ended};
@@ -16,7 +10,8 @@ use millrace_profile::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use users::{CLUSTERS, next, users};
+
+use crate::users::{CLUSTERS, next, users};
 
 const ALPHA: f64 = 0.005 / 3.0;
 

@@ -1,16 +1,14 @@
 //! Sticky keys: few users send most of the requests, and some wait longer than others whichever revision answers. How often a revision like
 //! stable is rolled back for its latency, and how often one that is slower. Fixed seeds.
 
-#[path = "support/users.rs"]
-mod users;
-
 use std::collections::BTreeMap;
 
 use millrace_contract::traffic::{CLUSTER_BINS, cluster_bin};
 use millrace_profile::{canary_evidence::EvidenceSettings, cumulative::StickyLatencies, slow_clusters::StickyLatency};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use users::{CLUSTERS, User, next, users};
+
+use crate::users::{CLUSTERS, User, next, users};
 
 /// How the canary is slower than stable.
 #[derive(Clone, Copy, PartialEq)]

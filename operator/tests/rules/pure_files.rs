@@ -1,8 +1,5 @@
 //! Keeps the pure files pure: what decides takes what it needs to know, and neither asks for it nor acts.
 
-// Tests stop at the first surprise.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use std::{
     fs,
     path::{Path, PathBuf},
