@@ -29,8 +29,13 @@ demo: packages-all ## the whole loop on a real local Kubernetes, under live traf
 	@e2e/demo/run
 
 .PHONY: test
-test: packages-all check test-rust test-cluster ## everything: static checks, Rust tests on a real API server, the demo's acts on a real cluster
+test: packages-all ahead check test-rust test-cluster ## everything: static checks, Rust tests on a real API server, the demo's acts on a real cluster
 	@echo "all tests passed; stages and times are above"
+
+# Downloads, and Go's programs, beside the checks. Tests measure times: they begin when it has ended.
+.PHONY: ahead
+ahead: packages-all
+	@e2e/ahead start
 
 .PHONY: check
 check: packages ## formatting, lints, licences, generated files, chart
@@ -43,6 +48,7 @@ check: packages ## formatting, lints, licences, generated files, chart
 .PHONY: test-rust
 test-rust: packages ## unit tests and tests on a real kube-apiserver and etcd
 	@$(STAGE) "programs of the cluster" e2e/cluster/tools-build
+	@$(STAGE) "what was begun ahead" e2e/ahead wait
 	@$(STAGE) "ONNX Runtime and S3 server" bash -c 'deploy/images/fetch-onnxruntime && deploy/images/fetch-seaweedfs'
 	@$(STAGE) "Rust tests" e2e/rust-tests
 	@$(STAGE) "conformance of the server" e2e/conformance/run cases clients bugs nodes

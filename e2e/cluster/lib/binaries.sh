@@ -86,7 +86,7 @@ build_programs() {
     mkdir -p "$BIN"
     # Two clusters that start at once on an empty cache share one build.
     exec 8>"$BIN/.lock"
-    flock 8
+    flock -n 8 || { say "another build of them is under way" && flock 8; }
     for name in "$@"; do
         stamp=$(program_stamp "$name")
         [[ -x $BIN/$name && $(cat "$BIN/.$name.stamp" 2>/dev/null) == "$stamp" ]] && continue
