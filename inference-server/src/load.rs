@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use millrace_contract::{
+    model::MAX_MODEL_BYTES,
     server::{ProfileRef, ServerConfig},
     sketch::DatasetProfile,
 };
@@ -28,8 +29,6 @@ use crate::{
     status::Trouble,
 };
 
-/// Largest model file, bytes: protobuf, and so ONNX, ends there.
-const MAX_MODEL_BYTES: u64 = 2 << 30;
 const MAX_PROFILE_BYTES: u64 = 16 << 20;
 /// Prefix of the environment variables with the settings of the object store.
 pub const STORE_PREFIX: &str = "STORE_";
