@@ -25,7 +25,7 @@ use hyper_util::{
 };
 use millrace_contract::{
     server::ServerConfig,
-    server_options::{AccessLog, EventMode, PayloadLog, PayloadSink, ResponseCache, Tls, Traces},
+    server_options::{AccessLog, EventMode, EventSink, PayloadLog, PayloadSink, ResponseCache, Tls, Traces},
 };
 use millrace_inference_server::api::pb;
 use prost::Message;
@@ -103,7 +103,8 @@ async fn sink(events: Events, hangs: bool) -> String {
 }
 
 fn logging(url: String, sample_rate: f64) -> ServerConfig {
-    let sink = PayloadSink::CloudEvents { url, mode: EventMode::Structured, timeout_milliseconds: 60_000 };
+    let sink = EventSink { url, mode: EventMode::Structured, timeout_milliseconds: 60_000 };
+    let sink = PayloadSink::CloudEvents(sink);
     let log = PayloadLog { sink, sample_rate, max_waiting_records: 8, max_waiting_bytes: 1 << 20 };
     ServerConfig { payload_log: Some(log), drain_seconds: 2, ..config("classifier") }
 }

@@ -99,7 +99,12 @@ impl PayloadLog {
     ) -> Result<Arc<Self>, PayloadLogError> {
         let max_bytes = usize::try_from(config.max_waiting_bytes).unwrap_or(usize::MAX);
         let sink = match &config.sink {
-            contract::PayloadSink::Parquet { uri, max_rows, max_bytes: file_bytes, max_seconds } => {
+            contract::PayloadSink::Parquet(contract::ParquetSink {
+                uri,
+                max_rows,
+                max_bytes: file_bytes,
+                max_seconds,
+            }) => {
                 // A file's records count as waiting until it is written: it must be finished before they fill all there is.
                 let file_bytes = usize::try_from(*file_bytes).unwrap_or(usize::MAX).min(max_bytes / 2);
                 let rotation = parquet_sink::Rotation {
@@ -110,7 +115,7 @@ impl PayloadLog {
                 let folder = millrace_store::open(uri, "STORE_")?;
                 Sink::Parquet(ParquetSink::new(folder, boot_id, rotation, Arc::clone(&metrics)))
             }
-            contract::PayloadSink::CloudEvents { url, mode, timeout_milliseconds } => {
+            contract::PayloadSink::CloudEvents(contract::EventSink { url, mode, timeout_milliseconds }) => {
                 let timeout = Duration::from_millis(*timeout_milliseconds);
                 Sink::Events(EventSink::new(url, *mode, timeout, Arc::clone(&metrics))?)
             }

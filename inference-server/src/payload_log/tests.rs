@@ -68,7 +68,7 @@ fn named(name: &str, shape: &[i64], data: Data) -> NamedTensor {
 
 fn files(folder: &tempfile::TempDir, max_rows: u32, max_seconds: u32) -> PayloadSink {
     let uri = format!("file://{}/log", folder.path().display());
-    PayloadSink::Parquet { uri, max_rows, max_bytes: 1 << 20, max_seconds }
+    PayloadSink::Parquet(contract::ParquetSink { uri, max_rows, max_bytes: 1 << 20, max_seconds })
 }
 
 /// Every file's rows, in the order of the names.
@@ -93,7 +93,11 @@ async fn sink(router: Router) -> SocketAddr {
 }
 
 fn events(address: SocketAddr, mode: EventMode, timeout_milliseconds: u64) -> PayloadSink {
-    PayloadSink::CloudEvents { url: format!("http://{address}/events"), mode, timeout_milliseconds }
+    PayloadSink::CloudEvents(contract::EventSink {
+        url: format!("http://{address}/events"),
+        mode,
+        timeout_milliseconds,
+    })
 }
 
 #[tokio::test]
@@ -322,10 +326,15 @@ async fn a_sink_that_cannot_be_is_refused_at_the_start() {
         let config = contract::PayloadLog { sink, sample_rate: 1.0, max_waiting_records: 1, max_waiting_bytes: 1 };
         PayloadLog::start(&config, "b", Metrics::new().0).unwrap_err().to_string()
     };
-    let url =
-        |url: &str| PayloadSink::CloudEvents { url: url.into(), mode: EventMode::Binary, timeout_milliseconds: 1 };
+    let url = |url: &str| {
+        PayloadSink::CloudEvents(contract::EventSink {
+            url: url.into(),
+            mode: EventMode::Binary,
+            timeout_milliseconds: 1,
+        })
+    };
     assert!(start(url("ftp://sink")).contains("ftp://sink"));
     assert!(start(url("sink")).contains("payloadLog.sink.url"));
-    let nowhere = PayloadSink::Parquet { uri: "nowhere".into(), max_rows: 1, max_bytes: 1, max_seconds: 1 };
-    assert!(start(nowhere).contains("payloadLog.sink.uri"));
+    let nowhere = contract::ParquetSink { uri: "nowhere".into(), max_rows: 1, max_bytes: 1, max_seconds: 1 };
+    assert!(start(PayloadSink::Parquet(nowhere)).contains("payloadLog.sink.uri"));
 }
