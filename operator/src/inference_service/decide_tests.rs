@@ -14,12 +14,12 @@ use serde_json::json;
 use super::*;
 use crate::inference_service::{
     check_job::CheckJobs,
-    desired::served_model,
     fixtures::{approved, at, model_version, rolling_out, server_pod, service, serving, settings, spec},
     pods::{Belonging, Trouble},
     replay,
     retraining::Sources,
     routing::RouterAnswers,
+    server_config::served_model,
 };
 
 /// `fraud-1` serves, or `fraud-2` is tried beside it; pods of both are ready, and routers follow the plan of the status.
