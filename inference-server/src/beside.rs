@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_contract::server::ServerConfig;
+use millrace_contract::{server::ServerConfig, sketch::PayloadLogReport};
 use millrace_engine::{Data, NamedTensor, Tensor};
 
 use crate::{
@@ -124,6 +124,11 @@ impl Beside {
         };
         // Only the first is kept, and there is only one.
         _ = serving.door.aside.set(aside);
+    }
+
+    /// How the payload log fares; nothing where there is none.
+    pub fn payload_log(&self) -> Option<PayloadLogReport> {
+        self.payload_log.as_ref().map(|log| log.report())
     }
 
     /// Writes and sends what waits, for at most `patience`. After the last request was answered.

@@ -118,6 +118,11 @@ impl Loader {
         &self.config
     }
 
+    /// What stands beside all models.
+    pub fn beside(&self) -> &Beside {
+        &self.beside
+    }
+
     /// Fetches, verifies, opens and warms up a model, and starts its threads. `former` is what clients know of the one that it is to replace,
     /// and must find in it.
     ///

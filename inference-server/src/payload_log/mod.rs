@@ -2,7 +2,7 @@
 //! waits to be written is bounded by records and bytes, and beyond that, or where the sink fails, records are dropped and counted.
 //!
 //! `sample` says which (pure), `record` is what, `writer` the task that owns the sink, `columns` and `parquet_sink` the files in an
-//! object store, `event` and `event_sink` the CloudEvents. Sinks never see a header of a request.
+//! object store, `event` and `event_sink` the CloudEvents, `tally` how they end. Sinks never see a header of a request.
 
 mod columns;
 mod event;
@@ -10,6 +10,7 @@ mod event_sink;
 mod parquet_sink;
 mod record;
 mod sample;
+mod tally;
 mod writer;
 
 use std::{
@@ -18,16 +19,16 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use millrace_contract::server_options as contract;
+use millrace_contract::{server_options as contract, sketch::PayloadLogReport};
 use millrace_engine::NamedTensor;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use self::{event_sink::EventSink, parquet_sink::ParquetSink, sample::Sampler, writer::Sink};
-use crate::metrics::{Metrics, Written};
+use self::{event_sink::EventSink, parquet_sink::ParquetSink, sample::Sampler, tally::Tally, writer::Sink};
+use crate::metrics::Metrics;
 
 pub use self::record::{Record, Source};
 
@@ -54,7 +55,7 @@ pub struct PayloadLog {
     records: mpsc::Sender<Record>,
     bytes: Arc<AtomicUsize>,
     max_bytes: usize,
-    metrics: Arc<Metrics>,
+    tally: Arc<Tally>,
     stop: CancellationToken,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -98,6 +99,7 @@ impl PayloadLog {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, PayloadLogError> {
         let max_bytes = usize::try_from(config.max_waiting_bytes).unwrap_or(usize::MAX);
+        let tally = Tally::new(metrics);
         let sink = match &config.sink {
             contract::PayloadSink::Parquet(contract::ParquetSink {
                 uri,
@@ -113,11 +115,11 @@ impl PayloadLog {
                     age: Duration::from_secs(u64::from((*max_seconds).max(1))),
                 };
                 let folder = millrace_store::open(uri, "STORE_")?;
-                Sink::Parquet(ParquetSink::new(folder, boot_id, rotation, Arc::clone(&metrics)))
+                Sink::Parquet(ParquetSink::new(folder, boot_id, rotation, Arc::clone(&tally)))
             }
             contract::PayloadSink::CloudEvents(contract::EventSink { url, mode, timeout_milliseconds }) => {
                 let timeout = Duration::from_millis(*timeout_milliseconds);
-                Sink::Events(EventSink::new(url, *mode, timeout, Arc::clone(&metrics))?)
+                Sink::Events(EventSink::new(url, *mode, timeout, Arc::clone(&tally))?)
             }
         };
         let (records, received) = mpsc::channel(config.max_waiting_records.max(1) as usize);
@@ -128,7 +130,7 @@ impl PayloadLog {
             records,
             bytes: Arc::default(),
             max_bytes,
-            metrics,
+            tally,
             stop,
             writer: Mutex::new(Some(writer)),
         }))
@@ -155,8 +157,13 @@ impl PayloadLog {
             held: [held, held_by_outputs],
         };
         if self.records.try_send(record).is_err() {
-            self.metrics.payload_log(Written::DroppedFull, 1);
+            self.tally.dropped();
         }
+    }
+
+    /// Whether records are written now, or why not.
+    pub fn report(&self) -> PayloadLogReport {
+        self.tally.report(Instant::now())
     }
 
     /// Writes what waits, for at most `patience`, and takes no more; true when all was tried.
@@ -178,7 +185,7 @@ impl PayloadLog {
         let before = self.bytes.fetch_add(bytes, Ordering::AcqRel);
         let held = Held { of: Arc::clone(&self.bytes), bytes };
         if before.saturating_add(bytes) > self.max_bytes {
-            self.metrics.payload_log(Written::DroppedFull, 1);
+            self.tally.dropped();
             return None;
         }
         Some(held)

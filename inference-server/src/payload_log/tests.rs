@@ -266,10 +266,13 @@ async fn an_event_is_tried_again_while_the_sink_fails_and_not_when_it_refuses() 
     bench.request("a", 1.0);
     bench.until("written", 1).await;
     assert_eq!(tries.load(Ordering::SeqCst), 3);
+    assert_eq!(bench.log.report(), PayloadLogReport { written: 1, trouble: None });
     let address = sink(Router::new().route("/events", post(async || StatusCode::BAD_REQUEST))).await;
     let bench = Bench::new(events(address, EventMode::Binary, 5000), 100, 1 << 20);
     bench.request("a", 1.0);
     bench.until("dropped_sink", 1).await;
+    let report = PayloadLogReport { written: 0, trouble: Some("it answers 400 Bad Request".to_owned()) };
+    assert_eq!(bench.log.report(), report);
 }
 
 #[tokio::test]
@@ -318,6 +321,7 @@ async fn a_store_that_cannot_be_written_to_costs_records_only() {
     let bench = Bench::new(files(&folder, 1, 3600), 100, 1 << 20);
     bench.request("a", 1.0);
     bench.until("dropped_sink", 1).await;
+    assert!(bench.log.report().trouble.is_some_and(|word| !word.contains(' ')), "a word, and no name of a file");
 }
 
 #[tokio::test]

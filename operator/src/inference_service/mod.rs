@@ -28,6 +28,7 @@
 //! | `routing.rs`    | pure   | from weights to the routing plan; what routers say of it                                    |
 //! | `policy.rs`     | pure   | routes, sticky keys, fallback, callers: from the spec to the routing plan                   |
 //! | `callers.rs`    | pure   | whether routers can verify callers                                                          |
+//! | `payload_log.rs`| pure   | whether servers write down what they shall                                                  |
 //! | `standing.rs`   | pure   | revisions that run because routes or the fallback name their versions                       |
 //! | `desired.rs`    | pure   | children of one service; `server_config.rs`: what servers are told                          |
 //! | `gateway.rs`    | pure   | the HTTPRoute; `gateway_attachment.rs`: its Gateways; `gateway_answers.rs`: what they say   |
@@ -93,6 +94,7 @@ mod moves_beside;
 pub mod observe;
 pub mod overridden;
 pub mod pair;
+pub mod payload_log;
 pub mod phase;
 pub mod pods;
 pub mod policy;
