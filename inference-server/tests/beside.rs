@@ -125,6 +125,16 @@ async fn what_was_asked_and_answered_is_in_the_log_by_the_time_the_server_has_st
 }
 
 #[tokio::test]
+async fn whoever_looks_after_a_server_is_told_whether_its_log_is_written() {
+    let server = Server::ready(logging(sink(Events::default(), false).await, 1.0)).await;
+    assert_eq!(server.admin("/v1/sketches").await.json()["payloadLog"], json!({"written": 0}));
+    server.infer(row("a", 1.0)).await;
+    until(&server, "millrace_server_payload_log_records_total{outcome=\"written\"}", 1.0).await;
+    assert_eq!(server.admin("/v1/sketches").await.json()["payloadLog"], json!({"written": 1}));
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_log_is_written_although_a_request_outlasts_the_drain() {
     let events = Events::default();
     let config = ServerConfig { drain_seconds: 1, ..logging(sink(Arc::clone(&events), false).await, 1.0) };
