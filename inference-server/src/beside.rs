@@ -17,6 +17,7 @@ use crate::{
     cache::{self, ModelCache, ResponseCache},
     errors::{Reason, Refusal},
     limits::{Budget, Limits},
+    load::allowed_networks,
     metrics::{Metrics, ModelMetrics},
     payload_log::{Draft, PayloadLog, Source},
     request::Sketched,
@@ -65,7 +66,8 @@ impl Beside {
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>, Trouble> {
         let invalid = |error: &dyn fmt::Display| Trouble::new("InvalidConfig", error);
-        let log = |log| PayloadLog::start(log, boot_id, Arc::clone(metrics));
+        let allowed = allowed_networks(config);
+        let log = |log| PayloadLog::start(log, &allowed, boot_id, Arc::clone(metrics));
         let telemetry = Telemetry::start(config.traces.as_ref(), config.access_log.as_ref(), metrics);
         Ok(Arc::new(Self {
             budget: Budget::new(limits.in_flight_bytes),

@@ -73,6 +73,11 @@ impl Failure {
     }
 }
 
+/// Networks that the process may connect to although they are refused otherwise. What is no network was refused with the configuration.
+pub fn allowed_networks(config: &ServerConfig) -> Vec<Network> {
+    config.download.allowed_networks.iter().filter_map(|network| network.parse().ok()).collect()
+}
+
 /// What all loads of a process share.
 #[derive(Debug)]
 pub struct Loader {
@@ -99,6 +104,7 @@ pub struct Opened {
 impl Loader {
     /// The loader of a process that was started as `boot_id`.
     pub fn new(config: ServerConfig, boot_id: String, metrics: Arc<Metrics>, beside: Arc<Beside>) -> Self {
+        let networks = allowed_networks(&config);
         let ServerConfig { cache, download, .. } = &config;
         let cache = cache.as_ref().and_then(|cache| match Cache::open(&cache.folder, cache.max_bytes) {
             Ok(cache) => Some(cache),
@@ -107,7 +113,6 @@ impl Loader {
                 None
             }
         });
-        let networks = download.allowed_networks.iter().filter_map(|network| network.parse().ok()).collect();
         let parts =
             Parts { connections: download.connections as usize, bytes: u64::from(download.part_mebibytes) << 20 };
         Self { cache, networks, parts, config, boot_id, loads: AtomicU64::new(0), metrics, beside }

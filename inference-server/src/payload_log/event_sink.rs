@@ -7,7 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use millrace_contract::server_options::EventMode;
+use millrace_contract::server_options::{self as contract, EventMode};
+use millrace_store::{Network, guarded};
 use reqwest::{Client, Url, redirect};
 use tokio::task::JoinSet;
 
@@ -29,21 +30,26 @@ pub struct EventSink {
 }
 
 impl EventSink {
-    /// Events to `url`, each given up after `timeout` without an answer.
+    /// Events as configured, each given up after its time without an answer. The URL may be that of who may write a service, and this process
+    /// reach more than they can: besides those `allowed`, only addresses of this machine are asked that are refused otherwise.
     ///
     /// # Errors
-    /// [`PayloadLogError::Url`], [`PayloadLogError::Client`].
-    pub fn new(url: &str, mode: EventMode, timeout: Duration, tally: Arc<Tally>) -> Result<Self, PayloadLogError> {
-        let invalid = || PayloadLogError::Url { url: url.to_owned() };
+    /// [`PayloadLogError::Url`], [`PayloadLogError::Address`], [`PayloadLogError::Client`].
+    pub fn new(config: &contract::EventSink, allowed: &[Network], tally: Arc<Tally>) -> Result<Self, PayloadLogError> {
+        let contract::EventSink { url, mode, timeout_milliseconds } = config;
+        let invalid = || PayloadLogError::Url { url: url.clone() };
         let parsed = Url::parse(url).map_err(|_| invalid())?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(invalid());
         }
         // Whoever was first has set it, to the same one.
         _ = rustls::crypto::ring::default_provider().install_default();
+        let timeout = Duration::from_millis(*timeout_milliseconds);
         let builder = Client::builder().timeout(timeout).redirect(redirect::Policy::none()).no_proxy();
+        let allowed = [allowed, &Network::LOOPBACK].concat();
+        let builder = guarded(builder, &parsed, &allowed).map_err(PayloadLogError::Address)?;
         let client = builder.build().map_err(PayloadLogError::Client)?;
-        Ok(Self { client, url: parsed, mode, tally, sending: JoinSet::new() })
+        Ok(Self { client, url: parsed, mode: *mode, tally, sending: JoinSet::new() })
     }
 
     /// Sends a record on its way; waits while too many are.

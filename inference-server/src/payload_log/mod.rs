@@ -24,6 +24,7 @@ use std::{
 
 use millrace_contract::{server_options as contract, sketch::PayloadLogReport};
 use millrace_engine::NamedTensor;
+use millrace_store::Network;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,9 @@ pub enum PayloadLogError {
         /// As given.
         url: String,
     },
+    /// The URL leads to an address that is not connected to.
+    #[error("payloadLog.sink.url: {0}")]
+    Address(millrace_store::Error),
     /// No HTTP client can be made.
     #[error("payloadLog.sink: no HTTP client: {0}")]
     Client(reqwest::Error),
@@ -89,12 +93,14 @@ impl Drop for Held {
 }
 
 impl PayloadLog {
-    /// Opens the sink and starts the task that writes, on the runtime of the caller. `boot_id` keeps the files of processes apart.
+    /// Opens the sink and starts the task that writes, on the runtime of the caller. `boot_id` keeps the files of processes apart; `allowed` are
+    /// networks that events may be sent to although they are refused otherwise.
     ///
     /// # Errors
     /// [`PayloadLogError`]. That a sink does not answer is no error: records are then dropped.
     pub fn start(
         config: &contract::PayloadLog,
+        allowed: &[Network],
         boot_id: &str,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, PayloadLogError> {
@@ -117,9 +123,8 @@ impl PayloadLog {
                 let folder = millrace_store::open(uri, "STORE_")?;
                 Sink::Parquet(ParquetSink::new(folder, boot_id, rotation, Arc::clone(&tally)))
             }
-            contract::PayloadSink::CloudEvents(contract::EventSink { url, mode, timeout_milliseconds }) => {
-                let timeout = Duration::from_millis(*timeout_milliseconds);
-                Sink::Events(EventSink::new(url, *mode, timeout, Arc::clone(&tally))?)
+            contract::PayloadSink::CloudEvents(sink) => {
+                Sink::Events(EventSink::new(sink, allowed, Arc::clone(&tally))?)
             }
         };
         let (records, received) = mpsc::channel(config.max_waiting_records.max(1) as usize);

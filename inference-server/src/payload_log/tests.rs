@@ -31,7 +31,7 @@ impl Bench {
     fn new(sink: PayloadSink, max_waiting_records: u32, max_waiting_bytes: u64) -> Self {
         let config = contract::PayloadLog { sink, sample_rate: 1.0, max_waiting_records, max_waiting_bytes };
         let (metrics, registry) = Metrics::new();
-        let log = PayloadLog::start(&config, "b00t", metrics).unwrap();
+        let log = PayloadLog::start(&config, &[], "b00t", metrics).unwrap();
         let source = Arc::new(Source { model: "fraud".into(), version: "3".into(), digest: "sha256:d".into() });
         Self { log, registry, source }
     }
@@ -328,7 +328,7 @@ async fn a_store_that_cannot_be_written_to_costs_records_only() {
 async fn a_sink_that_cannot_be_is_refused_at_the_start() {
     let start = |sink| {
         let config = contract::PayloadLog { sink, sample_rate: 1.0, max_waiting_records: 1, max_waiting_bytes: 1 };
-        PayloadLog::start(&config, "b", Metrics::new().0).unwrap_err().to_string()
+        PayloadLog::start(&config, &[], "b", Metrics::new().0).unwrap_err().to_string()
     };
     let url = |url: &str| {
         PayloadSink::CloudEvents(contract::EventSink {
@@ -339,6 +339,8 @@ async fn a_sink_that_cannot_be_is_refused_at_the_start() {
     };
     assert!(start(url("ftp://sink")).contains("ftp://sink"));
     assert!(start(url("sink")).contains("payloadLog.sink.url"));
+    let metadata = start(url("http://169.254.169.254/latest"));
+    assert!(metadata.contains("payloadLog.sink.url") && metadata.contains("link-local"), "{metadata}");
     let nowhere = contract::ParquetSink { uri: "nowhere".into(), max_rows: 1, max_bytes: 1, max_seconds: 1 };
     assert!(start(PayloadSink::Parquet(nowhere)).contains("payloadLog.sink.uri"));
 }
