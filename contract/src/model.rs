@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Digest;
 
+/// Largest model file, bytes: protobuf, and so ONNX, ends there. Nobody publishes, evaluates or serves a larger one.
+pub const MAX_MODEL_BYTES: u64 = 2 << 30;
+
 /// A stored model file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

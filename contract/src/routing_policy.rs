@@ -41,6 +41,13 @@ pub struct RoutingPolicy {
     /// Who may call. Absent: everybody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
+    /// Of a million requests that come without a trace, those whose new one is sampled. Servers record a trace as its beginning says.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub traced_per_million: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// When a request is sent again within its revision. What the shield and the fallback answer is no retry.

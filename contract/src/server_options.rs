@@ -1,5 +1,6 @@
 //! What stands beside an inference server's hot path, as configured: limits, response cache, payload log, traces, access log, TLS.
-//! Everything but the limits is off unless its block is there.
+//! Everything but the limits is off unless its block is there. Cache, sinks, traces and access log are fields of an InferenceService, too:
+//! these types take words that they do not know, since an operator may meet a newer definition.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -88,7 +89,7 @@ impl Limits {
 
 /// Answers kept for requests with the same inputs to the same model. Only for models whose answer depends on nothing but their inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ResponseCache {
     /// Most answers kept, over all models.
     #[serde(default = "cache_entries")]
@@ -125,13 +126,25 @@ pub struct PayloadLog {
     #[schemars(extend("minimum" = 0, "maximum" = 1))]
     pub sample_rate: f64,
     /// Most records waiting to be written; more are dropped and counted.
-    #[serde(default = "waiting_records")]
+    #[serde(default = "PayloadLog::waiting_records")]
     #[schemars(extend("minimum" = 1, "maximum" = 10_000_000))]
     pub max_waiting_records: u32,
     /// Most bytes of records waiting to be written; more are dropped and counted.
-    #[serde(default = "waiting_bytes")]
+    #[serde(default = "PayloadLog::waiting_bytes")]
     #[schemars(extend("minimum" = 1))]
     pub max_waiting_bytes: u64,
+}
+
+impl PayloadLog {
+    /// `maxWaitingRecords` where it is left out.
+    pub fn waiting_records() -> u32 {
+        10_000
+    }
+
+    /// `maxWaitingBytes` where it is left out.
+    pub fn waiting_bytes() -> u64 {
+        32 << 20
+    }
 }
 
 /// Where records go.
@@ -139,36 +152,48 @@ pub struct PayloadLog {
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum PayloadSink {
     /// Parquet files in an object store.
-    #[serde(rename_all = "camelCase")]
-    Parquet {
-        /// A prefix; files are `<uri>/<model>/<version>/date=<day>/<boot>-<number>.parquet`.
-        uri: String,
-        /// Requests after which a file is finished.
-        #[serde(default = "file_rows")]
-        #[schemars(extend("minimum" = 1, "maximum" = 100_000_000))]
-        max_rows: u32,
-        /// Bytes of tensors after which a file is finished.
-        #[serde(default = "file_bytes")]
-        #[schemars(extend("minimum" = 1))]
-        max_bytes: u64,
-        /// Seconds after which a file is finished.
-        #[serde(default = "file_seconds")]
-        #[schemars(extend("minimum" = 1, "maximum" = 86_400))]
-        max_seconds: u32,
-    },
+    Parquet(ParquetSink),
     /// CloudEvents 1.0 over HTTP POST, one a request.
-    #[serde(rename_all = "camelCase")]
-    CloudEvents {
-        /// Who takes them.
-        url: String,
-        /// How an event is written.
-        #[serde(default)]
-        mode: EventMode,
-        /// Longest that the other side may take to answer, in milliseconds.
-        #[serde(default = "event_milliseconds")]
-        #[schemars(extend("minimum" = 1, "maximum" = 600_000))]
-        timeout_milliseconds: u64,
-    },
+    CloudEvents(EventSink),
+}
+
+/// Parquet files in an object store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct ParquetSink {
+    /// A prefix; files are `<uri>/<model>/<version>/date=<day>/<boot>-<number>.parquet`.
+    #[schemars(extend("minLength" = 1, "maxLength" = 1024))]
+    pub uri: String,
+    /// Requests after which a file is finished.
+    #[serde(default = "file_rows")]
+    #[schemars(extend("minimum" = 1, "maximum" = 100_000_000))]
+    pub max_rows: u32,
+    /// Bytes of tensors after which a file is finished.
+    #[serde(default = "file_bytes")]
+    #[schemars(extend("minimum" = 1))]
+    pub max_bytes: u64,
+    /// Seconds after which a file is finished.
+    #[serde(default = "file_seconds")]
+    #[schemars(extend("minimum" = 1, "maximum" = 86_400))]
+    pub max_seconds: u32,
+}
+
+/// CloudEvents 1.0 over HTTP POST, one a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct EventSink {
+    /// Who takes them.
+    #[schemars(extend("minLength" = 1, "maxLength" = 1024))]
+    pub url: String,
+    /// How an event is written.
+    #[serde(default)]
+    pub mode: EventMode,
+    /// Longest that the other side may take to answer, in milliseconds.
+    #[serde(default = "event_milliseconds")]
+    #[schemars(extend("minimum" = 1, "maximum" = 600_000))]
+    pub timeout_milliseconds: u64,
 }
 
 /// Content modes of the HTTP protocol binding of CloudEvents.
@@ -183,14 +208,6 @@ pub enum EventMode {
 
 fn everything() -> f64 {
     1.0
-}
-
-fn waiting_records() -> u32 {
-    10_000
-}
-
-fn waiting_bytes() -> u64 {
-    32 << 20
 }
 
 fn file_rows() -> u32 {
@@ -211,9 +228,10 @@ fn event_milliseconds() -> u64 {
 
 /// Traces by OpenTelemetry, over OTLP and gRPC.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Traces {
     /// The collector, as `http://collector:4317`.
+    #[schemars(extend("minLength" = 1, "maxLength" = 512))]
     pub endpoint: String,
     /// Share of requests traced that bring no `traceparent`, from 0 to 1; those that bring one are traced as it says.
     #[serde(default = "trace_ratio")]
@@ -227,7 +245,7 @@ fn trace_ratio() -> f64 {
 
 /// One JSON line a request on standard output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct AccessLog {
     /// Share of answered requests that are written, from 0 to 1; those that were turned down are always written.
     #[serde(default = "everything")]
@@ -264,15 +282,14 @@ mod tests {
         let log: PayloadLog =
             serde_json::from_str(r#"{"sink": {"kind": "cloudEvents", "url": "http://log", "mode": "Structured"}}"#)
                 .unwrap();
-        let sink = PayloadSink::CloudEvents {
+        let sink = PayloadSink::CloudEvents(EventSink {
             url: "http://log".into(),
             mode: EventMode::Structured,
             timeout_milliseconds: 5_000,
-        };
+        });
         assert_eq!((log.sink, log.sample_rate), (sink, 1.0));
         let log: PayloadLog = serde_json::from_str(r#"{"sink": {"kind": "parquet", "uri": "s3://b/log"}}"#).unwrap();
-        let sink =
-            PayloadSink::Parquet { uri: "s3://b/log".into(), max_rows: 10_000, max_bytes: 16 << 20, max_seconds: 60 };
-        assert_eq!(log.sink, sink);
+        let sink = ParquetSink { uri: "s3://b/log".into(), max_rows: 10_000, max_bytes: 16 << 20, max_seconds: 60 };
+        assert_eq!(log.sink, PayloadSink::Parquet(sink));
     }
 }

@@ -118,6 +118,20 @@ pub struct ServerSketches {
     /// The model that it was told to serve instead and can't: what answers goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedModel>,
+    /// How its payload log fares; absent where it has none, and from servers that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_log: Option<PayloadLogReport>,
+}
+
+/// How the payload log of one server process fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PayloadLogReport {
+    /// Records that the sink took since the process started.
+    pub written: u64,
+    /// Why records can't be written now, or could not be a minute ago, in a few words that stay as long as the reason does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// A model that could not take the place of the one that answers.

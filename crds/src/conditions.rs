@@ -29,5 +29,7 @@ pub const PAUSED: &str = "Paused";
 pub const ROUTES_READY: &str = "RoutesReady";
 /// InferenceService: routers know keys of every kind by which callers shall be verified; present only with `auth`.
 pub const AUTH_READY: &str = "AuthReady";
+/// InferenceService: servers write what they shall write down; present only with `server.payloadLog`.
+pub const PAYLOAD_LOG_READY: &str = "PayloadLogReady";
 /// InferenceService: every Gateway has accepted the HTTPRoute that was written last; present only while Gateways are asked for.
 pub const GATEWAY_READY: &str = "GatewayReady";

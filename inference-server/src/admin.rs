@@ -67,10 +67,12 @@ async fn sketches(State(admin): State<Arc<Admin>>, Query(whose): Query<Whose>) -
     match loaded {
         Ok(loaded) => {
             let mut read = loaded.sketches.read();
-            // Only a server that was started for one model has a revision for which requests are drawn, and one that may follow it.
+            // Only a server that was started for one model has a revision for which requests are drawn, and one that may follow it. An operator
+            // asks so, and hears of the process, too.
             if whose.model.is_none() {
                 read.drawn = admin.metrics.drawn.read();
                 read.refused = models.refused();
+                read.payload_log = models.payload_log();
             }
             Json(read).into_response()
         }

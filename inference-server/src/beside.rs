@@ -10,13 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_contract::server::ServerConfig;
+use millrace_contract::{server::ServerConfig, sketch::PayloadLogReport};
 use millrace_engine::{Data, NamedTensor, Tensor};
 
 use crate::{
     cache::{self, ModelCache, ResponseCache},
     errors::{Reason, Refusal},
     limits::{Budget, Limits},
+    load::allowed_networks,
     metrics::{Metrics, ModelMetrics},
     payload_log::{Draft, PayloadLog, Source},
     request::Sketched,
@@ -65,7 +66,8 @@ impl Beside {
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>, Trouble> {
         let invalid = |error: &dyn fmt::Display| Trouble::new("InvalidConfig", error);
-        let log = |log| PayloadLog::start(log, boot_id, Arc::clone(metrics));
+        let allowed = allowed_networks(config);
+        let log = |log| PayloadLog::start(log, &allowed, boot_id, Arc::clone(metrics));
         let telemetry = Telemetry::start(config.traces.as_ref(), config.access_log.as_ref(), metrics);
         Ok(Arc::new(Self {
             budget: Budget::new(limits.in_flight_bytes),
@@ -124,6 +126,11 @@ impl Beside {
         };
         // Only the first is kept, and there is only one.
         _ = serving.door.aside.set(aside);
+    }
+
+    /// How the payload log fares; nothing where there is none.
+    pub fn payload_log(&self) -> Option<PayloadLogReport> {
+        self.payload_log.as_ref().map(|log| log.report())
     }
 
     /// Writes and sends what waits, for at most `patience`. After the last request was answered.

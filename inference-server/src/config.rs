@@ -276,6 +276,11 @@ mod tests {
                 r#", "modelFile": "/m", "repository": {"uri": "file:///srv"}"#,
                 "modelFile is \"/m\", it must be left out",
             ),
+            // Who may unload a model by hand has no file that brings it back.
+            (
+                r#", "modelFile": "/m", "repository": {"uri": "file:///srv", "control": "Explicit"}"#,
+                "modelFile is \"/m\", it must be left out",
+            ),
             (r#", "repository": {"uri": "file:///srv", "pollSeconds": 0}"#, "repository.pollSeconds is 0"),
             (r#", "repository": {"uri": ""}"#, "repository.uri has 0 characters"),
             (r#", "concurrency": "two""#, "concurrency is \"two\", it must be of type integer; left out, it is 1"),

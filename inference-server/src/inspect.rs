@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path};
 
 use bytes::Bytes;
 use millrace_contract::{
-    model::{TensorSpec, Tensors},
+    model::{MAX_MODEL_BYTES, TensorSpec, Tensors},
     server::Batching,
 };
 use millrace_engine::{Data, Datatype, LoadOptions, ModelFile, NamedTensor, RunError, Settings, Tensor, element_count};
@@ -13,8 +13,6 @@ use crate::{load::STORE_PREFIX, rows::Sharing, status::Trouble};
 
 /// Elements above which a sample is made by a shell pipeline in place of being written out.
 const WRITTEN_OUT: usize = 256;
-/// Largest model file, bytes.
-const MAX_BYTES: u64 = 2 << 30;
 
 /// The page about a model: a file, or a URI of one.
 ///
@@ -32,7 +30,7 @@ async fn read(model: &str) -> Result<(Bytes, Settings), Trouble> {
     if model.contains("://") {
         let told = |e: millrace_store::Error| Trouble::new(e.reason(), e);
         let location = millrace_store::open(model, STORE_PREFIX).map_err(told)?;
-        let bytes = location.get_in_parts(MAX_BYTES, millrace_store::Parts::default()).await.map_err(told)?;
+        let bytes = location.get_in_parts(MAX_MODEL_BYTES, millrace_store::Parts::default()).await.map_err(told)?;
         return Ok((bytes, Settings::default()));
     }
     let unreadable = |e| Trouble::new("NotFound", format!("cannot read {model}: {e}"));

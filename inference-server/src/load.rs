@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use millrace_contract::{
+    model::MAX_MODEL_BYTES,
     server::{ProfileRef, ServerConfig},
     sketch::DatasetProfile,
 };
@@ -28,8 +29,6 @@ use crate::{
     status::Trouble,
 };
 
-/// Largest model file, bytes: protobuf, and so ONNX, ends there.
-const MAX_MODEL_BYTES: u64 = 2 << 30;
 const MAX_PROFILE_BYTES: u64 = 16 << 20;
 /// Prefix of the environment variables with the settings of the object store.
 pub const STORE_PREFIX: &str = "STORE_";
@@ -74,6 +73,11 @@ impl Failure {
     }
 }
 
+/// Networks that the process may connect to although they are refused otherwise. What is no network was refused with the configuration.
+pub fn allowed_networks(config: &ServerConfig) -> Vec<Network> {
+    config.download.allowed_networks.iter().filter_map(|network| network.parse().ok()).collect()
+}
+
 /// What all loads of a process share.
 #[derive(Debug)]
 pub struct Loader {
@@ -100,6 +104,7 @@ pub struct Opened {
 impl Loader {
     /// The loader of a process that was started as `boot_id`.
     pub fn new(config: ServerConfig, boot_id: String, metrics: Arc<Metrics>, beside: Arc<Beside>) -> Self {
+        let networks = allowed_networks(&config);
         let ServerConfig { cache, download, .. } = &config;
         let cache = cache.as_ref().and_then(|cache| match Cache::open(&cache.folder, cache.max_bytes) {
             Ok(cache) => Some(cache),
@@ -108,7 +113,6 @@ impl Loader {
                 None
             }
         });
-        let networks = download.allowed_networks.iter().filter_map(|network| network.parse().ok()).collect();
         let parts =
             Parts { connections: download.connections as usize, bytes: u64::from(download.part_mebibytes) << 20 };
         Self { cache, networks, parts, config, boot_id, loads: AtomicU64::new(0), metrics, beside }
@@ -117,6 +121,11 @@ impl Loader {
     /// What the process was told.
     pub fn config(&self) -> &ServerConfig {
         &self.config
+    }
+
+    /// What stands beside all models.
+    pub fn beside(&self) -> &Beside {
+        &self.beside
     }
 
     /// Fetches, verifies, opens and warms up a model, and starts its threads. `former` is what clients know of the one that it is to replace,

@@ -188,7 +188,18 @@ impl Sketches {
         }
         // Requests are counted by the process, which adds them.
         let drawn = RevisionStats::default();
-        ServerSketches { boot_id, model, revision, digest, rows, features, predictions, drawn, refused: None }
+        ServerSketches {
+            boot_id,
+            model,
+            revision,
+            digest,
+            rows,
+            features,
+            predictions,
+            drawn,
+            refused: None,
+            payload_log: None,
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Policy {
     pub hold: Option<Hold>,
     /// Who may call.
     pub gate: Option<Arc<Gate>>,
+    /// New traces of a million that are sampled.
+    pub traced_per_million: u32,
 }
 
 /// Where the key of a request is.
@@ -107,6 +109,7 @@ impl Policy {
             }),
             hold: given.hold.clone(),
             gate,
+            traced_per_million: given.traced_per_million,
         };
         traffic.keep(
             |name| given.routes.iter().any(|route| route.name == name),

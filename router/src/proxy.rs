@@ -74,7 +74,7 @@ async fn respond(
     };
     let waits = head.headers.contains_key(EXPECT);
     prepare_request(&mut head.headers, &peer.forwarded_for, peer.tls, grpc);
-    trace::ensure(&mut head.headers, &mut rand::rng());
+    trace::ensure(&mut head.headers, service.policy.traced_per_million, &mut rand::rng());
     if let Some(record) = &mut record {
         record.caller = caller.as_ref().map(|caller| caller.name.clone());
         record.trace = trace::of(&head.headers).map(str::to_owned);

@@ -8,8 +8,9 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// `00-` trace id `-` parent id `-` flags.
 const LENGTH: usize = 55;
 
-/// Make sure that there is a trace. One that begins here is not sampled: the router records none.
-pub fn ensure(headers: &mut HeaderMap, rng: &mut impl Rng) {
+/// Make sure that there is a trace. Of those that begin here so many of a million are sampled: the router records none, but whoever comes after
+/// it does as the beginning says.
+pub fn ensure(headers: &mut HeaderMap, sampled_per_million: u32, rng: &mut impl Rng) {
     if headers.get(TRACEPARENT).is_some_and(|value| trace_id(value).is_some()) {
         return;
     }
@@ -24,6 +25,9 @@ pub fn ensure(headers: &mut HeaderMap, rng: &mut impl Rng) {
             let nibble = (id >> (60 - 4 * index)) & 0xf;
             *digit = b"0123456789abcdef"[usize::try_from(nibble).unwrap_or_default()];
         }
+    }
+    if sampled_per_million > 0 && rng.random_range(0..1_000_000) < sampled_per_million {
+        text[LENGTH - 1] = b'1';
     }
     if let Ok(value) = HeaderValue::from_bytes(&text) {
         headers.insert(TRACEPARENT, value);
@@ -60,7 +64,7 @@ mod tests {
         let given = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         headers.insert(TRACEPARENT, given.clone());
         headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
-        ensure(&mut headers, &mut StdRng::seed_from_u64(1));
+        ensure(&mut headers, 0, &mut StdRng::seed_from_u64(1));
         assert_eq!((&headers[TRACEPARENT], &headers[TRACESTATE]), (&given, &HeaderValue::from_static("a=b")));
         assert_eq!(of(&headers), Some("0af7651916cd43dd8448eb211c80319c"));
     }
@@ -83,11 +87,27 @@ mod tests {
                 headers.insert(TRACEPARENT, HeaderValue::from_static(given));
                 headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
             }
-            ensure(&mut headers, &mut rng);
+            ensure(&mut headers, 0, &mut rng);
             let text = headers[TRACEPARENT].to_str().expect("text").to_owned();
             assert!(text.starts_with("00-") && text.ends_with("-00") && text.len() == LENGTH, "{text}");
             assert!(of(&headers).is_some() && !headers.contains_key(TRACESTATE), "{text}");
             assert!(seen.insert(text));
         }
+    }
+
+    #[test]
+    fn the_share_asked_for_of_those_that_begin_here_is_sampled() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut sampled = |per_million| {
+            let begin = |_: &u32| {
+                let mut headers = HeaderMap::new();
+                ensure(&mut headers, per_million, &mut rng);
+                headers[TRACEPARENT].as_bytes().ends_with(b"-01")
+            };
+            (0..1_000).filter(begin).count()
+        };
+        assert_eq!((sampled(0), sampled(1_000_000)), (0, 1_000));
+        let tenth = sampled(100_000);
+        assert!((60..140).contains(&tenth), "{tenth} of 1000");
     }
 }

@@ -15,10 +15,13 @@ use object_store::{
     client::{HttpClient, HttpConnector},
 };
 use reqwest::{
+    ClientBuilder,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect::Policy,
 };
 use url::{Host, Url};
+
+use crate::{Error, error::redacted};
 
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -49,6 +52,9 @@ impl FromStr for Network {
 }
 
 impl Network {
+    /// The machine that asks.
+    pub const LOOPBACK: [Self; 2] = [Self::v4(127, 0, 0, 0, 8), Self::v6(0, 0, 1, 128)];
+
     const fn v4(a: u8, b: u8, c: u8, d: u8, bits: u8) -> Self {
         Self { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), bits }
     }
@@ -143,6 +149,18 @@ impl Guard {
             Some(Host::Domain(_)) | None => Ok(()),
         }
     }
+}
+
+/// The builder of a client that sends something to `url`, and connects to no address that is refused unless it is among `allowed`. Redirects
+/// are for the caller to switch off.
+///
+/// # Errors
+/// [`Error::Refused`] where the URL itself names such an address; one that a name leads to is refused when it is connected to.
+pub fn guarded(builder: ClientBuilder, url: &Url, allowed: &[Network]) -> Result<ClientBuilder, Error> {
+    let guard = Guard::new(allowed);
+    let refused = |refused: Refused| Error::Refused { uri: redacted(url.as_str()), reason: refused.to_string() };
+    guard.check_url(url).map_err(refused)?;
+    Ok(builder.dns_resolver(Arc::new(guard)))
 }
 
 /// IPv4 addresses that are written as IPv6 ones, and those behind a NAT64, as what they are.
@@ -262,6 +280,22 @@ mod tests {
         assert_eq!(refused(&guard, "http://[::1]/x"), Some("loopback"));
         let all = Guard::new(&["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()]);
         assert_eq!(refused(&all, "http://169.254.169.254/x").or(refused(&all, "http://[::1]/x")), None);
+    }
+
+    #[test]
+    fn a_client_is_built_for_a_url_that_leads_to_nothing_refused() {
+        let built = |url: &str, allowed: &[Network]| {
+            let url = Url::parse(url).unwrap();
+            guarded(reqwest::Client::builder(), &url, allowed).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(built("http://broker.example/a", &[]), Ok(()));
+        assert_eq!(built("http://127.0.0.1:8080/a", &Network::LOOPBACK), Ok(()));
+        assert_eq!(built("http://[::1]/a", &Network::LOOPBACK), Ok(()));
+        let error = built("http://me:secret@169.254.169.254/a?b", &Network::LOOPBACK).unwrap_err();
+        assert!(
+            error.starts_with("http://169.254.169.254/a is not opened: ") && error.contains("link-local"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod transfer;
 
 pub use cache::{Cache, Found};
 pub use error::Error;
-pub use guard::{InvalidNetwork, Network};
+pub use guard::{InvalidNetwork, Network, guarded};
 pub use location::{Entry, Location};
 pub use options::Options;
 pub use parts::Parts;

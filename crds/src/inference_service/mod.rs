@@ -2,7 +2,8 @@
 //!
 //! | file            | holds                                                                  |
 //! |-----------------|------------------------------------------------------------------------|
-//! | `mod.rs`        | the spec's top, model, server, scaling, limits of requests             |
+//! | `mod.rs`        | the spec's top, model, scaling, limits of requests                     |
+//! | `server.rs`     | how each pod serves, and what it writes down                           |
 //! | `rollout.rs`    | how a new revision takes over                                          |
 //! | `analysis.rs`   | what decides over it                                                   |
 //! | `traffic.rs`    | routes, sticky keys, fallback, retries, callers                        |
@@ -11,16 +12,14 @@
 //! | `status.rs`     | what is known of it                                                    |
 
 use kube::{CustomResource, KubeSchema};
-use millrace_contract::server::{Batching, Queue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::common::{Resources, Scheduling};
 
 mod analysis;
 mod gateway;
 mod monitoring;
 mod rollout;
+mod server;
 mod status;
 mod traffic;
 
@@ -28,6 +27,7 @@ pub use analysis::*;
 pub use gateway::*;
 pub use monitoring::*;
 pub use rollout::*;
+pub use server::*;
 pub use status::*;
 pub use traffic::*;
 
@@ -125,40 +125,6 @@ pub struct ModelReference {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "maxLength" = 40))]
     pub model_version: Option<String>,
-}
-
-/// How each pod serves.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Server {
-    /// Resources of the server container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<Resources>,
-    /// Batching across requests.
-    #[serde(default)]
-    pub batching: Batching,
-    /// Bounds of waiting requests.
-    #[serde(default)]
-    pub queue: Queue,
-    /// Model runs at the same time in one pod.
-    #[serde(default = "one")]
-    #[schemars(extend("minimum" = 1, "maximum" = 64))]
-    pub concurrency: i32,
-    /// Where the pods may run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduling: Option<Scheduling>,
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            resources: None,
-            batching: Batching::default(),
-            queue: Queue::default(),
-            concurrency: one(),
-            scheduling: None,
-        }
-    }
 }
 
 fn one() -> i32 {

@@ -24,7 +24,8 @@ pub struct InferenceServiceStatus {
     /// Summary for people; conditions are the truth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<InferenceServicePhase>,
-    /// Ready, Reconciling, Stalled, RolloutSucceeded, Paused, Drifted, Overridden, RoutesReady, AuthReady, GatewayReady, RetrainingReady.
+    /// Ready, Reconciling, Stalled, RolloutSucceeded, Paused, Drifted, Overridden, RoutesReady, AuthReady, GatewayReady, RetrainingReady,
+    /// PayloadLogReady.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 12, "x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

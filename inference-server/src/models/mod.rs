@@ -28,7 +28,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use lifecycle::Keeper;
-use millrace_contract::{server::ServerConfig, sketch::RefusedModel};
+use millrace_contract::{
+    server::ServerConfig,
+    sketch::{PayloadLogReport, RefusedModel},
+};
 pub use spec::Spec;
 pub use table::{Entry, Key, Loaded, Standing, Table, Version};
 
@@ -169,6 +172,11 @@ impl Models {
     /// The model that was to take the place of the primary one and can't.
     pub fn refused(&self) -> Option<RefusedModel> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the payload log fares; nothing where there is none.
+    pub fn payload_log(&self) -> Option<PayloadLogReport> {
+        self.keeper.loader.beside().payload_log()
     }
 
     /// Where the process stands, for people and the operator.

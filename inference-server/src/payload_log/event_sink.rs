@@ -1,15 +1,18 @@
 //! Events sent to an HTTP sink, a few at the same time. One that cannot be delivered is tried again, then dropped and counted.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use millrace_contract::server_options::EventMode;
+use millrace_contract::server_options::{self as contract, EventMode};
+use millrace_store::{Network, guarded};
 use reqwest::{Client, Url, redirect};
 use tokio::task::JoinSet;
 
-use super::{PayloadLogError, Record, event};
-use crate::metrics::{Metrics, Written};
+use super::{PayloadLogError, Record, event, tally::Tally};
 
 /// Events on their way at the same time.
 const AT_ONCE: usize = 8;
@@ -22,26 +25,31 @@ pub struct EventSink {
     client: Client,
     url: Url,
     mode: EventMode,
-    metrics: Arc<Metrics>,
+    tally: Arc<Tally>,
     sending: JoinSet<()>,
 }
 
 impl EventSink {
-    /// Events to `url`, each given up after `timeout` without an answer.
+    /// Events as configured, each given up after its time without an answer. The URL may be that of who may write a service, and this process
+    /// reach more than they can: besides those `allowed`, only addresses of this machine are asked that are refused otherwise.
     ///
     /// # Errors
-    /// [`PayloadLogError::Url`], [`PayloadLogError::Client`].
-    pub fn new(url: &str, mode: EventMode, timeout: Duration, metrics: Arc<Metrics>) -> Result<Self, PayloadLogError> {
-        let invalid = || PayloadLogError::Url { url: url.to_owned() };
+    /// [`PayloadLogError::Url`], [`PayloadLogError::Address`], [`PayloadLogError::Client`].
+    pub fn new(config: &contract::EventSink, allowed: &[Network], tally: Arc<Tally>) -> Result<Self, PayloadLogError> {
+        let contract::EventSink { url, mode, timeout_milliseconds } = config;
+        let invalid = || PayloadLogError::Url { url: url.clone() };
         let parsed = Url::parse(url).map_err(|_| invalid())?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(invalid());
         }
         // Whoever was first has set it, to the same one.
         _ = rustls::crypto::ring::default_provider().install_default();
+        let timeout = Duration::from_millis(*timeout_milliseconds);
         let builder = Client::builder().timeout(timeout).redirect(redirect::Policy::none()).no_proxy();
+        let allowed = [allowed, &Network::LOOPBACK].concat();
+        let builder = guarded(builder, &parsed, &allowed).map_err(PayloadLogError::Address)?;
         let client = builder.build().map_err(PayloadLogError::Client)?;
-        Ok(Self { client, url: parsed, mode, metrics, sending: JoinSet::new() })
+        Ok(Self { client, url: parsed, mode: *mode, tally, sending: JoinSet::new() })
     }
 
     /// Sends a record on its way; waits while too many are.
@@ -50,17 +58,15 @@ impl EventSink {
             _ = self.sending.join_next().await;
         }
         let (headers, body) = event::request(&record, self.mode);
-        let (client, url, metrics) = (self.client.clone(), self.url.clone(), Arc::clone(&self.metrics));
+        let (client, url, tally) = (self.client.clone(), self.url.clone(), Arc::clone(&self.tally));
         self.sending.spawn(async move {
-            let delivered = deliver(&client, &url, &headers, &body.into()).await;
-            let outcome = match &delivered {
-                Ok(()) => Written::Written,
-                Err(error) => {
+            match deliver(&client, &url, &headers, &body.into()).await {
+                Ok(()) => tally.written(1),
+                Err(Undelivered { why, error }) => {
                     tracing::debug!(id = record.id, error, "an event of the payload log is lost");
-                    Written::DroppedSink
+                    tally.lost(1, why, Instant::now());
                 }
-            };
-            metrics.payload_log(outcome, 1);
+            }
         });
     }
 
@@ -70,9 +76,18 @@ impl EventSink {
     }
 }
 
-async fn deliver(client: &Client, url: &Url, headers: &HeaderMap, body: &Bytes) -> Result<(), String> {
+/// Why an event is lost.
+#[derive(Debug, Default)]
+struct Undelivered {
+    /// In a few words, the same for every event that it happens to.
+    why: String,
+    /// In the words of the library.
+    error: String,
+}
+
+async fn deliver(client: &Client, url: &Url, headers: &HeaderMap, body: &Bytes) -> Result<(), Undelivered> {
     let mut pause = FIRST_PAUSE;
-    let mut error = String::new();
+    let mut lost = Undelivered::default();
     for attempt in 0..TRIES {
         if attempt > 0 {
             tokio::time::sleep(pause).await;
@@ -81,15 +96,19 @@ async fn deliver(client: &Client, url: &Url, headers: &HeaderMap, body: &Bytes) 
         match client.post(url.clone()).headers(headers.clone()).body(body.clone()).send().await {
             Ok(answer) if answer.status().is_success() => return Ok(()),
             Ok(answer) => {
-                error = format!("the sink answered {}", answer.status());
+                let why = format!("it answers {}", answer.status());
+                lost = Undelivered { error: why.clone(), why };
                 let may_pass = answer.status().is_server_error() || answer.status() == StatusCode::TOO_MANY_REQUESTS;
                 if !may_pass {
                     break;
                 }
             }
             // Without the URL, which may have a secret in it.
-            Err(failed) => error = failed.without_url().to_string(),
+            Err(failed) => {
+                let why = if failed.is_timeout() { "it does not answer in time" } else { "it can't be reached" };
+                lost = Undelivered { why: why.to_owned(), error: failed.without_url().to_string() };
+            }
         }
     }
-    Err(error)
+    Err(lost)
 }

@@ -2,7 +2,7 @@
 //! waits to be written is bounded by records and bytes, and beyond that, or where the sink fails, records are dropped and counted.
 //!
 //! `sample` says which (pure), `record` is what, `writer` the task that owns the sink, `columns` and `parquet_sink` the files in an
-//! object store, `event` and `event_sink` the CloudEvents. Sinks never see a header of a request.
+//! object store, `event` and `event_sink` the CloudEvents, `tally` how they end. Sinks never see a header of a request.
 
 mod columns;
 mod event;
@@ -10,6 +10,7 @@ mod event_sink;
 mod parquet_sink;
 mod record;
 mod sample;
+mod tally;
 mod writer;
 
 use std::{
@@ -18,16 +19,17 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use millrace_contract::server_options as contract;
+use millrace_contract::{server_options as contract, sketch::PayloadLogReport};
 use millrace_engine::NamedTensor;
+use millrace_store::Network;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use self::{event_sink::EventSink, parquet_sink::ParquetSink, sample::Sampler, writer::Sink};
-use crate::metrics::{Metrics, Written};
+use self::{event_sink::EventSink, parquet_sink::ParquetSink, sample::Sampler, tally::Tally, writer::Sink};
+use crate::metrics::Metrics;
 
 pub use self::record::{Record, Source};
 
@@ -43,6 +45,9 @@ pub enum PayloadLogError {
         /// As given.
         url: String,
     },
+    /// The URL leads to an address that is not connected to.
+    #[error("payloadLog.sink.url: {0}")]
+    Address(millrace_store::Error),
     /// No HTTP client can be made.
     #[error("payloadLog.sink: no HTTP client: {0}")]
     Client(reqwest::Error),
@@ -54,7 +59,7 @@ pub struct PayloadLog {
     records: mpsc::Sender<Record>,
     bytes: Arc<AtomicUsize>,
     max_bytes: usize,
-    metrics: Arc<Metrics>,
+    tally: Arc<Tally>,
     stop: CancellationToken,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -88,18 +93,26 @@ impl Drop for Held {
 }
 
 impl PayloadLog {
-    /// Opens the sink and starts the task that writes, on the runtime of the caller. `boot_id` keeps the files of processes apart.
+    /// Opens the sink and starts the task that writes, on the runtime of the caller. `boot_id` keeps the files of processes apart; `allowed` are
+    /// networks that events may be sent to although they are refused otherwise.
     ///
     /// # Errors
     /// [`PayloadLogError`]. That a sink does not answer is no error: records are then dropped.
     pub fn start(
         config: &contract::PayloadLog,
+        allowed: &[Network],
         boot_id: &str,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, PayloadLogError> {
         let max_bytes = usize::try_from(config.max_waiting_bytes).unwrap_or(usize::MAX);
+        let tally = Tally::new(metrics);
         let sink = match &config.sink {
-            contract::PayloadSink::Parquet { uri, max_rows, max_bytes: file_bytes, max_seconds } => {
+            contract::PayloadSink::Parquet(contract::ParquetSink {
+                uri,
+                max_rows,
+                max_bytes: file_bytes,
+                max_seconds,
+            }) => {
                 // A file's records count as waiting until it is written: it must be finished before they fill all there is.
                 let file_bytes = usize::try_from(*file_bytes).unwrap_or(usize::MAX).min(max_bytes / 2);
                 let rotation = parquet_sink::Rotation {
@@ -108,11 +121,10 @@ impl PayloadLog {
                     age: Duration::from_secs(u64::from((*max_seconds).max(1))),
                 };
                 let folder = millrace_store::open(uri, "STORE_")?;
-                Sink::Parquet(ParquetSink::new(folder, boot_id, rotation, Arc::clone(&metrics)))
+                Sink::Parquet(ParquetSink::new(folder, boot_id, rotation, Arc::clone(&tally)))
             }
-            contract::PayloadSink::CloudEvents { url, mode, timeout_milliseconds } => {
-                let timeout = Duration::from_millis(*timeout_milliseconds);
-                Sink::Events(EventSink::new(url, *mode, timeout, Arc::clone(&metrics))?)
+            contract::PayloadSink::CloudEvents(sink) => {
+                Sink::Events(EventSink::new(sink, allowed, Arc::clone(&tally))?)
             }
         };
         let (records, received) = mpsc::channel(config.max_waiting_records.max(1) as usize);
@@ -123,7 +135,7 @@ impl PayloadLog {
             records,
             bytes: Arc::default(),
             max_bytes,
-            metrics,
+            tally,
             stop,
             writer: Mutex::new(Some(writer)),
         }))
@@ -150,8 +162,13 @@ impl PayloadLog {
             held: [held, held_by_outputs],
         };
         if self.records.try_send(record).is_err() {
-            self.metrics.payload_log(Written::DroppedFull, 1);
+            self.tally.dropped();
         }
+    }
+
+    /// Whether records are written now, or why not.
+    pub fn report(&self) -> PayloadLogReport {
+        self.tally.report(Instant::now())
     }
 
     /// Writes what waits, for at most `patience`, and takes no more; true when all was tried.
@@ -173,7 +190,7 @@ impl PayloadLog {
         let before = self.bytes.fetch_add(bytes, Ordering::AcqRel);
         let held = Held { of: Arc::clone(&self.bytes), bytes };
         if before.saturating_add(bytes) > self.max_bytes {
-            self.metrics.payload_log(Written::DroppedFull, 1);
+            self.tally.dropped();
             return None;
         }
         Some(held)

@@ -15,8 +15,7 @@ use parquet::{
 };
 use tokio::time::Instant;
 
-use super::{Record, Source, columns};
-use crate::metrics::{Metrics, Written};
+use super::{Record, Source, columns, tally::Tally};
 
 /// When a file is finished.
 #[derive(Clone, Copy, Debug)]
@@ -44,15 +43,15 @@ pub struct ParquetSink {
     folder: Location,
     boot_id: String,
     rotation: Rotation,
-    metrics: Arc<Metrics>,
+    tally: Arc<Tally>,
     open: Vec<Open>,
     number: u64,
 }
 
 impl ParquetSink {
     /// Files beneath `folder`.
-    pub fn new(folder: Location, boot_id: &str, rotation: Rotation, metrics: Arc<Metrics>) -> Self {
-        Self { folder, boot_id: boot_id.to_owned(), rotation, metrics, open: Vec::new(), number: 0 }
+    pub fn new(folder: Location, boot_id: &str, rotation: Rotation, tally: Arc<Tally>) -> Self {
+        Self { folder, boot_id: boot_id.to_owned(), rotation, tally, open: Vec::new(), number: 0 }
     }
 
     /// Adds a record to its file, and writes the file when it is full.
@@ -112,17 +111,37 @@ impl ParquetSink {
         // Encoding is work for a thread of its own; the records, and what they hold of the bound, go with it.
         let encoded = tokio::task::spawn_blocking(move || encode(&open.records)).await;
         let written = async {
-            let bytes = encoded.map_err(|error| error.to_string())??;
-            let location = self.folder.join(&relative).map_err(|error| error.to_string())?;
-            location.put(bytes).await.map_err(|error| error.to_string())
+            let bytes = encoded.map_err(|error| Lost::internal(&error))?.map_err(|error| Lost::internal(&error))?;
+            let location = self.folder.join(&relative)?;
+            location.put(bytes).await?;
+            Ok::<_, Lost>(())
         };
         match written.await {
-            Ok(()) => self.metrics.payload_log(Written::Written, count),
-            Err(error) => {
-                self.metrics.payload_log(Written::DroppedSink, count);
+            Ok(()) => self.tally.written(count),
+            Err(Lost { reason, error }) => {
                 tracing::warn!(model = source.model, records = count, error, "a file of the payload log is lost");
+                self.tally.lost(count, reason.to_owned(), std::time::Instant::now());
             }
         }
+    }
+}
+
+/// Why a file is lost: in a word that is the same for every file, and in a sentence.
+#[derive(Debug)]
+struct Lost {
+    reason: &'static str,
+    error: String,
+}
+
+impl Lost {
+    fn internal(error: &impl ToString) -> Self {
+        Self { reason: "Internal", error: error.to_string() }
+    }
+}
+
+impl From<millrace_store::Error> for Lost {
+    fn from(error: millrace_store::Error) -> Self {
+        Self { reason: error.reason(), error: error.to_string() }
     }
 }
 

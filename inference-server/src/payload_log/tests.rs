@@ -31,7 +31,7 @@ impl Bench {
     fn new(sink: PayloadSink, max_waiting_records: u32, max_waiting_bytes: u64) -> Self {
         let config = contract::PayloadLog { sink, sample_rate: 1.0, max_waiting_records, max_waiting_bytes };
         let (metrics, registry) = Metrics::new();
-        let log = PayloadLog::start(&config, "b00t", metrics).unwrap();
+        let log = PayloadLog::start(&config, &[], "b00t", metrics).unwrap();
         let source = Arc::new(Source { model: "fraud".into(), version: "3".into(), digest: "sha256:d".into() });
         Self { log, registry, source }
     }
@@ -68,7 +68,7 @@ fn named(name: &str, shape: &[i64], data: Data) -> NamedTensor {
 
 fn files(folder: &tempfile::TempDir, max_rows: u32, max_seconds: u32) -> PayloadSink {
     let uri = format!("file://{}/log", folder.path().display());
-    PayloadSink::Parquet { uri, max_rows, max_bytes: 1 << 20, max_seconds }
+    PayloadSink::Parquet(contract::ParquetSink { uri, max_rows, max_bytes: 1 << 20, max_seconds })
 }
 
 /// Every file's rows, in the order of the names.
@@ -93,7 +93,11 @@ async fn sink(router: Router) -> SocketAddr {
 }
 
 fn events(address: SocketAddr, mode: EventMode, timeout_milliseconds: u64) -> PayloadSink {
-    PayloadSink::CloudEvents { url: format!("http://{address}/events"), mode, timeout_milliseconds }
+    PayloadSink::CloudEvents(contract::EventSink {
+        url: format!("http://{address}/events"),
+        mode,
+        timeout_milliseconds,
+    })
 }
 
 #[tokio::test]
@@ -262,10 +266,13 @@ async fn an_event_is_tried_again_while_the_sink_fails_and_not_when_it_refuses() 
     bench.request("a", 1.0);
     bench.until("written", 1).await;
     assert_eq!(tries.load(Ordering::SeqCst), 3);
+    assert_eq!(bench.log.report(), PayloadLogReport { written: 1, trouble: None });
     let address = sink(Router::new().route("/events", post(async || StatusCode::BAD_REQUEST))).await;
     let bench = Bench::new(events(address, EventMode::Binary, 5000), 100, 1 << 20);
     bench.request("a", 1.0);
     bench.until("dropped_sink", 1).await;
+    let report = PayloadLogReport { written: 0, trouble: Some("it answers 400 Bad Request".to_owned()) };
+    assert_eq!(bench.log.report(), report);
 }
 
 #[tokio::test]
@@ -314,18 +321,26 @@ async fn a_store_that_cannot_be_written_to_costs_records_only() {
     let bench = Bench::new(files(&folder, 1, 3600), 100, 1 << 20);
     bench.request("a", 1.0);
     bench.until("dropped_sink", 1).await;
+    assert!(bench.log.report().trouble.is_some_and(|word| !word.contains(' ')), "a word, and no name of a file");
 }
 
 #[tokio::test]
 async fn a_sink_that_cannot_be_is_refused_at_the_start() {
     let start = |sink| {
         let config = contract::PayloadLog { sink, sample_rate: 1.0, max_waiting_records: 1, max_waiting_bytes: 1 };
-        PayloadLog::start(&config, "b", Metrics::new().0).unwrap_err().to_string()
+        PayloadLog::start(&config, &[], "b", Metrics::new().0).unwrap_err().to_string()
     };
-    let url =
-        |url: &str| PayloadSink::CloudEvents { url: url.into(), mode: EventMode::Binary, timeout_milliseconds: 1 };
+    let url = |url: &str| {
+        PayloadSink::CloudEvents(contract::EventSink {
+            url: url.into(),
+            mode: EventMode::Binary,
+            timeout_milliseconds: 1,
+        })
+    };
     assert!(start(url("ftp://sink")).contains("ftp://sink"));
     assert!(start(url("sink")).contains("payloadLog.sink.url"));
-    let nowhere = PayloadSink::Parquet { uri: "nowhere".into(), max_rows: 1, max_bytes: 1, max_seconds: 1 };
-    assert!(start(nowhere).contains("payloadLog.sink.uri"));
+    let metadata = start(url("http://169.254.169.254/latest"));
+    assert!(metadata.contains("payloadLog.sink.url") && metadata.contains("link-local"), "{metadata}");
+    let nowhere = contract::ParquetSink { uri: "nowhere".into(), max_rows: 1, max_bytes: 1, max_seconds: 1 };
+    assert!(start(PayloadSink::Parquet(nowhere)).contains("payloadLog.sink.uri"));
 }

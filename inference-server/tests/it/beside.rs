@@ -21,7 +21,7 @@ use hyper_util::{
 };
 use millrace_contract::{
     server::ServerConfig,
-    server_options::{AccessLog, EventMode, PayloadLog, PayloadSink, ResponseCache, Tls, Traces},
+    server_options::{AccessLog, EventMode, EventSink, PayloadLog, PayloadSink, ResponseCache, Tls, Traces},
 };
 use millrace_inference_server::api::pb;
 use prost::Message;
@@ -95,7 +95,8 @@ async fn sink(events: Events, hangs: bool) -> String {
 }
 
 fn logging(url: String, sample_rate: f64) -> ServerConfig {
-    let sink = PayloadSink::CloudEvents { url, mode: EventMode::Structured, timeout_milliseconds: 60_000 };
+    let sink = EventSink { url, mode: EventMode::Structured, timeout_milliseconds: 60_000 };
+    let sink = PayloadSink::CloudEvents(sink);
     let log = PayloadLog { sink, sample_rate, max_waiting_records: 8, max_waiting_bytes: 1 << 20 };
     ServerConfig { payload_log: Some(log), drain_seconds: 2, ..config("classifier") }
 }
@@ -113,6 +114,16 @@ async fn what_was_asked_and_answered_is_in_the_log_by_the_time_the_server_has_st
     assert_eq!(data["request"]["inputs"][0]["data"], json!([1.0, 1.0, 0.0, 0.0]));
     assert_eq!(data["response"]["outputs"][0]["data"], answer["outputs"][0]["data"]);
     assert_eq!((&data["model_name"], &data["model_version"]), (&json!("m"), &json!("3")));
+}
+
+#[tokio::test]
+async fn whoever_looks_after_a_server_is_told_whether_its_log_is_written() {
+    let server = Server::ready(logging(sink(Events::default(), false).await, 1.0)).await;
+    assert_eq!(server.admin("/v1/sketches").await.json()["payloadLog"], json!({"written": 0}));
+    server.infer(row("a", 1.0)).await;
+    until(&server, "millrace_server_payload_log_records_total{outcome=\"written\"}", 1.0).await;
+    assert_eq!(server.admin("/v1/sketches").await.json()["payloadLog"], json!({"written": 1}));
+    server.end().await.unwrap();
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use millrace_contract::{
     server::{SERVER_CONFIG_ENV, ServerConfig},
-    server_options::{PayloadLog, PayloadSink},
+    server_options::{ParquetSink, PayloadLog, PayloadSink},
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::process::{Child, Command};
@@ -37,8 +37,8 @@ fn program(config: &ServerConfig, [http, admin]: [u16; 2], store: &Weed) -> Chil
 async fn a_request_is_in_the_log_in_the_bucket() {
     let store = weed::start().await;
     store.make_bucket().await;
-    let sink =
-        PayloadSink::Parquet { uri: "s3://bucket/log".into(), max_rows: 1, max_bytes: 1 << 20, max_seconds: 3600 };
+    let sink = ParquetSink { uri: "s3://bucket/log".into(), max_rows: 1, max_bytes: 1 << 20, max_seconds: 3600 };
+    let sink = PayloadSink::Parquet(sink);
     let log = PayloadLog { sink, sample_rate: 1.0, max_waiting_records: 8, max_waiting_bytes: 1 << 20 };
     let config = ServerConfig { payload_log: Some(log), ..config("classifier") };
     let [http, admin] = free_ports();

@@ -62,13 +62,6 @@ fn no_token_keys(jwt: &Jwt) -> (String, String) {
     ("KeySetMissing".to_owned(), sentence)
 }
 
-/// What was said of this generation of the spec.
-pub fn former(conditions: &[Condition], generation: i64) -> Option<Said> {
-    let found = find(conditions, AUTH_READY).filter(|found| found.observed_generation == Some(generation))?;
-    let is = [Is::True, Is::False, Is::Unknown].into_iter().find(|is| is.as_str() == found.status)?;
-    Some((is, found.reason.clone(), found.message.clone()))
-}
-
 /// How long until routers are asked again.
 pub fn look_again(conditions: &[Condition]) -> Option<Duration> {
     find(conditions, AUTH_READY).filter(|found| found.status != Is::True.as_str()).map(|_| LOOK_EVERY)

@@ -6,20 +6,21 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use millrace_contract::{
     decision::{DecidedBy, Question, Verdict},
     routing::{PLAN_KEY, RouterStats, ServiceStats},
+    sketch::PayloadLogReport,
 };
-use millrace_crds::{inference_service::RehearsalStatus, labels::COMMAND_BY};
+use millrace_crds::{conditions::PAYLOAD_LOG_READY, inference_service::RehearsalStatus, labels::COMMAND_BY};
 use millrace_profile::agreement::Mirrored;
 use serde_json::json;
 
 use super::*;
 use crate::inference_service::{
     check_job::CheckJobs,
-    desired::served_model,
     fixtures::{approved, at, model_version, rolling_out, server_pod, service, serving, settings, spec},
     pods::{Belonging, Trouble},
     replay,
     retraining::Sources,
     routing::RouterAnswers,
+    server_config::served_model,
 };
 
 /// `fraud-1` serves, or `fraud-2` is tried beside it; pods of both are ready, and routers follow the plan of the status.
@@ -83,6 +84,21 @@ fn a_ready_canary_gets_its_weight_in_plan_and_status_alike() {
     let canary = decided.status.canary.unwrap();
     assert_eq!((canary.weight.intended, canary.weight.accepted), (5, None), "nobody follows the new plan yet");
     assert_eq!(decided.status.plan_generation, 2);
+}
+
+#[test]
+fn that_a_payload_log_is_not_written_is_said_and_changes_nothing_else() {
+    let status = serving(&approved("fraud", 1));
+    let mut observed = observed(&status);
+    let trouble = Some("AccessDenied".to_owned());
+    observed.pods[0].sketches.as_mut().unwrap().payload_log = Some(PayloadLogReport { written: 3, trouble });
+    let mut service = service("svc", spec("fraud"));
+    let log = json!({"parquet": {"uri": "s3://b/log"}});
+    service.spec.server.payload_log = serde_json::from_value(log).unwrap();
+    service.status = Some(status);
+    let decided = decide(&service, &observed, &settings(), at(100));
+    let reason = |kind| find(&decided.status.conditions, kind).map(|found| found.reason.as_str());
+    assert_eq!((reason(PAYLOAD_LOG_READY), reason(READY)), (Some("RecordsLost"), Some("Serving")));
 }
 
 #[test]

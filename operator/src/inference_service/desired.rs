@@ -22,11 +22,11 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use millrace_contract::{
     routing::{ADMIN_PORT, PLAN_KEY, ROUTER_PORT, ROUTER_TLS_PORT, RoutingPlan, SERVER_PORT},
-    server::{ProfileRef, SERVER_CONFIG_ENV, ServedModel, ServerConfig},
+    server::SERVER_CONFIG_ENV,
 };
 use millrace_crds::{
     InferenceService, ModelVersion,
-    inference_service::{Requests, RevisionStatus, Server},
+    inference_service::RevisionStatus,
     labels::{
         COMPONENT, INFERENCE_SERVICE, MANAGED_BY, MANAGED_BY_VALUE, MODEL_VERSION, REVISION, SERVED_MODEL, SERVES,
         component,
@@ -39,6 +39,7 @@ use super::{
     pods::SERVER_CONTAINER,
     policy::preview_name,
     routing::{plan_name, revision_name},
+    server_config::{MODEL_FILE, MODEL_FOLDER, server_config},
     shared::{another_first, port, probe},
 };
 use crate::{
@@ -52,8 +53,6 @@ use crate::{
     worker_run::store_env,
 };
 
-/// Least seconds a server gets for requests in flight after SIGTERM.
-const DRAIN_SECONDS: u32 = 20;
 /// Seconds before a pod that does not end is killed, beside its drain: going on until routers noticed, and what waits to be written.
 const GRACE_SECONDS: u32 = 25;
 /// Longest a server may take to answer at all after its start, in probes of 1 s: an hour. A model that does not load in time is
@@ -62,8 +61,6 @@ const STARTUP_PROBES: i32 = 3_600;
 
 /// Volume with the file that names the model to serve in place of the one that a pod was made for.
 pub(super) const MODEL_VOLUME: &str = "served-model";
-const MODEL_FOLDER: &str = "/var/run/millrace/served-model";
-const MODEL_FILE: &str = "model.json";
 
 /// The greatest `spec.requests.maxBodyBytes`: the router keeps to the spec's, which may change without a new revision.
 const MAX_BODY_BYTES: u32 = 268_435_456;
@@ -95,48 +92,6 @@ pub fn revision_labels(service: &str, revision: &str) -> BTreeMap<String, String
 
 fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
-}
-
-/// Seconds a server gets for requests in flight: as long as routers wait for one, when its pods are made.
-fn drain_seconds(requests: &Requests) -> u32 {
-    let longest = u32::try_from(requests.timeout_milliseconds.saturating_add(999) / 1_000).unwrap_or_default();
-    longest.max(DRAIN_SECONDS)
-}
-
-/// What a server of this revision is told.
-pub fn server_config(service: &InferenceService, revision: &str, version: &ModelVersion) -> ServerConfig {
-    let Server { resources: _, batching, queue, concurrency, scheduling: _ } = &service.spec.server;
-    ServerConfig {
-        model: Some(served_model(service, revision, version)),
-        model_file: Some(format!("{MODEL_FOLDER}/{MODEL_FILE}")),
-        batching: batching.clone(),
-        queue: queue.clone(),
-        concurrency: u32::try_from(*concurrency).unwrap_or(1),
-        drain_seconds: drain_seconds(&service.spec.requests),
-        ..ServerConfig::default()
-    }
-}
-
-/// The model of this revision, as servers know it.
-pub fn served_model(service: &InferenceService, revision: &str, version: &ModelVersion) -> ServedModel {
-    let status = version.status.as_ref();
-    let signature = status.and_then(|status| status.signature.clone()).or_else(|| version.spec.signature.clone());
-    ServedModel {
-        version: Some(version.spec.version.to_string()),
-        revision: revision.to_owned(),
-        signature,
-        task: Some(version.spec.evaluation.task),
-        profile: profile(version),
-        ..ServedModel::new(service.name_any(), version.spec.artifact.clone())
-    }
-}
-
-/// The data it was trained on; for a model made elsewhere, the data it was evaluated on.
-fn profile(version: &ModelVersion) -> Option<ProfileRef> {
-    let trained = version.spec.source.training_job.as_ref().map(|source| &source.dataset_uri);
-    let evaluated = version.status.as_ref().and_then(|status| Some(&status.evaluation.as_ref()?.dataset_uri));
-    let folder = trained.or(evaluated)?;
-    Some(ProfileRef { uri: format!("{}/profile.json", folder.trim_end_matches('/')), digest: None })
 }
 
 /// The pods of a revision. Applied once, then only scaled.

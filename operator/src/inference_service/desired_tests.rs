@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::inference_service::fixtures::{approved, service, serving, settings, spec};
+use crate::inference_service::{
+    fixtures::{approved, service, serving, settings, spec},
+    server_config::served_model,
+};
 
 fn made() -> (InferenceService, RevisionStatus, serde_json::Value) {
     let revision = serving(&approved("fraud", 1)).stable.unwrap();
@@ -39,14 +42,6 @@ fn a_pod_that_ends_has_time_to_drain_and_another_takes_its_place_first() {
 }
 
 #[test]
-fn a_server_drains_for_as_long_as_a_request_may_take() {
-    let requests = |timeout_milliseconds| Requests { timeout_milliseconds, ..Requests::default() };
-    for (timeout, expected) in [(1, 20), (20_001, 21), (600_000, 600)] {
-        assert_eq!(drain_seconds(&requests(timeout)), expected, "{timeout} ms");
-    }
-}
-
-#[test]
 fn the_only_pod_that_serves_is_not_given_up_for_a_drained_node() {
     let (service, revision, _) = made();
     let budget = |is_alone| disruption_budget(&service, &revision.revision, is_alone).spec.unwrap().max_unavailable;
@@ -77,18 +72,6 @@ fn names_and_labels_say_service_and_revision_and_hold_no_digest() {
             "millrace.dev/serves": revision.revision,
         })
     );
-}
-
-#[test]
-fn the_server_is_told_the_model_its_digest_and_the_profile_of_its_training_data() {
-    let version = approved("fraud", 1);
-    let config = server_config(&service("svc", spec("fraud")), "r1", &version);
-    let model = config.model.unwrap();
-    assert_eq!((model.name.as_str(), model.revision.as_str()), ("svc", "r1"));
-    assert_eq!(model.version.as_deref(), Some("1"));
-    assert_eq!(model.artifact, version.spec.artifact);
-    assert_eq!(model.profile.unwrap().uri, "s3://b/tx/profile.json");
-    assert_eq!((config.batching.max_size, config.queue.max_requests, config.concurrency), (32, 512, 1));
 }
 
 #[test]

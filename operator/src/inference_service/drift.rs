@@ -217,6 +217,7 @@ mod tests {
                 predictions: Vec::new(),
                 drawn: Default::default(),
                 refused: None,
+                payload_log: None,
             }),
         }
     }

@@ -58,6 +58,7 @@ fn pod(uid: &str, revision: &str, restarts: u64, is_ready: bool, predicted: u64)
             predictions: vec![prediction],
             drawn: RevisionStats::default(),
             refused: None,
+            payload_log: None,
         }),
     }
 }

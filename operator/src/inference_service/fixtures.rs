@@ -139,6 +139,7 @@ pub fn reports(revision: &RevisionStatus) -> ServerSketches {
         predictions: Vec::new(),
         drawn: Default::default(),
         refused: None,
+        payload_log: None,
     }
 }
 

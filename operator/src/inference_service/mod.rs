@@ -28,8 +28,9 @@
 //! | `routing.rs`    | pure   | from weights to the routing plan; what routers say of it                                    |
 //! | `policy.rs`     | pure   | routes, sticky keys, fallback, callers: from the spec to the routing plan                   |
 //! | `callers.rs`    | pure   | whether routers can verify callers                                                          |
+//! | `payload_log.rs`| pure   | whether servers write down what they shall                                                  |
 //! | `standing.rs`   | pure   | revisions that run because routes or the fallback name their versions                       |
-//! | `desired.rs`    | pure   | children of one service                                                                     |
+//! | `desired.rs`    | pure   | children of one service; `server_config.rs`: what servers are told                          |
 //! | `gateway.rs`    | pure   | the HTTPRoute; `gateway_attachment.rs`: its Gateways; `gateway_answers.rs`: what they say   |
 //! | `gateway_native.rs`| pure | its rules where the Gateway shares requests out; `gateway_outcome.rs`: what follows        |
 //! | `gateway_api.rs`| pure   | what is read and written of the Gateway API                                                 |
@@ -93,6 +94,7 @@ mod moves_beside;
 pub mod observe;
 pub mod overridden;
 pub mod pair;
+pub mod payload_log;
 pub mod phase;
 pub mod pods;
 pub mod policy;
@@ -104,6 +106,7 @@ pub mod revision;
 pub mod routing;
 pub mod scaling;
 pub mod scrape;
+pub mod server_config;
 pub mod shared;
 pub mod standing;
 pub mod status;

@@ -322,6 +322,7 @@ mod tests {
             predictions: Vec::new(),
             drawn: Default::default(),
             refused: None,
+            payload_log: None,
         });
         pod
     }

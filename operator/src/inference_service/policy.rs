@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use millrace_contract::{
     routing::{RoutingPlan, Target},
     routing_policy::{self, Auth, Fallback, Hold, Key, Match, Retries, RoutingPolicy, Share, Sticky, Value},
+    server_options::Traces,
 };
 use millrace_crds::inference_service::{
     self as crd, FallbackWhen, InferenceServiceSpec, InferenceServiceStatus, RevisionStatus,
@@ -110,8 +111,14 @@ pub fn policy(
         fallback: backup(spec, servable),
         hold: spec.scaling.cold_start.as_ref().map(hold),
         auth: spec.auth.as_ref().map(auth),
+        traced_per_million: spec.server.traces.as_ref().map(traced_per_million).unwrap_or_default(),
         ..RoutingPolicy::default()
     }
+}
+
+/// A router begins a trace where a request has none, so the ratio is decided there; a server would take the router's word for it.
+fn traced_per_million(traces: &Traces) -> u32 {
+    (traces.ratio.clamp(0.0, 1.0) * 1e6).round() as u32
 }
 
 fn retries(retries: &crd::Retries) -> Retries {

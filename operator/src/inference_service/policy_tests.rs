@@ -60,6 +60,7 @@ fn every_field_of_the_spec_comes_to_the_routers() {
         "requests": {"retries": {"maxAttempts": 2, "budgetPercent": 5, "idempotent": false}},
         "scaling": {"replicas": 0, "coldStart": {"holdSeconds": 7, "maxRequests": 9}},
         "sticky": {"cookie": "session", "cookieSeconds": 60},
+        "server": {"traces": {"endpoint": "http://collector:4317", "ratio": 0.05}},
         "auth": {
             "apiKeys": {"secretName": "callers"},
             "jwt": {"issuer": "https://id", "audiences": ["a"], "jwksUri": "https://id/keys"},
@@ -81,6 +82,7 @@ fn every_field_of_the_spec_comes_to_the_routers() {
                 jwks: "https://id/keys".to_owned(),
             }),
         }),
+        traced_per_million: 50_000,
         ..RoutingPolicy::default()
     };
     assert_eq!(plan(more, &serving(&approved("fraud", 1))).policy, expected);

@@ -22,6 +22,7 @@ use super::{
     metric::Run,
     observe::{self, Observed},
     pair::running_rehearsal,
+    payload_log,
     scrape::Scrape,
     shared::Shared,
 };
@@ -396,6 +397,7 @@ fn next_look(service: &InferenceService, decided: &Decided, wrote: bool, now: Ti
         decided.wake.map(until),
         gateway::look_again(&decided.status.conditions, now),
         callers::look_again(&decided.status.conditions),
+        payload_log::look_again(service.spec.server.payload_log.as_ref()),
     ];
     pauses.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue)
 }

@@ -71,6 +71,9 @@ impl Revision {
 
 #[cfg(test)]
 mod tests {
+    use millrace_contract::server_options::AccessLog;
+    use serde_json::json;
+
     use super::*;
     use crate::inference_service::fixtures::model_version;
 
@@ -83,12 +86,22 @@ mod tests {
     fn the_hash_knows_model_server_block_and_image() {
         let digest = Digest::of("model");
         let other_server = Server { concurrency: 2, ..Server::default() };
+        let logging = Server { access_log: Some(AccessLog { sample_rate: 1.0 }), ..Server::default() };
         let base = hash(&digest, &Server::default(), "server:1");
         assert_eq!(base.len(), 8);
         assert_ne!(base, hash(&Digest::of("other"), &Server::default(), "server:1"));
         assert_ne!(base, hash(&digest, &other_server, "server:1"));
+        assert_ne!(base, hash(&digest, &logging, "server:1"));
         assert_ne!(base, hash(&digest, &Server::default(), "server:2"));
         assert_eq!(base, hash(&digest, &Server::default(), "server:1"));
+    }
+
+    #[test]
+    fn a_field_of_the_server_block_that_nobody_set_is_not_in_the_hash() {
+        let batching = json!({"maxSize": 32, "maxDelayMicroseconds": 0});
+        let queue = json!({"maxRequests": 512, "timeoutMilliseconds": 5000});
+        let first_release = json!({"batching": batching, "queue": queue, "concurrency": 1});
+        assert_eq!(json!(Server::default()), first_release, "an upgrade would roll every service out anew");
     }
 
     #[test]

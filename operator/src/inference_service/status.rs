@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use millrace_contract::decision::{Check, Verdict};
 use millrace_crds::{
     conditions::{
-        AUTH_READY, DRIFTED, GATEWAY_READY, OVERRIDDEN, READY, RECONCILING, RETRAINING_READY, ROLLOUT_SUCCEEDED,
-        ROUTES_READY, STALLED,
+        AUTH_READY, DRIFTED, GATEWAY_READY, OVERRIDDEN, PAYLOAD_LOG_READY, READY, RECONCILING, RETRAINING_READY,
+        ROLLOUT_SUCCEEDED, ROUTES_READY, STALLED,
     },
     inference_service::{DriftStatus, InferenceServicePhase, InferenceServiceStatus, RevisionStatus},
     labels::{INFERENCE_SERVICE, REVISION},
@@ -67,6 +67,8 @@ pub struct Seen<'a> {
     pub routes: Option<Said>,
     /// What is to be said of the callers' credentials, where some are asked for.
     pub callers: Option<Said>,
+    /// What is to be said of the payload log, where one is asked for.
+    pub payload_log: Option<Said>,
     /// What is to be said of the HTTPRoute, where Gateways are asked for or were.
     pub gateway: Option<Said>,
     /// Seconds a new revision may take.
@@ -147,6 +149,13 @@ fn serving(status: &InferenceServiceStatus) -> i32 {
 /// A condition's status, reason and message.
 pub type Said = (Is, String, String);
 
+/// What a condition says that was set for this generation of the spec.
+pub fn said_before(conditions: &[Condition], kind: &str, generation: i64) -> Option<Said> {
+    let found = find(conditions, kind).filter(|found| found.observed_generation == Some(generation))?;
+    let is = [Is::True, Is::False, Is::Unknown].into_iter().find(|is| is.as_str() == found.status)?;
+    Some((is, found.reason.clone(), found.message.clone()))
+}
+
 /// What a condition says of problems, each a reason and a sentence: the first one's reason, and all sentences. Nothing where there is none.
 pub fn said_of(problems: &[(String, String)]) -> Option<Said> {
     let (reason, _) = problems.first()?;
@@ -167,6 +176,7 @@ fn fill_conditions(status: &mut InferenceServiceStatus, seen: &Seen<'_>) {
     put(&mut conditions, OVERRIDDEN, overridden);
     put(&mut conditions, ROUTES_READY, seen.routes.clone());
     put(&mut conditions, AUTH_READY, seen.callers.clone());
+    put(&mut conditions, PAYLOAD_LOG_READY, seen.payload_log.clone());
     put(&mut conditions, GATEWAY_READY, seen.gateway.clone());
     put(&mut conditions, STALLED, stalled);
     put(&mut conditions, RECONCILING, working);

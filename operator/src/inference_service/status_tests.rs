@@ -18,6 +18,7 @@ fn seen() -> Seen<'static> {
         copies: (0, &[]),
         routes: None,
         callers: None,
+        payload_log: None,
         gateway: None,
         is_holding: false,
         service: ("default", "fraud"),

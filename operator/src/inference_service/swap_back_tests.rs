@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::inference_service::{
-    desired::served_model,
     fixtures::{approved, at, reports, server_pod, service, serving, spec},
     pods::Belonging,
+    server_config::served_model,
 };
 
 fn revision(number: i64) -> RevisionStatus {

@@ -7,11 +7,11 @@ use millrace_crds::inference_service::SwapStatus;
 use super::*;
 use crate::inference_service::{
     commands::Verb,
-    desired::served_model,
     fixtures::{approved, at, reports, rolling_out, server_pod, service, spec},
     given::{Given, check, command, given, revision, trouble as final_trouble},
     pair::Pair,
     pods::Belonging,
+    server_config::served_model,
     target::Target,
 };
 

@@ -148,6 +148,7 @@ impl Scrape for Pods {
             predictions: Vec::new(),
             drawn,
             refused,
+            payload_log: None,
         })
     }
 }

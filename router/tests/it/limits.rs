@@ -195,6 +195,22 @@ async fn nobody_outside_can_speak_for_millrace_and_the_client_is_named() {
 }
 
 #[tokio::test]
+async fn a_trace_that_begins_here_is_sampled_as_the_plan_says() {
+    for (per_million, flags) in [(0, "-00"), (1_000_000, "-01")] {
+        let backend = Backend::start(Behaviour::Answer(200)).await;
+        let mut plan = plan(1, &[("a", 1)]);
+        plan.policy.traced_per_million = per_million;
+        let running = Running::start(inputs(plan, &[("a", &[backend.address])])).await;
+        let client = TestClient::fresh(running.address);
+        let request = client.request("/v2/models/fraud/infer").body(body(2)).expect("a request");
+        assert_eq!(client.send(request).await.expect("an answer").status, 200);
+        let headers = backend.last_headers.lock().expect("not poisoned").clone();
+        let trace = headers["traceparent"].to_str().expect("text").to_owned();
+        assert!(trace.ends_with(flags), "{per_million}: {trace}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_is_matched_by_host_else_by_model_else_it_is_404_with_the_rule() {
     let (_backend, running) = one_backend().await;
     let client = TestClient::keeping(running.address);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use millrace_contract::{
     dataset::{Field, FieldType, Split},
-    model::{Signature, Task, Tensors},
+    model::{MAX_MODEL_BYTES, Signature, Task, Tensors},
     worker::{FailureReason, ModelRef},
 };
 use millrace_engine::{
@@ -17,9 +17,6 @@ use millrace_store::{Error as StoreError, Store};
 
 use super::rows::class_text;
 use crate::{failure::Problem, guard};
-
-/// Largest model that is evaluated, bytes.
-const MODEL_MAX_BYTES: u64 = 4 << 30;
 
 /// What all models of an evaluation have in common.
 pub struct Rows {
@@ -58,8 +55,10 @@ pub struct Answers {
 /// Downloads, binds and runs one model.
 pub async fn answers(store: &Store, model: &ModelRef, rows: &Rows) -> Result<Answers, Problem> {
     let location = guard::open(store, &model.artifact.uri)?;
-    let bytes = location.get_verified(&model.artifact.digest, MODEL_MAX_BYTES).await.map_err(|error| match error {
-        StoreError::TooLarge { .. } => Problem::new(FailureReason::InvalidModel, error.to_string()),
+    let bytes = location.get_verified(&model.artifact.digest, MAX_MODEL_BYTES).await.map_err(|error| match error {
+        StoreError::TooLarge { .. } => {
+            Problem::new(FailureReason::InvalidModel, format!("{error}: no server loads a larger model"))
+        }
         error => error.into(),
     })?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

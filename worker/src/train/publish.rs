@@ -8,7 +8,7 @@ use std::{
 };
 
 use millrace_contract::{
-    model::{Artifact, ModelFormat, Signature},
+    model::{Artifact, MAX_MODEL_BYTES, ModelFormat, Signature},
     training::{Published, TrainingProgress},
     worker::{FailureReason, Outcome, TrainTask, TrainedModel},
 };
@@ -55,7 +55,7 @@ impl Default for Settings {
             report_every: Duration::from_secs(5),
             quiet: Duration::from_secs(2),
             grace: Duration::from_secs(90),
-            model_bytes: 4 << 30,
+            model_bytes: MAX_MODEL_BYTES,
             checkpoint: super::CHECKPOINT_LIMITS,
         }
     }
@@ -230,7 +230,7 @@ impl<'a> Publisher<'a> {
         };
         if model.bytes == 0 || model.bytes > self.settings.model_bytes {
             return Ok(self.nothing(format!(
-                "/millrace/output/model.onnx has {} bytes; it must have between 1 and {}",
+                "/millrace/output/model.onnx has {} bytes; it must have between 1 and {}, as no server loads a larger one",
                 model.bytes, self.settings.model_bytes
             )));
         }

@@ -10,6 +10,7 @@ use std::{
 use millrace_contract::{
     Digest,
     dataset::Manifest,
+    model::MAX_MODEL_BYTES,
     training::TrainingProgress,
     worker::{FailureReason, Outcome, PreparedDataset, TrainTask, TrainedModel},
 };
@@ -163,8 +164,13 @@ async fn outputs_that_can_not_be_published_are_told_in_a_sentence() {
     world.write("pod/output/model.onnx", "");
     let empty = published(&world, &task, &layout, "pod").await.published;
     assert!(empty.artifact.is_none() && empty.problem.expect("a sentence").contains("has 0 bytes"));
-    world.write("secret", "token");
     let model = world.folder.path().join("pod/output/model.onnx");
+    // A hole of this size takes no room on the disk.
+    std::fs::File::create(&model).and_then(|file| file.set_len(MAX_MODEL_BYTES + 1)).expect("a large file");
+    let large = published(&world, &task, &layout, "pod").await.published;
+    let problem = large.problem.expect("a sentence");
+    assert!(large.artifact.is_none() && problem.contains("between 1 and 2147483648, as no server"), "{problem}");
+    world.write("secret", "token");
     std::fs::remove_file(&model).expect("removed");
     symlink(world.folder.path().join("secret"), &model).expect("a link");
     let link = published(&world, &task, &layout, "pod").await.published;

@@ -10,9 +10,8 @@ use millrace_crds::{
 
 use super::{Deciding, Wanted, found};
 use crate::inference_service::{
-    desired,
     pair::named_revisions,
-    revision,
+    revision, server_config,
     standing::Known,
     swap_back::{self, WayBack},
 };
@@ -73,7 +72,7 @@ impl<'a> Deciding<'a> {
     /// The model of a revision, as its pods are told it.
     pub(super) fn model_of(&self, revision: &RevisionStatus) -> Option<ServedModel> {
         let version = self.made_from(revision)?;
-        Some(desired::served_model(self.service, &revision.revision, &version))
+        Some(server_config::served_model(self.service, &revision.revision, &version))
     }
 
     /// Its Deployment is gone, and what it was made from is not there any more.

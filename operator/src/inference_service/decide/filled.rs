@@ -2,13 +2,16 @@
 
 use kube::ResourceExt;
 use millrace_contract::routing::RoutingPlan;
-use millrace_crds::inference_service::{InferenceServiceStatus, RevisionStatus};
+use millrace_crds::{
+    conditions::{AUTH_READY, PAYLOAD_LOG_READY},
+    inference_service::{InferenceServiceStatus, RevisionStatus},
+};
 
 use super::{Deciding, judged::Judged, pods_of};
 use crate::inference_service::{
     callers,
     drift::Monitoring,
-    standing,
+    payload_log, standing,
     status::{self, Said, Seen, Watched},
 };
 
@@ -49,6 +52,7 @@ impl Deciding<'_> {
             front_trouble: self.observed.front_trouble.as_deref(),
             routes: standing::said(&self.service.spec, status, plan, self.known(&self.versions())),
             callers: self.callers(generation),
+            payload_log: self.payload_log(),
             gateway,
             progress_deadline_seconds: self.service.spec.rollout.progress_deadline_seconds,
             drift: monitoring.zip(status.stable.as_ref()).map(|(monitoring, stable)| Watched {
@@ -65,7 +69,18 @@ impl Deciding<'_> {
         let routers = &self.observed.routers;
         let known =
             routers.credentials(&self.name).filter(|_| routers.accepted(&self.name, &self.uid, plan_generation));
-        let former = callers::former(&self.former.conditions, self.service.metadata.generation.unwrap_or_default());
-        callers::said(self.service.spec.auth.as_ref(), known.as_deref(), former)
+        callers::said(self.service.spec.auth.as_ref(), known.as_deref(), self.said_before(AUTH_READY))
+    }
+
+    /// By what each server says of its own.
+    fn payload_log(&self) -> Option<Said> {
+        let reports = payload_log::reports(&self.observed.pods);
+        payload_log::said(self.service.spec.server.payload_log.as_ref(), &reports, self.said_before(PAYLOAD_LOG_READY))
+    }
+
+    /// What the former status says of this generation of the spec.
+    fn said_before(&self, kind: &str) -> Option<Said> {
+        let generation = self.service.metadata.generation.unwrap_or_default();
+        status::said_before(&self.former.conditions, kind, generation)
     }
 }
