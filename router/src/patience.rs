@@ -3,8 +3,10 @@
 
 use std::{
     future::{Future, poll_fn},
+    mem,
     pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -34,13 +36,19 @@ impl Patience {
         }
     }
 
-    /// What the future gives, if it does until then.
-    pub async fn until<F: Future>(&mut self, deadline: Instant, future: F) -> Result<F::Output, Elapsed> {
-        self.set(deadline);
+    /// What the future gives, if it does within this time. It runs from the first moment that there is something to wait for: a future that is
+    /// ready at once costs no look at the clock.
+    pub async fn within<F: Future>(&mut self, time: Duration, future: F) -> Result<F::Output, Elapsed> {
         let mut future = pin!(future);
-        poll_fn(|context| match future.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Ok(output)),
-            Poll::Pending => self.poll(context).map(|()| Err(Elapsed)),
+        let mut is_waiting = false;
+        poll_fn(|context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Ok(output));
+            }
+            if !mem::replace(&mut is_waiting, true) {
+                self.set(Instant::now() + time);
+            }
+            self.poll(context).map(|()| Err(Elapsed))
         })
         .await
     }
@@ -48,22 +56,29 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, time::Duration};
+    use std::future::{pending, ready};
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(900);
 
     #[tokio::test]
     async fn the_same_timer_serves_one_deadline_after_another_later_or_earlier() {
         let mut patience = Patience::default();
-        let start = Instant::now();
-        let after = |milliseconds| start + Duration::from_millis(milliseconds);
-        assert_eq!(patience.until(after(900_000), async { 1 }).await, Ok(1));
-        for milliseconds in [20, 25, 30] {
-            assert_eq!(patience.until(after(milliseconds), pending::<()>()).await, Err(Elapsed));
-            assert!(Instant::now() >= after(milliseconds));
+        for milliseconds in [20, 25, 5, 30] {
+            let (start, time) = (Instant::now(), Duration::from_millis(milliseconds));
+            assert_eq!(patience.within(time, pending::<()>()).await, Err(Elapsed));
+            assert!(start.elapsed() >= time);
+            patience.set(Instant::now() + LONG);
         }
-        patience.set(after(900_000));
-        assert_eq!(patience.until(after(40), pending::<()>()).await, Err(Elapsed));
-        assert!(Instant::now() >= after(40));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_timed_that_need_not_be_waited_for() {
+        let mut patience = Patience::default();
+        assert_eq!(patience.within(LONG, ready(1)).await, Ok(1));
+        assert!(patience.0.is_none());
+        assert_eq!(patience.within(LONG, tokio::task::yield_now()).await, Ok(()));
+        assert!(patience.0.is_some());
     }
 }
