@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    head_timer::HeadTimer,
     keeper::{Keeper, Phase, Seen},
     paced::Paced,
     proxy,
@@ -142,7 +143,7 @@ impl Beside {
 
 fn builder(door: &FrontDoor, streams: Streams) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(streams);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(door.idle_timeout).max_buf_size(READ_BUFFER);
+    builder.http1().timer(HeadTimer::default()).header_read_timeout(door.idle_timeout).max_buf_size(READ_BUFFER);
     builder
         .http2()
         .timer(TokioTimer::new())

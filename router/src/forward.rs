@@ -178,7 +178,7 @@ async fn held(
     let short = length.filter(|length| *length <= HELD_ANSWER);
     let body = match short.and_then(|length| Some((length, Room::reserve(budget, length)?))) {
         Some((length, room)) => {
-            let bytes = if length == 0 { Bytes::new() } else { connection.collect(length, deadline).await? };
+            let bytes = if length == 0 { Bytes::new() } else { connection.collect(length).await? };
             if connection.is_reusable() {
                 endpoint.pool().put(connection, now);
             }

@@ -2,31 +2,12 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{
-        CONNECTION, CONTENT_TYPE, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-        UPGRADE,
-    },
+    header::{CONNECTION, CONTENT_TYPE, Entry, TE},
 };
 
 const OWN_PREFIX: &str = "x-millrace-";
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-const HOPS: usize = 9;
-/// Headers that are between two neighbours, whatever `connection` lists.
-const HOP_BY_HOP: [HeaderName; HOPS] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
 
 /// Whether a request is gRPC, by its content type.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
@@ -35,13 +16,10 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Make a client's headers fit to be sent on: neighbours' headers and inbound `x-millrace-*` go, the client's address is added.
 pub fn prepare_request(headers: &mut HeaderMap, client: &HeaderValue, tls: bool, grpc: bool) {
-    remove_hop_by_hop(headers);
-    headers.remove(EXPECT);
-    remove_own(headers);
+    remove(headers, |name| name == "expect" || stays_here(name));
     append_forwarded_for(headers, client);
-    if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
-    }
+    let scheme = if tls { "https" } else { "http" };
+    headers.entry(FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static(scheme));
     if grpc {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -49,54 +27,62 @@ pub fn prepare_request(headers: &mut HeaderMap, client: &HeaderValue, tls: bool,
 
 /// Make a server's headers fit to be sent back.
 pub fn prepare_answer(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    remove_own(headers);
+    remove(headers, stays_here);
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none of them or only `connection`: one pass that compares is cheaper than nine that hash.
-    let mut found = [false; HOPS];
-    for name in headers.keys() {
-        if let Some(index) = HOP_BY_HOP.iter().position(|hop| hop == name) {
-            found[index] = true;
-        }
+/// Whether a header is between two neighbours, whatever `connection` lists, or Millrace's own.
+fn stays_here(name: &str) -> bool {
+    let is_of_neighbours = matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    );
+    is_of_neighbours || name.starts_with(OWN_PREFIX)
+}
+
+/// Remove these headers, and with `connection` what it lists.
+fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) {
+    // Most messages have none of them or only `connection`: one pass that compares text is cheaper than look-ups, which hash.
+    let mut removed: Vec<HeaderName> = headers.keys().filter(|name| is_removed(name.as_str())).cloned().collect();
+    if removed.contains(&CONNECTION) {
+        removed.extend(listed(headers));
     }
-    if found[0] {
-        let listed: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
-            .filter(|name| !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close"))
-            .filter_map(|name| HeaderName::try_from(name).ok())
-            .collect();
-        for name in &listed {
-            headers.remove(name);
-        }
-    }
-    for (name, _) in HOP_BY_HOP.iter().zip(found).filter(|(_, found)| *found) {
+    for name in removed {
         headers.remove(name);
     }
 }
 
-fn remove_own(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
-    for name in own {
-        headers.remove(name);
-    }
+/// The headers that `connection` names.
+fn listed(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|name| !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close"))
+        .filter_map(|name| HeaderName::try_from(name).ok())
 }
 
 /// A proxy before this one may have added a line of its own instead of lengthening the client's.
 fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
-    let mut chain: Vec<&[u8]> = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
-    let joined = if chain.is_empty() {
-        None
-    } else {
-        chain.push(client.as_bytes());
-        HeaderValue::from_bytes(&chain.join(&b", "[..])).ok()
-    };
-    headers.insert(FORWARDED_FOR, joined.unwrap_or_else(|| client.clone()));
+    match headers.entry(FORWARDED_FOR) {
+        Entry::Vacant(entry) => {
+            entry.insert(client.clone());
+        }
+        Entry::Occupied(mut entry) => {
+            let chain: Vec<&[u8]> = entry.iter().chain([client]).map(HeaderValue::as_bytes).collect();
+            let joined = HeaderValue::from_bytes(&chain.join(&b", "[..])).ok();
+            entry.insert(joined.unwrap_or_else(|| client.clone()));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +120,29 @@ mod tests {
             ("x-forwarded-proto", "http"),
         ]);
         assert_eq!(given, expected);
+    }
+
+    #[test]
+    fn every_header_between_neighbours_goes_both_ways_with_millraces_own_and_the_rest_stays() {
+        for name in [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "x-millrace-revision",
+        ] {
+            let (mut request, mut answer) =
+                (headers(&[(name, "a"), ("x-b", "c")]), headers(&[(name, "a"), ("x-b", "c")]));
+            prepare_request(&mut request, &client(), false, false);
+            prepare_answer(&mut answer);
+            assert!(!request.contains_key(name) && request.contains_key("x-b"), "{request:?}");
+            assert_eq!(answer, headers(&[("x-b", "c")]), "{name}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod endpoint_slices;
 pub mod exchange;
 pub mod forward;
 pub mod grpc;
+pub mod head_timer;
 pub mod headers;
 pub mod health;
 pub mod inputs;

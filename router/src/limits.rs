@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::{patience::Patience, refusal::Refusal};
 
@@ -185,7 +185,7 @@ pub async fn read(
         return Err(Refusal::Overloaded);
     }
     let reading = collect(&mut body, announced, limit, &mut reserved);
-    match patience.until(Instant::now() + within, reading).await {
+    match patience.within(within, reading).await {
         Ok(Ok(bytes)) => Ok(Held::new(bytes, reserved)),
         Ok(Err(Cut::TooLong)) => {
             Box::pin(discard(body)).await;

@@ -21,10 +21,7 @@ pub fn ensure(headers: &mut HeaderMap, sampled_per_million: u32, rng: &mut impl 
     // All zeros would be no trace, and are drawn once in 2^64 requests.
     let ids: [u64; 3] = [rng.random(), rng.random(), rng.random_range(1..=u64::MAX)];
     for (id, start) in ids.into_iter().zip([3, 19, 36]) {
-        for (index, digit) in text[start..start + 16].iter_mut().enumerate() {
-            let nibble = (id >> (60 - 4 * index)) & 0xf;
-            *digit = b"0123456789abcdef"[usize::try_from(nibble).unwrap_or_default()];
-        }
+        hex::encode_to_slice(id.to_be_bytes(), &mut text[start..start + 16]).expect("eight bytes have sixteen digits");
     }
     if sampled_per_million > 0 && rng.random_range(0..1_000_000) < sampled_per_million {
         text[LENGTH - 1] = b'1';

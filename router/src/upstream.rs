@@ -105,7 +105,7 @@ impl Connection {
         }))
     }
 
-    /// Send a request and wait for the head of its answer.
+    /// Send a request and wait for the head of its answer. The deadline is that of its body, too, as far as that is [collected](Self::collect).
     pub async fn send(
         &mut self,
         call: &Call,
@@ -250,9 +250,8 @@ impl Connection {
         }
     }
 
-    /// Read a body of known length to its end, in one piece.
-    pub async fn collect(&mut self, length: usize, deadline: Instant) -> Result<Bytes, Failure> {
-        self.patience.set(deadline);
+    /// Read a body of known length to its end, in one piece, until the deadline of its exchange.
+    pub async fn collect(&mut self, length: usize) -> Result<Bytes, Failure> {
         poll_fn(|context| {
             while self.read.len() < length {
                 match self.poll_read(length - self.read.len(), context) {

@@ -127,18 +127,22 @@ fn parse<const MOST: usize>(read: &mut BytesMut, method: &Method) -> Result<Opti
     };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed)?;
     let is_11 = parsed.version == Some(1);
-    // Where each value is: its bytes are shared with what was read instead of copied.
+    // Where names and values are: the bytes of values are shared with what was read instead of copied.
     let start = read.as_ptr() as usize;
-    let mut found = Vec::with_capacity(parsed.headers.len());
-    for header in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Malformed)?;
-        let from = header.value.as_ptr() as usize - start;
-        found.push((name, from..from + header.value.len()));
+    let place = |part: &[u8]| {
+        let at = part.as_ptr() as usize - start;
+        (at, at + part.len())
+    };
+    let mut places = [((0, 0), (0, 0)); MOST];
+    let count = parsed.headers.len();
+    for (at, header) in places.iter_mut().zip(parsed.headers.iter()) {
+        *at = (place(header.name.as_bytes()), place(header.value));
     }
     let bytes = read.split_to(length).freeze();
-    let mut headers = HeaderMap::with_capacity(found.len() + ADDED_HEADERS);
-    for (name, range) in found {
-        let value = HeaderValue::from_maybe_shared(bytes.slice(range)).map_err(|_| Malformed)?;
+    let mut headers = HeaderMap::with_capacity(count + ADDED_HEADERS);
+    for &((name, name_end), (value, value_end)) in &places[..count] {
+        let name = HeaderName::from_bytes(&bytes[name..name_end]).map_err(|_| Malformed)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice(value..value_end)).map_err(|_| Malformed)?;
         headers.append(name, value);
     }
     let framing = framing(&headers, status, method)?;

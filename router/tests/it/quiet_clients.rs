@@ -1,6 +1,9 @@
-//! Clients of HTTP/2 that answer every ping, and take nothing of an answer or ask for nothing.
+//! Clients of HTTP/2 that answer every ping, and take nothing of an answer or ask for nothing; those of HTTP/1.1 that ask for nothing more.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, channel::mpsc};
@@ -14,7 +17,11 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use millrace_contract::routing::{RoutingPlan, Target};
 use millrace_router::{inputs::Inputs, router::Settings, server::FrontDoor};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     grpc::{Body, echo},
@@ -200,4 +207,35 @@ async fn a_connection_that_asks_for_nothing_is_closed_and_one_with_an_open_call_
     call.unbounded_send(Bytes::from_static(b"hello")).expect("it is open");
     let frame = timeout(PATIENCE, answer.into_body().frame()).await.expect("in time").expect("a frame");
     assert_eq!(frame.expect("no error").into_data().expect("data"), "hello");
+}
+
+#[tokio::test]
+async fn over_http_1_each_next_head_has_its_own_time_and_one_that_is_not_whole_by_then_ends_the_connection() {
+    let moment = Duration::from_secs(1);
+    let door = FrontDoor { idle_timeout: moment, ..FrontDoor::default() };
+    let backend = Backend::start(Behaviour::After(400)).await;
+    let running = Running::start_with(to(&backend), Settings::default(), door).await;
+    for beginning in ["", "POST / HTTP/1.1\r\nhost: fra"] {
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        let mut asked = Instant::now();
+        // All of them together take longer than one head may.
+        for _ in 0..3 {
+            asked = Instant::now();
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: fraud\r\n\r\n").await.expect("sent");
+            read_answer(&mut stream).await;
+        }
+        stream.write_all(beginning.as_bytes()).await.expect("sent");
+        let closed = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "after {beginning:?} the connection stays open");
+        assert!(asked.elapsed() >= moment, "{beginning:?}");
+    }
+}
+
+/// Read an answer that ends like a JSON object.
+async fn read_answer(stream: &mut TcpStream) {
+    let mut read = Vec::new();
+    while !read.ends_with(b"}") {
+        let count = timeout(PATIENCE, stream.read_buf(&mut read)).await.expect("in time").expect("read");
+        assert!(count > 0, "it was closed");
+    }
 }
