@@ -183,7 +183,7 @@ class Soak:
             else:
                 say(f"  as it should be, the naive configuration failed requests in {len(kinds)} kinds of events: {', '.join(sorted(kinds))}")
             return self.problems
-        if failures:
+        if self.load and self.failed():
             self.problems.append(f"{self.failed()} of {self.load.total()} requests failed")
         return self.problems
 
