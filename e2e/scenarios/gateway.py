@@ -1,7 +1,8 @@
 """A service behind a Gateway: first without the Gateway API, then without a Gateway, then without a controller, then with Traefik. A new version
 rolls out under requests through Traefik; a Gateway that is missing and one that says no take nothing away from the one that carries them. Then
 Traefik shares requests out itself (mode Native): the mode changes there and back under requests, and a version of another service is promoted by
-what servers counted, with 20 % of the requests by the client's own count.
+what servers counted, with 20 % of the requests by the client's own count. Traefik makes no copies and does not say that it could: status names the
+feature, requests go on, and copies come once the routers have the requests again.
 
 Traefik runs on the host, from its Python package; the CRDs come from the Go module of the Gateway API."""
 
@@ -16,11 +17,15 @@ import threading
 from scipy.stats import binom
 
 from kube import Failed, condition, kubectl, say, wait
+from rollouts import millrace
 from served import BODY, NS, Requests, approved, in_threads, model_version, status_of
 
 NAME, DEALT = "gated", "dealt"
 COUNTED, SHARE, THREADS = 4000, 0.2, 8
+COPIES = 100
 TRAEFIK, GATEWAY_API = "3.7.15", "v1.5.1"
+# What a GatewayClass lists whose Gateways make copies.
+MIRRORS = "HTTPRouteRequestMirror"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "millrace"
 PORT = 18480
 HOST = "models.example"
@@ -184,10 +189,30 @@ def changes_its_mode():
     wait("Traefik leads to the servers", lambda: ask() == (200, None), 60, lambda: str(ask()))
     if not policy():
         raise Failed("the servers are reached without a NetworkPolicy that allows it")
+    gets_no_copies()
     apply(service("web"), NS.name)
     wait("Traefik leads to the router", lambda: ask()[0] == 200 and ask()[1], 60, lambda: str(ask()))
     wait("the servers are closed again", lambda: not policy(), 60)
     says("True", "Accepted")
+    rehearsal = lambda: status_of(NAME).get("rehearsal") or {}
+    ended = wait("routers make the copies", lambda: rehearsal().get("endTime") and rehearsal(), 120, lambda: rehearsal().get("message"))
+    say(f"  {ended['verdict']}: {ended['message']}")
+    if ended["compared"] < COPIES:
+        raise Failed(f"the rehearsal ended with {ended['compared']} copies, not {COPIES}: {ended['message']}")
+
+
+def gets_no_copies():
+    """A rehearsal needs copies. Traefik would take the filter and answer 500 to the live requests, so none is asked of it."""
+    features = (json.loads(kubectl("get", "gatewayclass", "traefik", "-o", "json")).get("status") or {}).get("supportedFeatures") or []
+    names = {feature if isinstance(feature, str) else feature["name"] for feature in features}
+    if MIRRORS in names:
+        raise Failed(f"Traefik {TRAEFIK} makes copies: this scenario has to look for them")
+    say(f"  Traefik lists {len(names)} features, without {MIRRORS}")
+    millrace("rehearse", NAME, f"{NAME}-1", "--requests", str(COPIES))
+    says("True", "Accepted", f"only routers make copies: not every GatewayClass lists {MIRRORS}")
+    expect("the answer through Traefik meanwhile", ask(), (200, None))
+    if "RequestMirror" in json.dumps(NS.get("httproute", NAME)["spec"]["rules"]):
+        raise Failed("copies are asked of a Gateway that does not make them")
 
 
 def dealt_to():
