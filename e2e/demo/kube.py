@@ -1,6 +1,7 @@
 """kubectl for the demo: apply, read, wait with a deadline and progress. Knows nothing of the demo's story."""
 
 import atexit
+import concurrent.futures
 import functools
 import http.client
 import json
@@ -159,6 +160,14 @@ def wait(what, look, deadline, tell=None, every=0.2):
         if time.monotonic() - began > deadline:
             raise Failed(f"waited {deadline} s in vain for: {what}" + (f" (last: {told})" if told else ""))
         time.sleep(every)
+
+
+def at_once(*stories):
+    """Lets several things happen at the same time, none of which knows of another; fails as the first of them does, once all have ended."""
+    with concurrent.futures.ThreadPoolExecutor(len(stories)) as pool:
+        told = [pool.submit(story) for story in stories]
+    for one in told:
+        one.result()
 
 
 def main_exit(failures):

@@ -17,7 +17,7 @@ import threading
 from scipy.stats import binom
 
 from kube import Failed, condition, kubectl, say, wait
-from rollouts import millrace
+from rollouts import approve, millrace
 from served import BODY, NS, Requests, approved, in_threads, model_version, status_of
 
 NAME, DEALT = "gated", "dealt"
@@ -129,6 +129,9 @@ def main():
         apply(service("web"), NS.name)
         wait("the first version serves", lambda: stable() == f"{NAME}-1" and get()["status"].get("phase") == "Serving", 120,
              lambda: get()["status"].get("nextStep"))
+        # The others are evaluated meanwhile.
+        for model, number, approval in ((NAME, 2, "Manual"), (DEALT, 1, "Automatic"), (DEALT, 2, "Manual")):
+            NS.apply(model_version(model, number, artifacts[number - 1], approval))
         says("False", "GatewayAPINotInstalled", "install the CRDs")
         kubectl("apply", "--server-side", "-f", definitions)
         says("False", "GatewayNotFound", "spec.gateway.parentRefs[0], Gateway default/web")
@@ -139,14 +142,15 @@ def main():
         says("True", "Accepted")
         leads_to_the_model_only()
         requests = Requests(f"127.0.0.1:{PORT}", NAME, host=HOST)
-        NS.apply(model_version(NAME, 2, artifacts[1]))
+        approve(f"{NAME}-2")
         wait("the second version is promoted", lambda: stable() == f"{NAME}-2" and not get()["status"].get("canary"), 240,
              lambda: get()["status"].get("nextStep"))
         goes_on_as_it_was()
+        apply(dealt("Manual"), NS.name)
         changes_its_mode()
         requests.stop()
         expect("revisions that answered through Traefik", len(requests.revisions - {None}), 2)
-        is_dealt_out_by_traefik(artifacts)
+        is_dealt_out_by_traefik()
         apply(service(), NS.name)
         wait("the route is gone", lambda: not NS.get("httproute", NAME) and not condition(get(), "GatewayReady")[0], 60)
         wait("Traefik leads nowhere", lambda: ask()[0] == 404, 60, lambda: str(ask()))
@@ -240,9 +244,7 @@ def is_answered(version):
         return False
 
 
-def is_dealt_out_by_traefik(artifacts):
-    NS.apply(model_version(DEALT, 1, artifacts[0]))
-    apply(dealt("Manual"), NS.name)
+def is_dealt_out_by_traefik():
     serves = lambda number: (status_of(DEALT).get("stable") or {}).get("modelVersion") == f"{DEALT}-{number}" and not status_of(DEALT).get("canary")
     weight_of_stable = lambda: (status_of(DEALT).get("stable") or {}).get("weight") or {}
     wait("the first version serves", lambda: serves(1), 120, lambda: status_of(DEALT).get("nextStep"))
@@ -251,7 +253,7 @@ def is_dealt_out_by_traefik(artifacts):
     wait("Traefik leads to it", lambda: is_answered("1"), 60)
     requests = Requests(f"127.0.0.1:{PORT}", DEALT, host=HOST)
     try:
-        NS.apply(model_version(DEALT, 2, artifacts[1]))
+        approve(f"{DEALT}-2")
         weight = lambda: (status_of(DEALT).get("canary") or {}).get("weight") or {}
         wait("routers and Gateway follow the canary's weight", lambda: weight().get("accepted") == 100 * SHARE, 120,
              lambda: status_of(DEALT).get("nextStep"))

@@ -40,6 +40,12 @@ def millrace(*arguments, fails=False):
     return text
 
 
+def approve(version):
+    """One that was made to wait for it, so that it could be evaluated while something else was looked at."""
+    wait(f"{version} awaits approval", lambda: phase_of(version) == "AwaitingApproval", 180, lambda: phase_of(version))
+    millrace("approve", version)
+
+
 def answered_by(address, host):
     """Status and revision of one answer; where there is none, why."""
     connection = http.client.HTTPConnection(address, timeout=5)

@@ -9,7 +9,7 @@ import time
 
 import models
 from api import Answered, Api, done, seen
-from kube import Failed, Namespace, condition, kubectl, say, wait
+from kube import Failed, Namespace, condition, kubectl, wait
 from store import Store, digest
 
 NAME, SYSTEM = "soak", "millrace-system"

@@ -57,12 +57,14 @@ class Soak:
 
     def start_traffic(self):
         self.load = Load(self.rig.address(), f"{NAME}.{self.rig.namespace}", str(self.rig.work / "rows.json"), self.told)
-        self.capacity = self.load.capacity(20 if self.options.long else 8)
+        given = os.environ.get("SOAK_RATE")
+        # With a given rate the capacity only says which part of it is each kind's.
+        self.capacity = self.load.capacity(20 if self.options.long else 3 if given else 8)
         total = sum(self.capacity.values())
         if not total:
             raise Failed("no request was answered while the capacity was measured")
         say(f"  capacity with clients, servers and cluster on {os.cpu_count()} cores: {total:.0f} requests/s ({told(self.capacity)})")
-        share = float(os.environ["SOAK_RATE"]) / total if os.environ.get("SOAK_RATE") else self.share
+        share = float(given) / total if given else self.share
         rates = {kind: share * rate for kind, rate in self.capacity.items()}
         self.load.rates(rates)
         self.began, self.before, self.busy = time.time(), self.load.total(), busy()
