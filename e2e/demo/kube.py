@@ -100,8 +100,10 @@ class Namespace:
         many = {"networkpolicy": "networkpolicies"}.get(kind, kind if kind.endswith("s") else f"{kind}s")
         return f"{GROUPS[many]}/namespaces/{self.name}/{many}"
 
-    def apply(self, text, **values):
-        kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=string.Template(text).substitute(values), namespace=self.name)
+    def apply(self, *texts, **values):
+        """All of them by one kubectl, in this order; of several none may be JSON."""
+        documents = "\n---\n".join(string.Template(text).substitute(values) for text in texts)
+        kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=documents, namespace=self.name)
 
     def get(self, kind, name):
         return read(f"{self.path(kind)}/{name}")

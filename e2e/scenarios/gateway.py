@@ -130,8 +130,8 @@ def main():
         wait("the first version serves", lambda: stable() == f"{NAME}-1" and get()["status"].get("phase") == "Serving", 120,
              lambda: get()["status"].get("nextStep"))
         # The others are evaluated meanwhile.
-        for model, number, approval in ((NAME, 2, "Manual"), (DEALT, 1, "Automatic"), (DEALT, 2, "Manual")):
-            NS.apply(model_version(model, number, artifacts[number - 1], approval))
+        others = ((NAME, 2, "Manual"), (DEALT, 1, "Automatic"), (DEALT, 2, "Manual"))
+        NS.apply(*(model_version(model, number, artifacts[number - 1], approval) for model, number, approval in others))
         says("False", "GatewayAPINotInstalled", "install the CRDs")
         kubectl("apply", "--server-side", "-f", definitions)
         says("False", "GatewayNotFound", "spec.gateway.parentRefs[0], Gateway default/web")

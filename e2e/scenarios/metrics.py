@@ -125,8 +125,8 @@ def main():
     surroundings, requests = Surroundings(), None
     try:
         # All are evaluated while something else is awaited.
-        for number, approval in ((1, "Automatic"), (2, "Manual"), (3, "Manual")):
-            NS.apply(model_version(NAME, number, artifacts[(number - 1) % 2], approval))
+        versions = ((1, "Automatic"), (2, "Manual"), (3, "Manual"))
+        NS.apply(*(model_version(NAME, number, artifacts[(number - 1) % 2], approval) for number, approval in versions))
         NS.apply(service(surroundings))
         surroundings.start()
         wait("the first version serves", lambda: stable() == f"{NAME}-1" and status_of(NAME).get("phase") == "Serving", 120, lambda: status_of(NAME).get("nextStep"))

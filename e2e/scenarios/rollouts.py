@@ -126,10 +126,9 @@ def shadow(bad, second, address):
 def main():
     good, bad = approved(), NS.get("modelversion", fails_on_far_rows())
     first, second, third = (f"{NAME}-{number}" for number in (1, 2, 3))
-    NS.apply(model_version(NAME, 1, good[0]["spec"]["artifact"], "Automatic"))
-    for number, model in ((2, good[1]), (3, bad)):
-        NS.apply(model_version(NAME, number, model["spec"]["artifact"], "Manual"))
-    NS.apply(service("{strategy: BlueGreen, switch: {holdSeconds: 1, approval: Manual}, bakeSeconds: 600}"))
+    NS.apply(*(model_version(NAME, number, model["spec"]["artifact"], approval)
+               for number, model, approval in ((1, good[0], "Automatic"), (2, good[1], "Manual"), (3, bad, "Manual"))),
+             service("{strategy: BlueGreen, switch: {holdSeconds: 1, approval: Manual}, bakeSeconds: 600}"))
     interpreter()
     waiting = lambda: all(phase_of(version) == "AwaitingApproval" for version in (second, third))
     wait(f"{first} serves, {second} and {third} await approval", lambda: version_of("stable") == first and waiting(), 180, lambda: status_of(NAME).get("nextStep"))

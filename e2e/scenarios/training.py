@@ -161,9 +161,8 @@ def counts():
 
 def main():
     # These two take their time while the others are looked at.
-    NS.apply(job("fails-twice", "raise SystemExit(7)", restarts=1))
-    if IS_LOCAL:
-        NS.apply(job("needs-gpus", "pass", trainer=f"gpu: {{count: {GPUS}}}"))
+    needs_gpus = [job("needs-gpus", "pass", trainer=f"gpu: {{count: {GPUS}}}")] if IS_LOCAL else []
+    NS.apply(job("fails-twice", "raise SystemExit(7)", restarts=1), *needs_gpus)
     at_once(counts, *([placed] if IS_LOCAL else []))
 
 
