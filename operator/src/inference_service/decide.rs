@@ -10,7 +10,7 @@ mod judged;
 mod monitored;
 mod request;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -307,6 +307,9 @@ impl<'a> Deciding<'a> {
         let is_led_back = gateway_is_behind && self.is_in_time(status);
         let mut marks = swap::marks(status, found, model.as_ref(), is_led_back, is_settled);
         marks.extend(self.way_back(status).marks(is_settled));
+        // Each is for the version of a pod that was seen: a second one would be refused.
+        let mut changed = BTreeSet::new();
+        marks.retain(|mark| changed.insert(mark.pod.clone()));
         marks
     }
 
@@ -343,6 +346,7 @@ impl<'a> Deciding<'a> {
 fn found<'a>(service: &'a InferenceService, name: &'a str, observed: &'a Observed) -> swap::Found<'a> {
     swap::Found {
         service: name,
+        uid: service.metadata.uid.as_deref().unwrap_or_default(),
         server: &service.spec.server,
         pods: &observed.pods,
         deployments: &observed.deployments,

@@ -1,9 +1,12 @@
 //! What pods say about a revision: ready, loaded, restarts, and why not. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ContainerState, ContainerStatus, Pod},
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ContainerState, ContainerStatus, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::ResourceExt;
 use millrace_contract::sketch::ServerSketches;
@@ -59,6 +62,8 @@ pub struct Belonging {
     pub replica_set: Option<String>,
     /// What that ReplicaSet selects it by.
     pub template_hash: Option<String>,
+    /// All of its owners, of which the garbage collector leaves it to the last.
+    pub owners: Vec<OwnerReference>,
     /// Version of the object.
     pub resource_version: Option<String>,
     /// It looks for a model that it is told to serve.
@@ -83,6 +88,7 @@ impl Belonging {
             revision: label(REVISION).unwrap_or_default(),
             replica_set: controller_of(&pod.metadata).map(|owner| owner.name.clone()),
             template_hash: label(TEMPLATE_HASH),
+            owners: pod.owner_references().to_vec(),
             resource_version: pod.resource_version(),
             takes_models: volumes.iter().any(|volume| volume.name == MODEL_VOLUME),
             told: annotation(SERVED_MODEL).filter(|told| !told.is_empty()),
@@ -436,6 +442,14 @@ mod tests {
             revision: "a".to_owned(),
             replica_set: Some("svc-a-h1".to_owned()),
             template_hash: Some("h1".to_owned()),
+            owners: vec![OwnerReference {
+                api_version: "apps/v1".to_owned(),
+                kind: "ReplicaSet".to_owned(),
+                name: "svc-a-h1".to_owned(),
+                uid: "u".to_owned(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }],
             resource_version: Some("7".to_owned()),
             takes_models: true,
             told: Some("{}".to_owned()),

@@ -12,11 +12,15 @@
 //! | is an endpoint of the new revision         | plan and status: the share of the requests that its pods make up                 |
 //! | and every router follows                   | its labels: it belongs to the new revision, only whose Service finds it now      |
 //! | has the new revision's ReplicaSet          | status: one more is handed over, so that the former revision wants one pod fewer |
+//! | and the service as an owner still          | its owners: that ReplicaSet alone                                                |
 //!
 //! The former ReplicaSet lets go of a pod when its labels do not match any more, and makes another, which waits for room; the new one adopts
 //! it, and deletes one of its own that wait, since ReplicaSets delete those first. The former's number of pods goes down only when it has let go
 //! of the pod: it must not take another for it. The new revision's share stays below all of the requests until the last pod is handed
 //! over, so that the former is in the plan for as long as it may have to answer.
+//!
+//! In between nobody has the pod. So the service becomes an owner of it with the same write as its labels change, and is none any more once a
+//! ReplicaSet has it: a service that is deleted meanwhile takes it along, whether the operator runs or not.
 //!
 //! A pod is only handed over while one of the new ReplicaSet's own waits, and that has as many as it shall have: it would delete one that
 //! serves otherwise.
@@ -27,10 +31,14 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::{apps::v1::Deployment, discovery::v1::EndpointSlice};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::ResourceExt;
 use millrace_contract::{decision::DecidedBy, server::ServedModel};
 use millrace_crds::{
+    InferenceService,
     inference_service::{InferenceServiceStatus, RevisionStatus, Server},
     labels::{MODEL_VERSION, REVISION, SERVED_BEFORE, SERVED_MODEL, SERVES},
 };
@@ -46,6 +54,7 @@ use super::{
     routing::{ALL, revision_name},
     scaling::pods_for,
 };
+use crate::owner;
 
 /// What is seen of the pods, as far as decisions depend on it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -89,6 +98,8 @@ pub enum Turn {
 pub struct Found<'a> {
     /// Name of the service.
     pub service: &'a str,
+    /// Its uid.
+    pub uid: &'a str,
     /// The spec's server block.
     pub server: &'a Server,
     /// Its pods.
@@ -161,10 +172,33 @@ impl<'a> Found<'a> {
     }
 
     /// Whether the children of a revision must stay for a pod that changes hands, to it or from it: nobody would ever end the one, and the
-    /// other would go with them.
+    /// other would go with them. Nor would one go with them that has the service as an owner still.
     pub(super) fn is_held_by(self, revision: &str, pod: &ServerPod) -> bool {
         let is_concerned = pod.belonging.revision == revision || self.template_of(pod, revision).is_some();
-        is_concerned && self.changes_hands(pod)
+        is_concerned && (self.changes_hands(pod) || self.let_go(pod).is_some())
+    }
+
+    /// From now on the ReplicaSets see it as one of this revision. What it was told stays: its template may name another model.
+    pub(super) fn handed_over(self, pod: &ServerPod, to: &RevisionStatus, hash: &str) -> Value {
+        let service = owner::one_of_several::<InferenceService>(self.service, self.uid);
+        let owners: Vec<&OwnerReference> = self.other_owners(pod).chain([&service]).collect();
+        json!({
+            "labels": {REVISION: to.revision, SERVES: to.revision, MODEL_VERSION: to.model_version, TEMPLATE_HASH: hash},
+            "annotations": {SERVED_BEFORE: null},
+            "ownerReferences": owners,
+        })
+    }
+
+    /// What ends that the service owns a pod: a ReplicaSet has it, or a person took it out. One that runs no more goes with the service.
+    fn let_go(self, pod: &ServerPod) -> Option<Value> {
+        let is_owned = pod.belonging.owners.iter().any(|owner| owner.uid == self.uid);
+        let is_anybodys = self.is_had_by(pod, &pod.belonging.revision) || pod.belonging.template_hash.is_none();
+        let others: Vec<&OwnerReference> = self.other_owners(pod).collect();
+        (is_owned && is_anybodys && !pod.is_over()).then(|| json!({"ownerReferences": others}))
+    }
+
+    fn other_owners<'b>(self, pod: &'b ServerPod) -> impl Iterator<Item = &'b OwnerReference> {
+        pod.belonging.owners.iter().filter(move |owner| owner.uid != self.uid)
     }
 
     /// Pods of the stable revision that may be next. One that is not ready would have to start first, which is for its own revision to see.
@@ -352,7 +386,7 @@ pub struct Mark {
     pub change: Value,
 }
 
-/// What is to be changed at pods. `model` is the canary's; `is_led_back`: the rollout has ended, and a Gateway is to lead requests away from its
+/// What is to be changed at pods; of more than one change of a pod the first counts. `model` is the canary's; `is_led_back`: the rollout has ended, and a Gateway is to lead requests away from its
 /// revision still; `is_accepted`: every router follows the plan of this status.
 pub fn marks(
     status: &InferenceServiceStatus,
@@ -371,6 +405,7 @@ pub fn marks(
         pod.belonging.told_before.is_some() && is_named && !is_its_turn && !stays_found && !pod.is_ending
     });
     let restored = stale.map(restored);
+    let left = found.pods.iter().filter_map(|pod| Some(mark(pod, found.let_go(pod)?)));
     let (stable, canary) = (status.stable.as_ref(), status.canary.as_ref());
     let led = turn.zip(stable).zip(canary).and_then(|((pod, stable), canary)| {
         let change = match found.turn(pod, stable, canary) {
@@ -379,13 +414,14 @@ pub fn marks(
             Turn::Joined => {
                 let ready = Pods::of(canary, found.pods).loaded;
                 let has_share = canary.weight.intended >= share(ready, canary.replicas);
-                found.hash_to_join(canary).filter(|_| has_share && is_accepted).map(|hash| handed_over(canary, &hash))
+                let hash = found.hash_to_join(canary).filter(|_| has_share && is_accepted);
+                hash.map(|hash| found.handed_over(pod, canary, &hash))
             }
             Turn::Nobodys | Turn::Joins | Turn::Leaves | Turn::HandedOver => None,
         };
         change.map(|change| mark(pod, change))
     });
-    restored.chain(led).collect()
+    left.chain(restored).chain(led).collect()
 }
 
 pub(super) fn mark(pod: &ServerPod, mut metadata: Value) -> Mark {
@@ -409,14 +445,6 @@ pub(super) fn told(pod: &ServerPod, model: &ServedModel) -> Option<Value> {
 /// The model that a pod was told to serve.
 pub(super) fn model_of(pod: &ServerPod) -> Option<ServedModel> {
     serde_json::from_str(pod.belonging.told.as_ref()?).ok()
-}
-
-/// From now on the ReplicaSets see it as one of this revision. What it was told stays: its template may name another model.
-pub(super) fn handed_over(to: &RevisionStatus, hash: &str) -> Value {
-    json!({
-        "labels": {REVISION: to.revision, SERVES: to.revision, MODEL_VERSION: to.model_version, TEMPLATE_HASH: hash},
-        "annotations": {SERVED_BEFORE: null},
-    })
 }
 
 fn restored(pod: &ServerPod) -> Mark {

@@ -28,7 +28,7 @@ use super::{
     pair::named_revisions,
     pods::ServerPod,
     revision::hash,
-    swap::{Found, Mark, handed_over, mark, model_of, refused, told},
+    swap::{Found, Mark, mark, model_of, refused, told},
 };
 
 /// Whether pods may still come back: the last rollout ended by going back, not longer ago than this.
@@ -86,7 +86,10 @@ impl<'a> WayBack<'a> {
         let is_one_under_way =
             pods.iter().any(|pod| pod.belonging.revision == stable.revision && self.found.changes_hands(pod));
         let next = pods.iter().find(|pod| self.comes(pod) && is_back(pod, stable)).filter(|_| !is_one_under_way);
-        let back = next.and_then(|pod| Some(mark(pod, handed_over(stable, &self.found.hash_to_join(stable)?))));
+        let back = next.and_then(|pod| {
+            let hash = self.found.hash_to_join(stable)?;
+            Some(mark(pod, self.found.handed_over(pod, stable, &hash)))
+        });
         asked.chain(back).collect()
     }
 

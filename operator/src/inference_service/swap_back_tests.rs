@@ -115,7 +115,7 @@ impl There {
 
     fn way_back(&self) -> WayBack<'_> {
         let Self { status, server, pods, deployments, joined, model } = self;
-        let found = Found { service: "svc", server, pods, deployments, joined };
+        let found = Found { service: "svc", uid: "u1", server, pods, deployments, joined };
         WayBack::of(found, status, model.clone())
     }
 
@@ -156,6 +156,9 @@ fn a_pod_is_told_the_former_model_and_belongs_to_it_once_it_serves_it() {
             "millrace.dev/model-version": "fraud-1", "pod-template-hash": "h1",
         },
         "annotations": {"millrace.dev/served-before": null},
+        "ownerReferences": [
+            {"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "name": "svc", "uid": "u1"},
+        ],
         "uid": "uid-a", "resourceVersion": "7",
     });
     assert_eq!(there.marks(), [("a".to_owned(), metadata)]);

@@ -88,7 +88,7 @@ impl There {
 
     fn found(&self) -> Found<'_> {
         let Self { server, pods, deployments, joined } = self;
-        Found { service: "svc", server, pods, deployments, joined }
+        Found { service: "svc", uid: "u1", server, pods, deployments, joined }
     }
 
     fn seen(&self, pod: Option<&str>) -> Seen {
@@ -356,6 +356,7 @@ fn told_revision(change: &Value) -> String {
 fn a_pod_is_told_once_then_joins_and_then_belongs_to_the_new_revision() {
     let (stable, canary) = both();
     let mut there = There::of(vec![pod("a", &stable), pod("b", &stable)]);
+    there.pods[0].belonging.owners = vec![set_of(&stable)];
     let status = swapping(0, Some("a"));
     let told = there.marks(&status, true);
     assert_eq!((told.len(), told[0].0.as_str(), told_revision(&told[0].1)), (1, "a", canary.revision.clone()));
@@ -386,6 +387,67 @@ fn a_pod_is_told_once_then_joins_and_then_belongs_to_the_new_revision() {
         })
     );
     assert_eq!(handed[0].1["annotations"], json!({"millrace.dev/served-before": null}));
+    let former = set_of(&stable);
+    assert_eq!(handed[0].1["ownerReferences"], json!([former, the_service()]), "whoever is deleted, somebody has it");
+}
+
+/// The ReplicaSet of a revision, as it owns pods.
+fn set_of(revision: &RevisionStatus) -> OwnerReference {
+    OwnerReference {
+        api_version: "apps/v1".to_owned(),
+        kind: "ReplicaSet".to_owned(),
+        name: format!("svc-{}-{}", revision.revision, template_hash(revision)),
+        uid: format!("uid-{}", revision.revision),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// The service, as it owns a pod that changes hands.
+fn the_service() -> OwnerReference {
+    let reference =
+        json!({"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "name": "svc", "uid": "u1"});
+    serde_json::from_value(reference).unwrap()
+}
+
+#[test]
+fn the_service_owns_a_pod_until_a_replica_set_has_it_or_a_person_took_it_out() {
+    let (stable, canary) = both();
+    let (former, new) = (set_of(&stable), set_of(&canary));
+    // One with the labels of the new revision: who has it, and who owns it.
+    let with = |had_by: Option<&OwnerReference>, owners: &[OwnerReference]| {
+        let mut pod = pod("a", &canary);
+        pod.belonging.told = Some("{}".to_owned());
+        pod.belonging.replica_set = had_by.map(|set| set.name.clone());
+        pod.belonging.owners = owners.to_vec();
+        pod
+    };
+    let taken_out = |mut pod: ServerPod| {
+        pod.belonging.template_hash = None;
+        pod
+    };
+    let evicted = |mut pod: ServerPod| {
+        pod.belonging.has_ended = true;
+        pod
+    };
+    let (both_own, service_owns) = ([the_service(), new.clone()], [the_service()]);
+    // Who owns it then, where that is changed, and whether the children of the new revision stay for it.
+    let cases: [(&str, ServerPod, Option<Value>, bool); 6] = [
+        ("the former has it still", with(Some(&former), &[former.clone(), the_service()]), None, true),
+        ("nobody has it", with(None, &service_owns), None, true),
+        ("the new one has it", with(Some(&new), &both_own), Some(json!([new])), true),
+        ("it has it alone", with(Some(&new), std::slice::from_ref(&new)), None, false),
+        ("a person took it out", taken_out(with(None, &service_owns)), Some(json!([])), true),
+        ("it was evicted: it goes with the service", evicted(with(None, &service_owns)), None, false),
+    ];
+    for (case, pod, owners, is_held) in cases {
+        let there = There::of(vec![pod]);
+        let changes = there.marks(&swapping(50, None), true);
+        let found: Vec<&Value> = changes.iter().map(|(_, change)| &change["ownerReferences"]).collect();
+        assert_eq!(found, Vec::from_iter(&owners), "{case}");
+        let pod = &there.pods[0];
+        assert_eq!(there.found().is_held_by(&canary.revision, pod), is_held, "{case}");
+    }
 }
 
 #[test]

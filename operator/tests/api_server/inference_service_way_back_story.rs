@@ -13,8 +13,8 @@ use serde_json::json;
 use crate::{
     inference_service_story::{Found, NAME, expect_revisions, revisions_with_pods},
     inference_service_swap_story::{
-        SCENARIO as SWAPPED, cluster_works, create, first_pods_start, is_found, is_server, is_taken, newer,
-        next_is_rejected, no_room, servers, under_way,
+        SCENARIO as SWAPPED, cluster_works, create, first_pods_start, has_one_owner, is_found, is_server, is_taken,
+        newer, next_is_rejected, no_room, servers, under_way,
     },
 };
 
@@ -105,6 +105,7 @@ async fn same_pods_serve(world: &World) -> Found<()> {
         if !is_one_of_the_first || !is_its || pod.annotations().contains_key(SERVED_BEFORE) {
             return Err(format!("pod {}: {:?} {:?}", pod.name_any(), pod.labels(), pod.annotations()));
         }
+        has_one_owner(pod)?;
     }
     let all = world.list::<Pod>().await?.iter().filter(|pod| is_server(pod.labels())).count();
     if (pods.len(), all) != (2, 2) {
