@@ -257,7 +257,10 @@ pub fn next(facts: &Facts<'_>) -> Move {
     match Phase::of(facts.status) {
         Phase::Empty | Phase::Settled | Phase::Baking => begin(facts),
         Phase::Starting | Phase::Preparing | Phase::Routing | Phase::Measuring if is_swapping(facts.status) => {
-            swap::interrupted(facts, canary).unwrap_or_else(|| held(facts, swap::next(facts, canary)))
+            swap::interrupted(facts, canary).unwrap_or_else(|| {
+                let chosen = swap::next(facts, canary);
+                if swap::gives_way(facts, canary) { chosen } else { held(facts, chosen) }
+            })
         }
         Phase::Starting => ends().unwrap_or_else(|| held(facts, forward::start(facts, canary))),
         Phase::Preparing | Phase::Routing | Phase::Measuring if has_given_room(facts.status) => {

@@ -287,6 +287,13 @@ pub fn interrupted(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
     aborted(facts, canary).or(withdrawn).or_else(|| rejected(facts, canary))
 }
 
+/// Whether a person's wish waits until the canary serves. A pause does not hold that up: nothing of it is held back any more, and the wish would
+/// wait for whoever paused.
+pub fn gives_way(facts: &Facts<'_>, canary: &RevisionStatus) -> bool {
+    let by_user = |ended: &Move| matches!(ended, Move::Withdraw { decided_by: DecidedBy::User, .. });
+    answers_alone(facts) && withdrawn(facts, canary).as_ref().is_some_and(by_user)
+}
+
 /// Whether no pod is left that the former revision's Service finds, while some of the new one answer and may.
 fn answers_alone(facts: &Facts<'_>) -> bool {
     let has_last = match facts.swap.turn {

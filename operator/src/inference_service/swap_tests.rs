@@ -344,6 +344,26 @@ fn a_pause_keeps_the_next_pod_from_its_turn_and_other_wishes_end_it() {
         ),
         ("or when nobody answers", last(Turn::Leaves).but(|g| g.ready = 0), "withdraw Withdrawn"),
     ]);
+    let held = |turn: Turn| last(turn).but(paused);
+    let wants =
+        |given: Given, number: i64| given.but(|g| g.target = Target::Revision(revision(&approved("fraud", number))));
+    check(vec![
+        ("a pause keeps the last pod's version from all requests", wants(held(Turn::Nobodys), 2), "stay"),
+        ("but not where another is wished for", held(Turn::Nobodys), "weigh 100 step None Swapped"),
+        ("such as the former", wants(held(Turn::Nobodys), 1), "weigh 100 step None Swapped"),
+        ("it belongs to the new revision first", held(Turn::HandedOver), "handed over"),
+        ("a newer one that is only followed waits as long as the pause", wants(held(Turn::Nobodys), 3), "stay"),
+        (
+            "who aborts it is heard at once",
+            held(Turn::Nobodys).but(|g| g.command = command(Verb::Abort)),
+            "reject Aborted",
+        ),
+        (
+            "and so is what speaks against it",
+            held(Turn::Nobodys).but(|g| g.trouble = final_trouble(true)),
+            "reject InvalidModel",
+        ),
+    ]);
     assert_eq!(Pair::of(&swapping(50, None)), None, "nothing is compared");
 }
 

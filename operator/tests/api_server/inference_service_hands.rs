@@ -46,7 +46,13 @@ async fn a_service_that_is_deleted_takes_a_pod_along_that_no_replica_set_has() {
     assert_eq!(owners(&world).await, ["InferenceService"]);
     world.api::<InferenceService>().delete(NAME, &DeleteParams::background()).await.unwrap();
     collect(&world).await.unwrap();
-    let left: Vec<String> =
-        world.list::<Pod>().await.unwrap().iter().filter(|pod| is_server(pod.labels())).map(ResourceExt::name_any).collect();
+    let left: Vec<String> = world
+        .list::<Pod>()
+        .await
+        .unwrap()
+        .iter()
+        .filter(|pod| is_server(pod.labels()))
+        .map(ResourceExt::name_any)
+        .collect();
     assert_eq!(left, Vec::<String>::new());
 }
