@@ -78,6 +78,8 @@ pub struct Decided {
     pub wanted: Vec<Wanted>,
     /// Revisions whose children may go now.
     pub obsolete: Vec<String>,
+    /// Revisions whose children stay, and how many pods they shall have in place of more.
+    pub fewer: Vec<(String, i32)>,
     /// The HTTPRoute, where it is to be written.
     pub route: Option<HTTPRoute>,
     /// Whether the HTTPRoute may go now.
@@ -235,6 +237,7 @@ impl<'a> Deciding<'a> {
         };
         self.fill(&mut moved.status, &judged, found);
         let (obsolete, leaving) = self.leftovers(&moved.status, plan.as_ref(), is_accepted);
+        let fewer = self.fewer(&moved.status);
         let decisions = record(&mut moved, self.now);
         let basis = Basis { evidence: judged.inputs.as_ref(), drift: drift.as_ref() };
         let records = self.records(&decisions, basis);
@@ -251,6 +254,7 @@ impl<'a> Deciding<'a> {
             decisions,
             told: moved.told,
             obsolete,
+            fewer,
             route: gateway.route,
             drops_route: gateway.remove,
             opens_servers: gateway.opens,

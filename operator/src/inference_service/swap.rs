@@ -178,6 +178,17 @@ impl<'a> Found<'a> {
         is_concerned && (self.changes_hands(pod) || self.let_go(pod).is_some())
     }
 
+    /// Pods with a node that the ReplicaSet of a revision has, or is to have. One that it has to let go of counts until it has: it would end a
+    /// running one for it otherwise.
+    pub(super) fn placed(self, revision: &str) -> i32 {
+        let is_its = |pod: &&ServerPod| {
+            let is_to_be_had = pod.belonging.revision == revision && pod.belonging.template_hash.is_some();
+            let is_there = pod.ip.is_some() && !pod.is_over();
+            is_there && (is_to_be_had || self.template_of(pod, revision).is_some())
+        };
+        i32::try_from(self.pods.iter().filter(is_its).count()).unwrap_or(i32::MAX)
+    }
+
     /// From now on the ReplicaSets see it as one of this revision. What it was told stays: its template may name another model.
     pub(super) fn handed_over(self, pod: &ServerPod, to: &RevisionStatus, hash: &str) -> Value {
         let service = owner::one_of_several::<InferenceService>(self.service, self.uid);

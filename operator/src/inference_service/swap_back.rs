@@ -11,6 +11,9 @@
 //! | reports the former model, and a pod of the former waits      | its labels: it belongs to the former revision, whose Service finds it now   |
 //! | has the former's ReplicaSet                                  | nothing; the children of the revision go when none is on its way any more   |
 //!
+//! Pods of that revision which wait for room go first, and its Deployment wants no more than have a node: one of them would take room that
+//! becomes free before a pod of what serves does.
+//!
 //! Weights come first, so these pods answer nobody: all of them load at the same time, one that is not ready does, too, and none needs to be
 //! found by both Services. Labels are changed one after the other, as the former ReplicaSet deletes one that waits for each.
 //!
@@ -18,11 +21,16 @@
 //! the server refuses the former model for good, and after `progressDeadlineSeconds` in all.
 
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
 use millrace_contract::{
     decision::{Decision, Question},
     server::ServedModel,
 };
-use millrace_crds::inference_service::{InferenceServiceStatus, RevisionStatus};
+use millrace_crds::{
+    inference_service::{InferenceServiceStatus, RevisionStatus},
+    labels::REVISION,
+};
 
 use super::{
     pair::named_revisions,
@@ -76,6 +84,15 @@ impl<'a> WayBack<'a> {
     pub fn is_awaited(&self, revision: &str) -> bool {
         let is_its = |pod: &ServerPod| pod.belonging.revision == revision;
         self.found.pods.iter().any(|pod| self.found.is_held_by(revision, pod) || (is_its(pod) && self.comes(pod)))
+    }
+
+    /// How many pods this Deployment of a forgotten revision shall have for as long as its children stay, where it wants more.
+    pub fn fewer(&self, deployment: &Deployment) -> Option<(String, i32)> {
+        let revision = deployment.labels().get(REVISION).filter(|revision| self.is_forgotten(revision))?;
+        let wants = deployment.spec.as_ref().and_then(|spec| spec.replicas)?;
+        let placed = self.found.placed(revision);
+        let is_awaited = deployment.metadata.deletion_timestamp.is_none() && self.is_awaited(revision);
+        (is_awaited && wants > placed).then(|| (revision.clone(), placed))
     }
 
     /// What is to be changed at pods. `is_settled`: nobody is led to another revision than status says.

@@ -306,6 +306,39 @@ fn children_wait_for_pods_with_labels_of_one_revision_and_the_replica_set_of_ano
 }
 
 #[test]
+fn what_waits_for_room_of_the_rejected_revision_goes_before_it_takes_some() {
+    let of_nobody = || {
+        let mut pod = swapped("a");
+        pod.belonging.replica_set = None;
+        pod
+    };
+    let nothing: Change<'_> = &|_| ();
+    // How many pods the Deployment of `fraud-2` wants, and how many it shall have in their place.
+    let cases: [(&str, ServerPod, Change<'_>, i32, Option<i32>); 11] = [
+        ("one waits", swapped("a"), nothing, 2, Some(1)),
+        ("none does", swapped("a"), nothing, 1, None),
+        ("it fell", ServerPod { is_ready: false, ..swapped("a") }, nothing, 2, Some(1)),
+        ("its ReplicaSet is to have it", of_nobody(), nothing, 2, Some(1)),
+        ("its ReplicaSet is to let it go, and has not", given_back("a"), nothing, 2, Some(1)),
+        ("that has, and the children go", at_home("a"), nothing, 2, None),
+        ("another was handed over", swapped("a"), &|there| there.pods.push(swapped("c")), 3, Some(2)),
+        ("one of its own runs", swapped("a"), &|there| there.pods.push(made_for(2, "c")), 3, Some(2)),
+        ("one was evicted", swapped("a"), &|there| there.pods[1].belonging.has_ended = true, 2, Some(1)),
+        ("its time is over, and the children go", swapped("a"), &|there| there.model = None, 2, None),
+        ("it is tried", swapped("a"), &|there| there.status.canary = Some(revision(2)), 2, None),
+    ];
+    for (case, away, change, wants, expected) in cases {
+        let mut there = There::of(vec![away, waiting(2, "v"), made_for(1, "b"), waiting(1, "w")]);
+        change(&mut there);
+        let metadata = json!({"name": "d", "labels": {"millrace.dev/revision": revision(2).revision}});
+        let spec = json!({"replicas": wants, "selector": {}, "template": {}});
+        let deployment: Deployment = serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap();
+        let found = there.way_back().fewer(&deployment);
+        assert_eq!(found, expected.map(|replicas| (revision(2).revision, replicas)), "{case}");
+    }
+}
+
+#[test]
 fn pods_come_back_for_some_time_after_a_rollout_that_ended_by_going_back() {
     let made = |question: Question, second: i64| Decision {
         id: second,
