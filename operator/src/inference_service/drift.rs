@@ -70,11 +70,20 @@ impl Monitoring {
     pub fn untold(&mut self, history: &[Decision], next: i64) -> Option<DriftInputs> {
         let verdict = self.verdict.as_mut()?;
         let inputs = verdict.tell(history, next);
-        // The status was lost, and what the verdict rests on is too: the next window says it anew.
+        // The status was lost, and what the verdict rests on is too: it is told without, where drift is raised, and else the next window says it anew.
         if inputs.is_none() && !verdict.is_told(history) {
             self.verdict = None;
         }
         inputs
+    }
+
+    /// The newest window, where drift is raised for this revision and no verdict says so: an earlier release, or one whose status was lost, raised it.
+    /// The decision that tells of it is to have this number; nothing else waits for the next window, which may take long.
+    pub fn raised_before(&mut self, revision: &str, next: i64) -> Option<&DriftStatus> {
+        let is_untold = self.is_raised(revision) && self.verdict.is_none();
+        let newest = self.newest.as_ref().filter(|_| is_untold)?;
+        self.verdict = Some(DriftVerdict::raised_before(next));
+        Some(newest)
     }
 
     /// Number of the decision that tells of the newest verdict.
