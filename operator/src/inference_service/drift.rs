@@ -78,7 +78,7 @@ impl Monitoring {
     }
 
     /// The newest window, where drift is raised for this revision and no verdict says so: an earlier release, or one whose status was lost, raised it.
-    /// The decision that tells of it is to have this number; nothing else waits for the next window, which may take long.
+    /// The decision that tells of it is to have this number. The next window may be long in coming, and a training need not wait for it.
     pub fn raised_before(&mut self, revision: &str, next: i64) -> Option<&DriftStatus> {
         let is_untold = self.is_raised(revision) && self.verdict.is_none();
         let newest = self.newest.as_ref().filter(|_| is_untold)?;

@@ -47,7 +47,7 @@ use serde_json::{Value, json};
 use super::{
     forward::{STABLE_DOWN_SECONDS, weigh},
     interrupts::{aborted, by_operator, rejected, withdrawn},
-    pair::{named_revisions, swap_of},
+    pair::{named_revisions, replicas_of, swap_of},
     phase::{Facts, Move},
     pods::{Pods, ServerPod, TEMPLATE_HASH, Trouble, is_final},
     revision::hash,
@@ -65,6 +65,8 @@ pub struct Seen {
     pub next: Option<String>,
     /// Whether one of the former revision's pods has a node, ready or not.
     pub is_any_left: bool,
+    /// Pods that belong to the new revision and serve it, however they came to it.
+    pub own: i32,
     /// Where the pod stands whose turn it is.
     pub turn: Turn,
     /// What keeps it from serving the new model.
@@ -120,16 +122,23 @@ impl<'a> Found<'a> {
             hindrance: self.hindrance(stable, canary),
             next: self.candidates(stable).next().map(|pod| pod.name.clone()),
             is_any_left: self.of_the_former(stable).any(|pod| pod.ip.is_some()),
+            own: self.own(canary),
             turn,
             trouble: pod.filter(|_| turn != Turn::Nobodys).and_then(|pod| trouble(pod, canary)),
             is_any_returning: false,
         }
     }
 
-    /// The pod whose turn it is, as long as it is there.
+    fn own(self, canary: &RevisionStatus) -> i32 {
+        let is_its = |pod: &&ServerPod| pod.belonging.revision == canary.revision && !pod.is_over();
+        let serving = self.pods.iter().filter(is_its).filter(|pod| pod.is_ready && pod.has_loaded(canary));
+        i32::try_from(serving.count()).unwrap_or(i32::MAX)
+    }
+
+    /// The pod whose turn it is, as long as it is there and runs: no ReplicaSet will have one that was evicted.
     fn pod_of(self, status: &InferenceServiceStatus) -> Option<&'a ServerPod> {
         let name = swap_of(status)?.pod.as_ref()?;
-        self.pods.iter().find(|pod| pod.name == *name && !pod.is_ending)
+        self.pods.iter().find(|pod| pod.name == *name && !pod.is_over())
     }
 
     fn turn(self, pod: &ServerPod, stable: &RevisionStatus, canary: &RevisionStatus) -> Turn {
@@ -247,13 +256,13 @@ impl<'a> Found<'a> {
 
     /// What Kubernetes selects a revision's pods by, where it is sure that its ReplicaSet will rather delete a pod that waits than one that is
     /// handed over: it has as many as it shall have, and one of them waits.
-    pub(super) fn hash_to_join(self, joined: &RevisionStatus) -> Option<String> {
+    pub(super) fn hash_to_join(self, joined: &RevisionStatus, status: &InferenceServiceStatus) -> Option<String> {
         let deployment = self.deployments.iter().find(|deployment| {
             deployment.labels().get(REVISION).is_some_and(|revision| *revision == joined.revision)
         })?;
         let observed = deployment.status.as_ref().and_then(|status| status.observed_generation)?;
         let is_scaled = observed >= deployment.metadata.generation.unwrap_or_default()
-            && deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(joined.replicas);
+            && deployment.spec.as_ref().and_then(|spec| spec.replicas) == replicas_of(status, &joined.revision);
         let mut its = self.pods.iter().filter(|pod| !pod.is_over() && self.is_had_by(pod, &joined.revision));
         let waits = its.find(|pod| !pod.is_ready)?;
         waits.belonging.template_hash.clone().filter(|_| is_scaled)
@@ -323,6 +332,10 @@ pub fn next(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     let version = &canary.model_version;
     let pod = swap_of(facts.status).and_then(|swap| swap.pod.as_deref()).unwrap_or_default();
     match facts.swap.turn {
+        // There was room in the end: nobody waits any more in whose place this pod could be handed over.
+        Turn::Loads | Turn::Serves | Turn::Joins | Turn::Joined if facts.swap.own >= wanted => {
+            weigh(ALL, None, "Swapped", format!("{version} has all of its pods without {pod}"), Vec::new())
+        }
         Turn::Nobodys => nobodys_turn(facts, canary, wanted),
         Turn::Loads => unless_in_trouble(facts, canary, format!("waiting until pod {pod} has loaded {version}")),
         Turn::Serves => unless_in_trouble(facts, canary, format!("pod {pod} serves {version} from now on")),
@@ -432,7 +445,7 @@ pub fn marks(
             Turn::Joined => {
                 let ready = Pods::of(canary, found.pods).loaded;
                 let has_share = canary.weight.intended >= share(ready, canary.replicas);
-                let hash = found.hash_to_join(canary).filter(|_| has_share && is_accepted);
+                let hash = found.hash_to_join(canary, status).filter(|_| has_share && is_accepted);
                 hash.map(|hash| found.handed_over(pod, canary, &hash))
             }
             Turn::Nobodys | Turn::Joins | Turn::Leaves | Turn::HandedOver => None,

@@ -104,7 +104,7 @@ impl<'a> WayBack<'a> {
             pods.iter().any(|pod| pod.belonging.revision == stable.revision && self.found.changes_hands(pod));
         let next = pods.iter().find(|pod| self.comes(pod) && is_back(pod, stable)).filter(|_| !is_one_under_way);
         let back = next.and_then(|pod| {
-            let hash = self.found.hash_to_join(stable)?;
+            let hash = self.found.hash_to_join(stable, self.status)?;
             Some(mark(pod, self.found.handed_over(pod, stable, &hash)))
         });
         asked.chain(back).collect()

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_contract::sketch::RefusedModel;
-use millrace_crds::inference_service::SwapStatus;
+use millrace_crds::inference_service::{StandingRevision, SwapStatus};
 
 use super::*;
 use crate::inference_service::{
@@ -117,7 +117,7 @@ fn where_a_pod_stands_follows_from_its_labels_and_its_answers() {
         pod.belonging.replica_set = Some(format!("svc-{}-{}", canary.revision, template_hash(&canary)));
     };
     type Change<'a> = &'a dyn Fn(&mut ServerPod);
-    let cases: [(&str, &[Change<'_>], bool, Turn); 11] = [
+    let cases: [(&str, &[Change<'_>], bool, Turn); 12] = [
         ("it was told nothing yet", &[], false, Turn::Loads),
         ("it reports the new model", &[&loaded], false, Turn::Serves),
         ("it does, and is not ready", &[&loaded, &|pod| pod.is_ready = false], false, Turn::Loads),
@@ -133,6 +133,12 @@ fn where_a_pod_stands_follows_from_its_labels_and_its_answers() {
         ),
         ("the new one has it", &[&loaded, &serves, &belongs, &adopted], true, Turn::HandedOver),
         ("it ends", &[&loaded, &|pod| pod.is_ending = true], false, Turn::Nobodys),
+        (
+            "it was evicted before the new one had it",
+            &[&loaded, &serves, &belongs, &|pod| pod.belonging.has_ended = true],
+            true,
+            Turn::Nobodys,
+        ),
         ("it is another's", &[&|pod| "other".clone_into(&mut pod.belonging.revision)], false, Turn::Nobodys),
     ];
     for (case, changes, is_found, expected) in cases {
@@ -253,6 +259,15 @@ fn pods_take_the_new_model_one_after_the_other_and_requests_follow_them() {
         ("there is none", none_is_left(turned(50, 1, Turn::Nobodys)), "weigh 100 step None Swapped"),
         ("none was there from the start", none_is_left(turned(0, 0, Turn::Nobodys)), "stay"),
         ("nor does one come", none_is_left(turned(0, 0, Turn::Nobodys)).but(|g| g.stable_down = 60), "recreate"),
+    ]);
+    // Room came free, and pods of its own have started.
+    let has_own = |turn, own| turned(50, 2, turn).but(|g| g.swap.own = own);
+    check(vec![
+        ("it has one of its own, and waits for this one", has_own(Turn::Loads, 1), "stay"),
+        ("it has all", has_own(Turn::Loads, 2), "weigh 100 step None Swapped"),
+        ("and this one serves it, too", has_own(Turn::Joined, 2), "weigh 100 step None Swapped"),
+        ("a pause holds that", has_own(Turn::Joined, 2).but(paused), "stay"),
+        ("what was handed over is counted first", has_own(Turn::HandedOver, 2), "handed over"),
     ]);
     // The only pod there is.
     let alone = |turn, weight, ready| turned(weight, ready, turn).but(|g| g.replicas = 1);
@@ -503,6 +518,42 @@ fn a_pod_is_handed_over_only_where_another_one_would_be_deleted_for_it() {
         ("it has another number", has_other_number),
     ] {
         assert_eq!(count(&there), 0, "{case}");
+    }
+}
+
+#[test]
+fn a_fallback_may_ask_for_more_pods_of_the_new_revision() {
+    let (stable, canary) = both();
+    let mut there = There::of(vec![pod("a", &stable)]);
+    there.pods[0].sketches = Some(reports(&canary));
+    there.pods[0].revision.clone_from(&canary.revision);
+    there.joined.insert("ip-a".to_owned());
+    let mut status = swapping(99, Some("a"));
+    let revision = RevisionStatus { replicas: 3, ..canary };
+    there.deployments = vec![deployment(&revision, 2)];
+    assert_eq!(there.marks(&status, true), [], "its Deployment is to be scaled");
+    status.standing = vec![StandingRevision { revision, named_by: vec!["fallback".to_owned()] }];
+    assert_eq!(there.marks(&status, true).len(), 1);
+}
+
+#[test]
+fn pods_of_the_new_revision_are_its_own_once_they_belong_to_it_and_serve_it() {
+    let (stable, canary) = both();
+    let there = |change: &dyn Fn(&mut ServerPod)| {
+        let mut own = pod("o", &canary);
+        change(&mut own);
+        There::of(vec![pod("a", &stable), own]).seen(Some("a")).own
+    };
+    type Change<'a> = &'a dyn Fn(&mut ServerPod);
+    let cases: [(&str, Change<'_>, i32); 5] = [
+        ("it serves it", &|_| (), 1),
+        ("it is not ready", &|pod| pod.is_ready = false, 0),
+        ("it has not loaded it", &|pod| pod.sketches = Some(reports(&stable)), 0),
+        ("it ends", &|pod| pod.is_ending = true, 0),
+        ("it belongs to the former", &|pod| pod.belonging.revision.clone_from(&stable.revision), 0),
+    ];
+    for (case, change, expected) in cases {
+        assert_eq!(there(change), expected, "{case}");
     }
 }
 
