@@ -1,6 +1,6 @@
 //! Tests of swapping: where pods stand, what is done next, and what is changed at them.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use millrace_contract::sketch::RefusedModel;
 use millrace_crds::inference_service::{StandingRevision, SwapStatus};
 
@@ -467,13 +467,19 @@ fn the_service_owns_a_pod_until_a_replica_set_has_it_or_a_person_took_it_out() {
     };
     let (both_own, service_owns) = ([the_service(), new.clone()], [the_service()]);
     // Who owns it then, where that is changed, and whether the children of the new revision stay for it.
-    let cases: [(&str, ServerPod, Option<Value>, bool); 6] = [
+    let cases: [(&str, ServerPod, Option<Value>, bool); 7] = [
         ("the former has it still", with(Some(&former), &[former.clone(), the_service()]), None, true),
         ("nobody has it", with(None, &service_owns), None, true),
         ("the new one has it", with(Some(&new), &both_own), Some(json!([new])), true),
         ("it has it alone", with(Some(&new), std::slice::from_ref(&new)), None, false),
         ("a person took it out", taken_out(with(None, &service_owns)), Some(json!([])), true),
         ("it was evicted: it goes with the service", evicted(with(None, &service_owns)), None, false),
+        (
+            "it was before the former let it go, and goes with that",
+            evicted(with(Some(&former), &[former.clone(), the_service()])),
+            Some(json!([former])),
+            true,
+        ),
     ];
     for (case, pod, owners, is_held) in cases {
         let there = There::of(vec![pod]);
