@@ -112,9 +112,9 @@ impl Monitoring {
         let mut added: BTreeMap<String, Counts> = BTreeMap::new();
         let mut features: Vec<FieldSketch> = Vec::new();
         let mut rows = 0;
-        for sketches in
-            pods.iter().filter(|pod| pod.revision == stable.revision).filter_map(|pod| pod.sketches.as_ref())
-        {
+        let its = pods.iter().filter(|pod| pod.revision == stable.revision).filter_map(|pod| pod.sketches.as_ref());
+        // One whose model is swapped may serve another already, which counts over other bins.
+        for sketches in its.filter(|sketches| sketches.revision == stable.revision) {
             let counts = field_counts(&sketches.features);
             if features.is_empty() {
                 features.clone_from(&sketches.features);
@@ -351,6 +351,22 @@ mod tests {
         let (monitoring, _) =
             stepped(&[(0, vec![pod("a", [0, 0])]), (30, vec![pod("a", [10, 190])]), (60, vec![pod("a", [10, 190])])]);
         assert_eq!(monitoring.newest.unwrap().verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn what_a_pod_serves_by_another_model_already_is_in_no_window() {
+        let swapped = |bins| {
+            let mut pod = pod("a-1", bins);
+            pod.sketches.as_mut().unwrap().revision = "next".to_owned();
+            pod
+        };
+        let (_, closed) = stepped(&[
+            (0, vec![pod("a", [0, 0])]),
+            (30, vec![pod("a", [60, 60])]),
+            (40, vec![swapped([0, 500])]),
+            (60, vec![swapped([0, 900])]),
+        ]);
+        assert_eq!(closed, [(120, Verdict::Pass, false)]);
     }
 
     #[test]

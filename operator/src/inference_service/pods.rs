@@ -27,6 +27,9 @@ pub const SERVER_CONTAINER: &str = "server";
 /// Reason of a pod that no node has room for.
 pub const UNSCHEDULABLE: &str = ProblemReason::Unschedulable.as_str();
 
+/// Reason of a container that the kernel ended, as it had more memory than it may.
+pub const OUT_OF_MEMORY: &str = "OOMKilled";
+
 /// How long a pod may take to its first readiness before it counts as one that is away.
 const MAX_START_SECONDS: i64 = 600;
 
@@ -205,7 +208,7 @@ fn terminated(state: &ContainerState) -> Option<Trouble> {
         let said = terminated.reason.as_deref().filter(|reason| *reason != "Error");
         let reason = said.unwrap_or(ProblemReason::ContainerFailed.as_str()).to_owned();
         let message = match reason.as_str() {
-            "OOMKilled" => "the server ran out of memory: raise spec.server.resources.limits.memory".to_owned(),
+            OUT_OF_MEMORY => "the server ran out of memory: raise spec.server.resources.limits.memory".to_owned(),
             _ => format!("the server stopped with exit code {}", terminated.exit_code),
         };
         (reason, message)

@@ -44,7 +44,7 @@ use super::{
     interrupts::{aborted, by_operator, rejected, withdrawn},
     pair::{named_revisions, swap_of},
     phase::{Facts, Move},
-    pods::{Pods, ServerPod, Trouble, is_final},
+    pods::{OUT_OF_MEMORY, Pods, ServerPod, Trouble, is_final},
     revision::hash,
     routing::ALL,
     scaling::pods_for,
@@ -190,11 +190,12 @@ impl<'a> Found<'a> {
 
 /// A model that the server refuses, or a container that does not run under it: the former would be back after a restart only.
 fn trouble(pod: &ServerPod, canary: &RevisionStatus) -> Option<Trouble> {
-    let fell = pod.trouble.as_ref().filter(|_| pod.belonging.is_down);
-    if let Some(fell) = fell {
-        return Some(Trouble { is_final: true, ..fell.clone() });
+    let fell = pod.trouble.clone().filter(|_| pod.belonging.is_down);
+    let Some(Trouble { reason, mut message, .. }) = fell else { return refused(pod, &canary.revision) };
+    if reason == OUT_OF_MEMORY {
+        message.push_str(", as it has both models in memory for a moment, or set spec.rollout.capacity to Recreate");
     }
-    refused(pod, &canary.revision)
+    Some(Trouble { reason, message, is_final: true })
 }
 
 /// What a server says against the model that it was told.

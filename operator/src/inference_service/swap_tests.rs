@@ -1,4 +1,5 @@
-//! Tests of swapping: where pods stand, what is done next, and what is changed at them.
+//! Tests of swapping: where pods stand, what is done next, and what is changed at them. Long, since all of them change one fixture of what is
+//! there, and read in the order in which a pod goes its way.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use millrace_contract::sketch::RefusedModel;
@@ -217,6 +218,8 @@ fn what_keeps_a_pod_from_serving_the_new_model_is_told() {
         let found = trouble.as_ref().map(|trouble| (trouble.reason.as_str(), trouble.is_final));
         assert_eq!(found, expected, "{case}");
     }
+    let message = There::of(vec![fell(true)]).seen(Some("a")).trouble.unwrap().message;
+    assert!(message.starts_with("no memory, as it has both models in memory"), "{message}");
 }
 
 /// So many of two pods serve the new model; this is seen of the next.
