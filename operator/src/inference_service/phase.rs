@@ -5,8 +5,8 @@
 //! the weight the canary has, or at the last one. What a phase does is in `forward.rs`, `swap.rs`, `baking.rs` and `rehearsal.rs`; what
 //! ends a rollout in any phase in `interrupts.rs`.
 //!
-//! Order of writes in a reconcile: children (scale up), evidence, plan, status, Events, labels of pods (`swap.rs` and `swap_back.rs` have tables
-//! of their own for these); then deletions. After a crash behind each:
+//! Order of writes in a reconcile: children (scale up), evidence, plan, status, Events, pods that nobody waits for any more (scale down), labels of
+//! pods (`swap.rs` and `swap_back.rs` have tables of their own for these); then deletions. After a crash behind each:
 //!
 //! | after              | the next reconcile sees                               | and does                                                      |
 //! |--------------------|-------------------------------------------------------|---------------------------------------------------------------|
