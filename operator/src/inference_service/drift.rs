@@ -70,7 +70,8 @@ impl Monitoring {
     pub fn untold(&mut self, history: &[Decision], next: i64) -> Option<DriftInputs> {
         let verdict = self.verdict.as_mut()?;
         let inputs = verdict.tell(history, next);
-        // The status was lost, and what the verdict rests on is too: it is told without, where drift is raised, and else the next window says it anew.
+        // The status was lost, and what the verdict rests on is too. Raised drift is told without it (`raised_before`); else the next window says
+        // it anew.
         if inputs.is_none() && !verdict.is_told(history) {
             self.verdict = None;
         }

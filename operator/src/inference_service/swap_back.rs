@@ -9,7 +9,8 @@
 //! |--------------------------------------------------------------|-----------------------------------------------------------------------------|
 //! | was handed over to it, and could serve what serves now       | once nobody is led to the revision: its annotations, the former model too   |
 //! | reports the former model, and a pod of the former waits      | its labels: it belongs to the former revision, whose Service finds it now   |
-//! | has the former's ReplicaSet                                  | nothing; the children of the revision go when none is on its way any more   |
+//! | has the former's ReplicaSet, and the service as an owner     | its owners: that ReplicaSet alone                                           |
+//! | has the former's ReplicaSet alone                            | nothing; the children of the revision go when none is on its way any more   |
 //!
 //! Pods of that revision which wait for room go first, and its Deployment wants no more than have a node: one of them would take room that
 //! becomes free before a pod of what serves does.
