@@ -169,6 +169,11 @@ impl ServerPod {
         self.is_ending || self.belonging.has_ended
     }
 
+    /// No node has room for it: it has never run.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.ip.is_none() && self.trouble.as_ref().is_some_and(|trouble| trouble.reason == UNSCHEDULABLE)
+    }
+
     pub(super) fn has_loaded(&self, revision: &RevisionStatus) -> bool {
         self.sketches.as_ref().is_some_and(|sketches| {
             sketches.revision == revision.revision

@@ -12,8 +12,8 @@
 //! | has the former's ReplicaSet, and the service as an owner     | its owners: that ReplicaSet alone                                           |
 //! | has the former's ReplicaSet alone                            | nothing; the children of the revision go when none is on its way any more   |
 //!
-//! Pods of that revision which wait for room go first, and its Deployment wants no more than have a node: one of them would take room that
-//! becomes free before a pod of what serves does.
+//! Pods of that revision which wait for room go first, and its Deployment wants no more than the others: one of them would take room that becomes
+//! free before a pod of what serves does.
 //!
 //! Weights come first, so these pods answer nobody: all of them load at the same time, one that is not ready does, too, and none needs to be
 //! found by both Services. Labels are changed one after the other, as the former ReplicaSet deletes one that waits for each.

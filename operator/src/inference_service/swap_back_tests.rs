@@ -14,7 +14,7 @@ use super::*;
 use crate::inference_service::{
     desired::served_model,
     fixtures::{approved, at, reports, server_pod, service, serving, spec},
-    pods::Belonging,
+    pods::{Belonging, Trouble, UNSCHEDULABLE},
 };
 
 fn revision(number: i64) -> RevisionStatus {
@@ -51,7 +51,9 @@ fn made_for(number: i64, name: &str) -> ServerPod {
 
 /// One that waits for room.
 fn waiting(number: i64, name: &str) -> ServerPod {
-    ServerPod { ip: None, is_ready: false, sketches: None, ..made_for(number, name) }
+    let (reason, message) = (UNSCHEDULABLE.to_owned(), "no node has room".to_owned());
+    let trouble = Some(Trouble { reason, message, is_final: false });
+    ServerPod { ip: None, is_ready: false, trouble, sketches: None, ..made_for(number, name) }
 }
 
 /// One that was handed over to `fraud-2`.
@@ -314,7 +316,7 @@ fn what_waits_for_room_of_the_rejected_revision_goes_before_it_takes_some() {
     };
     let nothing: Change<'_> = &|_| ();
     // How many pods the Deployment of `fraud-2` wants, and how many it shall have in their place.
-    let cases: [(&str, ServerPod, Change<'_>, i32, Option<i32>); 11] = [
+    let cases: [(&str, ServerPod, Change<'_>, i32, Option<i32>); 12] = [
         ("one waits", swapped("a"), nothing, 2, Some(1)),
         ("none does", swapped("a"), nothing, 1, None),
         ("it fell", ServerPod { is_ready: false, ..swapped("a") }, nothing, 2, Some(1)),
@@ -322,6 +324,7 @@ fn what_waits_for_room_of_the_rejected_revision_goes_before_it_takes_some() {
         ("its ReplicaSet is to let it go, and has not", given_back("a"), nothing, 2, Some(1)),
         ("that has, and the children go", at_home("a"), nothing, 2, None),
         ("another was handed over", swapped("a"), &|there| there.pods.push(swapped("c")), 3, Some(2)),
+        ("one of its own starts", swapped("a"), &|there| there.pods[1].trouble = None, 2, None),
         ("one of its own runs", swapped("a"), &|there| there.pods.push(made_for(2, "c")), 3, Some(2)),
         ("one was evicted", swapped("a"), &|there| there.pods[1].belonging.has_ended = true, 2, Some(1)),
         ("its time is over, and the children go", swapped("a"), &|there| there.model = None, 2, None),

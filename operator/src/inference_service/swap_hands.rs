@@ -48,12 +48,12 @@ impl Found<'_> {
         is_concerned && (self.changes_hands(pod) || self.let_go(pod).is_some())
     }
 
-    /// Pods with a node that the ReplicaSet of a revision has, or is to have. One that it has to let go of counts until it has: it would end a
-    /// running one for it otherwise.
+    /// Pods that the ReplicaSet of a revision has, or is to have, without those that wait for room. One that it has to let go of counts until it has:
+    /// it would end a running one for it otherwise.
     pub(super) fn placed(self, revision: &str) -> i32 {
         let is_its = |pod: &&ServerPod| {
             let is_to_be_had = pod.belonging.revision == revision && pod.belonging.template_hash.is_some();
-            let is_there = pod.ip.is_some() && !pod.is_over();
+            let is_there = !pod.is_over() && !pod.waits_for_room();
             is_there && (is_to_be_had || self.template_of(pod, revision).is_some())
         };
         i32::try_from(self.pods.iter().filter(is_its).count()).unwrap_or(i32::MAX)
