@@ -337,8 +337,8 @@ pub struct Mark {
     pub change: Value,
 }
 
-/// What is to be changed at pods; of more than one change of a pod the first counts. `model` is the canary's; `is_led_back`: the rollout has ended, and a Gateway is to lead requests away from its
-/// revision still; `is_accepted`: every router follows the plan of this status.
+/// What is to be changed at pods; of two changes of one the first counts. `model` is the canary's; `is_led_back`: the rollout has ended, and a
+/// Gateway is to lead requests away from its revision still; `is_accepted`: every router follows the plan of this status.
 pub fn marks(
     status: &InferenceServiceStatus,
     found: Found<'_>,
