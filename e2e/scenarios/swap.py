@@ -53,15 +53,21 @@ def serves(version):
     return stable.get("modelVersion") == version and stable.get("loaded") == GPUS and not status.get("canary") and status
 
 
+def owners_of(pod):
+    return [owner["name"] for owner in pod["metadata"].get("ownerReferences", [])]
+
+
 def are_the_same(before, revision):
     """The same pods, none started anew, belong to this revision, and nobody waits for anything at them."""
     wait("no pod waits for room any more", lambda: len(servers()) == GPUS, 60, lambda: str([pod["metadata"]["name"] for pod in servers()]))
+    owners = lambda: [owners_of(pod) for pod in servers()]
+    wait("each pod is a ReplicaSet's alone", lambda: all(len(one) == 1 for one in owners()), 60, lambda: str(owners()))
     if with_a_node() != before:
         raise Failed(f"other pods serve: {before} -> {with_a_node()}")
     for pod in servers():
         labels, annotations = pod["metadata"]["labels"], pod["metadata"].get("annotations", {})
-        owners = [owner["name"] for owner in pod["metadata"].get("ownerReferences", [])]
-        is_its = labels["millrace.dev/revision"] == labels["millrace.dev/serves"] == revision and revision in owners[0]
+        owners = owners_of(pod)
+        is_its = labels["millrace.dev/revision"] == labels["millrace.dev/serves"] == revision and len(owners) == 1 and revision in owners[0]
         if not is_its or "millrace.dev/served-before" in annotations or condition(pod, "Ready")[0] != "True":
             raise Failed(f"pod {pod['metadata']['name']} is not {revision}'s as it should be: {labels} {owners} {sorted(annotations)}")
 

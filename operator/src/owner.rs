@@ -50,6 +50,18 @@ impl Owner {
     }
 }
 
+/// One of several owners of an object, and not its controller: the garbage collector deletes it once none of them is left.
+pub fn one_of_several<K: Resource<DynamicType = ()>>(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        controller: None,
+        block_owner_deletion: None,
+    }
+}
+
 /// The controller of a stored object.
 pub fn controller_of(object: &ObjectMeta) -> Option<&OwnerReference> {
     object.owner_references.iter().flatten().find(|reference| reference.controller == Some(true))
@@ -83,6 +95,14 @@ mod tests {
         assert!(!Owner::Controller(reference("2")).owns(&child), "a namesake made later is another object");
         assert!(!Owner::Label.owns(&child));
         assert_eq!(described(&child), "Dataset d");
+    }
+
+    #[test]
+    fn one_of_several_owners_makes_no_object_ours() {
+        let one = one_of_several::<millrace_crds::Dataset>("d", "1");
+        assert_eq!(one, OwnerReference { controller: None, block_owner_deletion: None, ..reference("1") });
+        let shared = ObjectMeta { owner_references: Some(vec![one]), ..ObjectMeta::default() };
+        assert!(!Owner::Controller(reference("1")).owns(&shared));
     }
 
     #[test]

@@ -53,10 +53,11 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [""]
   resources: [configmaps, services, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
-# Pods are only ever changed in labels and annotations: where a model is swapped in them (capacity: Swap).
+# Pods are only ever changed in labels, annotations and owners: where a model is swapped in them (capacity: Swap). None is deleted; but where the
+# OwnerReferencesPermissionEnforcement plugin is on, only who may delete an object may change its owners.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

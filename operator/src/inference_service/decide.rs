@@ -10,7 +10,7 @@ mod judged;
 mod monitored;
 mod request;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -78,6 +78,8 @@ pub struct Decided {
     pub wanted: Vec<Wanted>,
     /// Revisions whose children may go now.
     pub obsolete: Vec<String>,
+    /// Revisions whose children stay, and how many pods they shall have in place of more.
+    pub fewer: Vec<(String, i32)>,
     /// The HTTPRoute, where it is to be written.
     pub route: Option<HTTPRoute>,
     /// Whether the HTTPRoute may go now.
@@ -235,6 +237,7 @@ impl<'a> Deciding<'a> {
         };
         self.fill(&mut moved.status, &judged, found);
         let (obsolete, leaving) = self.leftovers(&moved.status, plan.as_ref(), is_accepted);
+        let fewer = self.fewer(&moved.status);
         let decisions = record(&mut moved, self.now);
         let basis = Basis { evidence: judged.inputs.as_ref(), drift: drift.as_ref() };
         let records = self.records(&decisions, basis);
@@ -251,6 +254,7 @@ impl<'a> Deciding<'a> {
             decisions,
             told: moved.told,
             obsolete,
+            fewer,
             route: gateway.route,
             drops_route: gateway.remove,
             opens_servers: gateway.opens,
@@ -307,6 +311,9 @@ impl<'a> Deciding<'a> {
         let is_led_back = gateway_is_behind && self.is_in_time(status);
         let mut marks = swap::marks(status, found, model.as_ref(), is_led_back, is_settled);
         marks.extend(self.way_back(status).marks(is_settled));
+        // Each is for the version of a pod that was seen: a second one would be refused.
+        let mut changed = BTreeSet::new();
+        marks.retain(|mark| changed.insert(mark.pod.clone()));
         marks
     }
 
@@ -343,6 +350,7 @@ impl<'a> Deciding<'a> {
 fn found<'a>(service: &'a InferenceService, name: &'a str, observed: &'a Observed) -> swap::Found<'a> {
     swap::Found {
         service: name,
+        uid: service.metadata.uid.as_deref().unwrap_or_default(),
         server: &service.spec.server,
         pods: &observed.pods,
         deployments: &observed.deployments,

@@ -617,6 +617,12 @@ fn pods_that_come_back_keep_the_children_of_their_revision_as_long_as_they_may_c
     let early = decided(status, &there);
     assert_eq!((early.marks.len(), early.obsolete.len()), (0, 0), "a router may send requests to it still");
 
+    let (status, mut there) = going_back(90);
+    there.deployments[1].spec = serde_json::from_value(json!({"replicas": 2, "selector": {}, "template": {}})).unwrap();
+    there.routers = following(0);
+    let tried = there.pods[0].belonging.revision.clone();
+    assert_eq!(decided(status, &there).fewer, [(tried, 1)], "what waits for room waits for no router");
+
     let (status, there) = going_back(-900);
     let late = decided(status, &there);
     assert_eq!((late.marks.len(), late.obsolete.len(), late.leaving), (0, 1, false));

@@ -70,11 +70,21 @@ impl Monitoring {
     pub fn untold(&mut self, history: &[Decision], next: i64) -> Option<DriftInputs> {
         let verdict = self.verdict.as_mut()?;
         let inputs = verdict.tell(history, next);
-        // The status was lost, and what the verdict rests on is too: the next window says it anew.
+        // The status was lost, and what the verdict rests on is too. Raised drift is told without it (`raised_before`); else the next window says
+        // it anew.
         if inputs.is_none() && !verdict.is_told(history) {
             self.verdict = None;
         }
         inputs
+    }
+
+    /// The newest window, where drift is raised for this revision and no verdict says so: an earlier release, or one whose status was lost, raised it.
+    /// The decision that tells of it is to have this number. The next window may be long in coming, and a training need not wait for it.
+    pub fn raised_before(&mut self, revision: &str, next: i64) -> Option<&DriftStatus> {
+        let is_untold = self.is_raised(revision) && self.verdict.is_none();
+        let newest = self.newest.as_ref().filter(|_| is_untold)?;
+        self.verdict = Some(DriftVerdict::raised_before(next));
+        Some(newest)
     }
 
     /// Number of the decision that tells of the newest verdict.
@@ -103,9 +113,9 @@ impl Monitoring {
         let mut added: BTreeMap<String, Counts> = BTreeMap::new();
         let mut features: Vec<FieldSketch> = Vec::new();
         let mut rows = 0;
-        for sketches in
-            pods.iter().filter(|pod| pod.revision == stable.revision).filter_map(|pod| pod.sketches.as_ref())
-        {
+        let its = pods.iter().filter(|pod| pod.revision == stable.revision).filter_map(|pod| pod.sketches.as_ref());
+        // One whose model is swapped may serve another already, which counts over other bins.
+        for sketches in its.filter(|sketches| sketches.revision == stable.revision) {
             let counts = field_counts(&sketches.features);
             if features.is_empty() {
                 features.clone_from(&sketches.features);
@@ -343,6 +353,22 @@ mod tests {
         let (monitoring, _) =
             stepped(&[(0, vec![pod("a", [0, 0])]), (30, vec![pod("a", [10, 190])]), (60, vec![pod("a", [10, 190])])]);
         assert_eq!(monitoring.newest.unwrap().verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn what_a_pod_serves_by_another_model_already_is_in_no_window() {
+        let swapped = |bins| {
+            let mut pod = pod("a-1", bins);
+            pod.sketches.as_mut().unwrap().revision = "next".to_owned();
+            pod
+        };
+        let (_, closed) = stepped(&[
+            (0, vec![pod("a", [0, 0])]),
+            (30, vec![pod("a", [60, 60])]),
+            (40, vec![swapped([0, 500])]),
+            (60, vec![swapped([0, 900])]),
+        ]);
+        assert_eq!(closed, [(120, Verdict::Pass, false)]);
     }
 
     #[test]

@@ -158,6 +158,11 @@ impl DriftVerdict {
         Self { verdict, decision: None, inputs: Some(inputs) }
     }
 
+    /// Drift that an earlier release raised, and kept nothing of what it rests on: the decision of this number tells of it.
+    pub fn raised_before(decision: i64) -> Self {
+        Self { verdict: Verdict::Fail, decision: Some(decision), inputs: None }
+    }
+
     /// Whether the history has its decision, or had it.
     pub fn is_told(&self, history: &[Decision]) -> bool {
         let Some(decision) = self.decision else { return false };

@@ -15,6 +15,7 @@
 //! | `interrupts.rs` | pure   | what ends it in any phase                                                                   |
 //! | `swap.rs`       | pure   | running pods that come to serve another model, where there is no room for a second revision |
 //! | `swap_back.rs`  | pure   | the way back of pods that were swapped, when the version was rejected meanwhile             |
+//! | `swap_hands.rs` | pure   | to which ReplicaSet such a pod belongs, and who owns it in between                          |
 //! | `baking.rs`     | pure   | after promotion: the former revision stays warm, and may come back                          |
 //! | `rehearsal.rs`  | pure   | copies for a version that answers nobody                                                    |
 //! | `moves.rs`      | pure   | what a move does to the status; `moves_beside.rs`: what is beside a rollout's way           |
@@ -112,6 +113,7 @@ pub mod standing;
 pub mod status;
 pub mod swap;
 pub mod swap_back;
+mod swap_hands;
 pub mod target;
 pub mod told;
 

@@ -104,7 +104,11 @@ impl Moved {
         let is_starting = Phase::of(&self.status) == Phase::Starting;
         let Some(rollout) = &mut self.status.rollout else { return };
         let since = rollout.paused_since.take();
-        let clock = if is_starting { Some(&mut rollout.start_time) } else { rollout.step_start_time.as_mut() };
+        let clock = match &mut rollout.swap {
+            Some(swap) => swap.pod_start_time.as_mut(),
+            None if is_starting => Some(&mut rollout.start_time),
+            None => rollout.step_start_time.as_mut(),
+        };
         let (Some(since), Some(clock)) = (since, clock) else { return };
         let paused = now.0.duration_since(since.0.max(clock.0));
         clock.0 = clock.0.checked_add(paused).unwrap_or(clock.0);

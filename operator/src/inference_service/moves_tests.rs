@@ -1,6 +1,6 @@
 //! Tests of the moves.
 
-use millrace_crds::conditions::PAUSED;
+use millrace_crds::{conditions::PAUSED, inference_service::SwapStatus};
 
 use super::*;
 use crate::{
@@ -197,6 +197,17 @@ fn the_time_of_a_pause_counts_for_no_deadline() {
         assert_eq!((after.start_time, after.step_start_time), (time(start), step.map(time)), "{case}");
         assert_eq!(after.paused_since, None, "{case}");
     }
+}
+
+#[test]
+fn nor_does_it_for_a_pod_whose_model_is_swapped() {
+    let mut before = rolling(50);
+    let rollout = before.rollout.as_mut().unwrap();
+    rollout.paused_since = Some(Time(at(4)));
+    let (start_time, pod_start_time) = (Time(at(1)), Some(Time(at(2))));
+    rollout.swap = Some(SwapStatus { start_time, handed_over: 1, pod: None, pod_start_time });
+    let after = moved(&before, &Move::Resume).status.rollout.unwrap();
+    assert_eq!(after.swap.unwrap().pod_start_time, Some(Time(at(5))), "it is second 7");
 }
 
 #[test]

@@ -244,15 +244,10 @@ async fn siblings(cluster: &Cluster, namespace: &str) -> Result<(Vec<OwnerRefere
     let mut all = cluster.list::<Guarded<InferenceService>>(namespace, "").await?;
     all.retain(|sibling| sibling.meta().deletion_timestamp.is_none());
     all.sort_by_key(ResourceExt::name_any);
-    let reference = |name: String, uid: String| OwnerReference {
-        api_version: InferenceService::api_version(&()).into_owned(),
-        kind: InferenceService::kind(&()).into_owned(),
-        name,
-        uid,
-        controller: None,
-        block_owner_deletion: None,
+    let reference = |sibling: &Guarded<InferenceService>| {
+        owner::one_of_several::<InferenceService>(&sibling.name_any(), &sibling.uid().unwrap_or_default())
     };
-    let owners = all.iter().map(|sibling| reference(sibling.name_any(), sibling.uid().unwrap_or_default())).collect();
+    let owners = all.iter().map(reference).collect();
     let auths = all.iter().filter_map(|sibling| sibling.0.as_ref().ok()?.spec.auth.as_ref()?.api_keys.as_ref());
     Ok((owners, auths.map(|keys| keys.secret_name.clone()).collect()))
 }

@@ -84,6 +84,11 @@ pub fn takes_room(status: &InferenceServiceStatus) -> bool {
     has_given_room(status) || is_swapping(status)
 }
 
+/// Pods that a revision shall have: one that is named twice, as many as the greater of both numbers.
+pub fn replicas_of(status: &InferenceServiceStatus, revision: &str) -> Option<i32> {
+    named_revisions(status).filter(|named| named.revision == revision).map(|named| named.replicas).max()
+}
+
 /// Every revision whose children shall be there. One may be named twice: a canary that a route names, too.
 pub fn named_revisions(status: &InferenceServiceStatus) -> impl Iterator<Item = &RevisionStatus> {
     let rehearsed = running_rehearsal(status);

@@ -5,8 +5,8 @@
 //! the weight the canary has, or at the last one. What a phase does is in `forward.rs`, `swap.rs`, `baking.rs` and `rehearsal.rs`; what
 //! ends a rollout in any phase in `interrupts.rs`.
 //!
-//! Order of writes in a reconcile: children (scale up), evidence, plan, status, Events, labels of pods (`swap.rs` and `swap_back.rs` have tables
-//! of their own for these); then deletions. After a crash behind each:
+//! Order of writes in a reconcile: children (scale up), evidence, plan, status, Events, pods that nobody waits for any more (scale down), labels of
+//! pods (`swap.rs` and `swap_back.rs` have tables of their own for these); then deletions. After a crash behind each:
 //!
 //! | after              | the next reconcile sees                               | and does                                                      |
 //! |--------------------|-------------------------------------------------------|---------------------------------------------------------------|
@@ -257,7 +257,10 @@ pub fn next(facts: &Facts<'_>) -> Move {
     match Phase::of(facts.status) {
         Phase::Empty | Phase::Settled | Phase::Baking => begin(facts),
         Phase::Starting | Phase::Preparing | Phase::Routing | Phase::Measuring if is_swapping(facts.status) => {
-            swap::interrupted(facts, canary).unwrap_or_else(|| held(facts, swap::next(facts, canary)))
+            swap::interrupted(facts, canary).unwrap_or_else(|| {
+                let chosen = swap::next(facts, canary);
+                if swap::gives_way(facts, canary) { chosen } else { held(facts, chosen) }
+            })
         }
         Phase::Starting => ends().unwrap_or_else(|| held(facts, forward::start(facts, canary))),
         Phase::Preparing | Phase::Routing | Phase::Measuring if has_given_room(facts.status) => {

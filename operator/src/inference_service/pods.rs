@@ -1,9 +1,12 @@
 //! What pods say about a revision: ready, loaded, restarts, and why not. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ContainerState, ContainerStatus, Pod},
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ContainerState, ContainerStatus, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::ResourceExt;
 use millrace_contract::sketch::ServerSketches;
@@ -23,6 +26,9 @@ pub const SERVER_CONTAINER: &str = "server";
 
 /// Reason of a pod that no node has room for.
 pub const UNSCHEDULABLE: &str = ProblemReason::Unschedulable.as_str();
+
+/// Reason of a container that the kernel ended, as it had more memory than it may.
+pub const OUT_OF_MEMORY: &str = "OOMKilled";
 
 /// How long a pod may take to its first readiness before it counts as one that is away.
 const MAX_START_SECONDS: i64 = 600;
@@ -59,6 +65,8 @@ pub struct Belonging {
     pub replica_set: Option<String>,
     /// What that ReplicaSet selects it by.
     pub template_hash: Option<String>,
+    /// All of its owners, of which the garbage collector leaves it to the last.
+    pub owners: Vec<OwnerReference>,
     /// Version of the object.
     pub resource_version: Option<String>,
     /// It looks for a model that it is told to serve.
@@ -83,6 +91,7 @@ impl Belonging {
             revision: label(REVISION).unwrap_or_default(),
             replica_set: controller_of(&pod.metadata).map(|owner| owner.name.clone()),
             template_hash: label(TEMPLATE_HASH),
+            owners: pod.owner_references().to_vec(),
             resource_version: pod.resource_version(),
             takes_models: volumes.iter().any(|volume| volume.name == MODEL_VOLUME),
             told: annotation(SERVED_MODEL).filter(|told| !told.is_empty()),
@@ -160,6 +169,11 @@ impl ServerPod {
         self.is_ending || self.belonging.has_ended
     }
 
+    /// No node has room for it: it has never run.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.ip.is_none() && self.trouble.as_ref().is_some_and(|trouble| trouble.reason == UNSCHEDULABLE)
+    }
+
     pub(super) fn has_loaded(&self, revision: &RevisionStatus) -> bool {
         self.sketches.as_ref().is_some_and(|sketches| {
             sketches.revision == revision.revision
@@ -199,7 +213,7 @@ fn terminated(state: &ContainerState) -> Option<Trouble> {
         let said = terminated.reason.as_deref().filter(|reason| *reason != "Error");
         let reason = said.unwrap_or(ProblemReason::ContainerFailed.as_str()).to_owned();
         let message = match reason.as_str() {
-            "OOMKilled" => "the server ran out of memory: raise spec.server.resources.limits.memory".to_owned(),
+            OUT_OF_MEMORY => "the server ran out of memory: raise spec.server.resources.limits.memory".to_owned(),
             _ => format!("the server stopped with exit code {}", terminated.exit_code),
         };
         (reason, message)
@@ -437,6 +451,14 @@ mod tests {
             revision: "a".to_owned(),
             replica_set: Some("svc-a-h1".to_owned()),
             template_hash: Some("h1".to_owned()),
+            owners: vec![OwnerReference {
+                api_version: "apps/v1".to_owned(),
+                kind: "ReplicaSet".to_owned(),
+                name: "svc-a-h1".to_owned(),
+                uid: "u".to_owned(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }],
             resource_version: Some("7".to_owned()),
             takes_models: true,
             told: Some("{}".to_owned()),

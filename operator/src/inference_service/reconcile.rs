@@ -62,6 +62,7 @@ pub async fn reconcile(
     let wrote = report(&ctx, &service, &decided).await?;
     checks?;
     end_checks(&ctx, &owner, &service, &observed, &decided, wrote).await?;
+    end_waiting(&ctx, &owner, &service, &observed, &decided, wrote).await?;
     mark_pods(&ctx, &service, &decided, wrote).await?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
     let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
@@ -206,6 +207,27 @@ async fn end_checks(
     }
     for job in observed.check_jobs.jobs.iter().filter(|job| decided.left_checks.contains(&job.name_any())) {
         ctx.cluster.delete(owner, job).await?;
+    }
+    Ok(())
+}
+
+/// Pods that wait for room go, where their revision is not tried any more and pods come back from it. After the status by which it is not.
+async fn end_waiting(
+    ctx: &Context,
+    owner: &Owner,
+    service: &InferenceService,
+    observed: &Observed,
+    decided: &Decided,
+    wrote: bool,
+) -> Result<(), Error> {
+    // As for checks that end.
+    if !decided.fewer.is_empty() && !wrote {
+        ctx.cluster.confirm_newest(service).await?;
+    }
+    for (revision, replicas) in &decided.fewer {
+        if let Some(live) = of::<Deployment>(&observed.deployments, revision) {
+            ctx.cluster.patch(owner, live, json!({"spec": {"replicas": replicas}})).await?;
+        }
     }
     Ok(())
 }

@@ -12,11 +12,15 @@
 //! | is an endpoint of the new revision         | plan and status: the share of the requests that its pods make up                 |
 //! | and every router follows                   | its labels: it belongs to the new revision, only whose Service finds it now      |
 //! | has the new revision's ReplicaSet          | status: one more is handed over, so that the former revision wants one pod fewer |
+//! | and the service as an owner still          | its owners: that ReplicaSet alone                                                |
 //!
 //! The former ReplicaSet lets go of a pod when its labels do not match any more, and makes another, which waits for room; the new one adopts
 //! it, and deletes one of its own that wait, since ReplicaSets delete those first. The former's number of pods goes down only when it has let go
 //! of the pod: it must not take another for it. The new revision's share stays below all of the requests until the last pod is handed
 //! over, so that the former is in the plan for as long as it may have to answer.
+//!
+//! In between nobody has the pod (`swap_hands.rs`). So the service becomes an owner of it with the same write as its labels change, and is none any
+//! more once a ReplicaSet has it: a service that is deleted meanwhile takes it along, whether the operator runs or not.
 //!
 //! A pod is only handed over while one of the new ReplicaSet's own waits, and that has as many as it shall have: it would delete one that
 //! serves otherwise.
@@ -28,11 +32,10 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::{apps::v1::Deployment, discovery::v1::EndpointSlice};
-use kube::ResourceExt;
 use millrace_contract::{decision::DecidedBy, server::ServedModel};
 use millrace_crds::{
     inference_service::{InferenceServiceStatus, RevisionStatus, Server},
-    labels::{MODEL_VERSION, REVISION, SERVED_BEFORE, SERVED_MODEL, SERVES},
+    labels::{SERVED_BEFORE, SERVED_MODEL, SERVES},
 };
 use serde_json::{Value, json};
 
@@ -41,9 +44,9 @@ use super::{
     interrupts::{aborted, by_operator, rejected, withdrawn},
     pair::{named_revisions, swap_of},
     phase::{Facts, Move},
-    pods::{Pods, ServerPod, TEMPLATE_HASH, Trouble, is_final},
+    pods::{OUT_OF_MEMORY, Pods, ServerPod, Trouble, is_final},
     revision::hash,
-    routing::{ALL, revision_name},
+    routing::ALL,
     scaling::pods_for,
 };
 
@@ -56,6 +59,8 @@ pub struct Seen {
     pub next: Option<String>,
     /// Whether one of the former revision's pods has a node, ready or not.
     pub is_any_left: bool,
+    /// Pods that belong to the new revision and serve it, however they came to it.
+    pub own: i32,
     /// Where the pod stands whose turn it is.
     pub turn: Turn,
     /// What keeps it from serving the new model.
@@ -89,6 +94,8 @@ pub enum Turn {
 pub struct Found<'a> {
     /// Name of the service.
     pub service: &'a str,
+    /// Its uid.
+    pub uid: &'a str,
     /// The spec's server block.
     pub server: &'a Server,
     /// Its pods.
@@ -109,16 +116,23 @@ impl<'a> Found<'a> {
             hindrance: self.hindrance(stable, canary),
             next: self.candidates(stable).next().map(|pod| pod.name.clone()),
             is_any_left: self.of_the_former(stable).any(|pod| pod.ip.is_some()),
+            own: self.own(canary),
             turn,
             trouble: pod.filter(|_| turn != Turn::Nobodys).and_then(|pod| trouble(pod, canary)),
             is_any_returning: false,
         }
     }
 
-    /// The pod whose turn it is, as long as it is there.
+    fn own(self, canary: &RevisionStatus) -> i32 {
+        let is_its = |pod: &&ServerPod| pod.belonging.revision == canary.revision && !pod.is_over();
+        let serving = self.pods.iter().filter(is_its).filter(|pod| pod.is_ready && pod.has_loaded(canary));
+        i32::try_from(serving.count()).unwrap_or(i32::MAX)
+    }
+
+    /// The pod whose turn it is, as long as it is there and runs: no ReplicaSet will have one that was evicted.
     fn pod_of(self, status: &InferenceServiceStatus) -> Option<&'a ServerPod> {
         let name = swap_of(status)?.pod.as_ref()?;
-        self.pods.iter().find(|pod| pod.name == *name && !pod.is_ending)
+        self.pods.iter().find(|pod| pod.name == *name && !pod.is_over())
     }
 
     fn turn(self, pod: &ServerPod, stable: &RevisionStatus, canary: &RevisionStatus) -> Turn {
@@ -138,33 +152,6 @@ impl<'a> Found<'a> {
             (false, true) => Turn::Serves,
             (false, false) => Turn::Loads,
         }
-    }
-
-    /// Whether the ReplicaSet that has a pod is this revision's, and selects it still: Kubernetes names it by Deployment and template.
-    fn is_had_by(self, pod: &ServerPod, revision: &str) -> bool {
-        let template = self.template_of(pod, revision);
-        template.is_some() && template == pod.belonging.template_hash.as_deref()
-    }
-
-    /// What the ReplicaSet that has a pod selects by, where it is one of this revision's.
-    fn template_of<'b>(self, pod: &'b ServerPod, revision: &str) -> Option<&'b str> {
-        let set = pod.belonging.replica_set.as_ref()?;
-        set.strip_prefix(&revision_name(self.service, revision))?.strip_prefix('-')
-    }
-
-    /// Whether a pod has the labels of a revision whose ReplicaSet does not have it yet. One that a person took out, by the label that they select
-    /// by, nobody will have.
-    pub(super) fn changes_hands(self, pod: &ServerPod) -> bool {
-        let belonging = &pod.belonging;
-        let can_be_had = belonging.template_hash.is_some() && !pod.is_over();
-        belonging.told.is_some() && can_be_had && !self.is_had_by(pod, &belonging.revision)
-    }
-
-    /// Whether the children of a revision must stay for a pod that changes hands, to it or from it: nobody would ever end the one, and the
-    /// other would go with them.
-    pub(super) fn is_held_by(self, revision: &str, pod: &ServerPod) -> bool {
-        let is_concerned = pod.belonging.revision == revision || self.template_of(pod, revision).is_some();
-        is_concerned && self.changes_hands(pod)
     }
 
     /// Pods of the stable revision that may be next. One that is not ready would have to start first, which is for its own revision to see.
@@ -199,29 +186,16 @@ impl<'a> Found<'a> {
             format!("no pod of {version} is ready")
         })
     }
-
-    /// What Kubernetes selects a revision's pods by, where it is sure that its ReplicaSet will rather delete a pod that waits than one that is
-    /// handed over: it has as many as it shall have, and one of them waits.
-    pub(super) fn hash_to_join(self, joined: &RevisionStatus) -> Option<String> {
-        let deployment = self.deployments.iter().find(|deployment| {
-            deployment.labels().get(REVISION).is_some_and(|revision| *revision == joined.revision)
-        })?;
-        let observed = deployment.status.as_ref().and_then(|status| status.observed_generation)?;
-        let is_scaled = observed >= deployment.metadata.generation.unwrap_or_default()
-            && deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(joined.replicas);
-        let mut its = self.pods.iter().filter(|pod| !pod.is_over() && self.is_had_by(pod, &joined.revision));
-        let waits = its.find(|pod| !pod.is_ready)?;
-        waits.belonging.template_hash.clone().filter(|_| is_scaled)
-    }
 }
 
 /// A model that the server refuses, or a container that does not run under it: the former would be back after a restart only.
 fn trouble(pod: &ServerPod, canary: &RevisionStatus) -> Option<Trouble> {
-    let fell = pod.trouble.as_ref().filter(|_| pod.belonging.is_down);
-    if let Some(fell) = fell {
-        return Some(Trouble { is_final: true, ..fell.clone() });
+    let fell = pod.trouble.clone().filter(|_| pod.belonging.is_down);
+    let Some(Trouble { reason, mut message, .. }) = fell else { return refused(pod, &canary.revision) };
+    if reason == OUT_OF_MEMORY {
+        message.push_str(", as it has both models in memory for a moment, or set spec.rollout.capacity to Recreate");
     }
-    refused(pod, &canary.revision)
+    Some(Trouble { reason, message, is_final: true })
 }
 
 /// What a server says against the model that it was told.
@@ -253,6 +227,13 @@ pub fn interrupted(facts: &Facts<'_>, canary: &RevisionStatus) -> Option<Move> {
     aborted(facts, canary).or(withdrawn).or_else(|| rejected(facts, canary))
 }
 
+/// Whether a person's wish waits until the canary serves. A pause does not hold that up: nothing of it is held back any more, and the wish would
+/// wait for whoever paused.
+pub fn gives_way(facts: &Facts<'_>, canary: &RevisionStatus) -> bool {
+    let by_user = |ended: &Move| matches!(ended, Move::Withdraw { decided_by: DecidedBy::User, .. });
+    answers_alone(facts) && withdrawn(facts, canary).as_ref().is_some_and(by_user)
+}
+
 /// Whether no pod is left that the former revision's Service finds, while some of the new one answer and may.
 fn answers_alone(facts: &Facts<'_>) -> bool {
     let has_last = match facts.swap.turn {
@@ -271,6 +252,10 @@ pub fn next(facts: &Facts<'_>, canary: &RevisionStatus) -> Move {
     let version = &canary.model_version;
     let pod = swap_of(facts.status).and_then(|swap| swap.pod.as_deref()).unwrap_or_default();
     match facts.swap.turn {
+        // There was room in the end: nobody waits any more in whose place this pod could be handed over.
+        Turn::Loads | Turn::Serves | Turn::Joins | Turn::Joined if facts.swap.own >= wanted => {
+            weigh(ALL, None, "Swapped", format!("{version} has all of its pods without {pod}"), Vec::new())
+        }
         Turn::Nobodys => nobodys_turn(facts, canary, wanted),
         Turn::Loads => unless_in_trouble(facts, canary, format!("waiting until pod {pod} has loaded {version}")),
         Turn::Serves => unless_in_trouble(facts, canary, format!("pod {pod} serves {version} from now on")),
@@ -352,8 +337,8 @@ pub struct Mark {
     pub change: Value,
 }
 
-/// What is to be changed at pods. `model` is the canary's; `is_led_back`: the rollout has ended, and a Gateway is to lead requests away from its
-/// revision still; `is_accepted`: every router follows the plan of this status.
+/// What is to be changed at pods; of two changes of one the first counts. `model` is the canary's; `is_led_back`: the rollout has ended, and a
+/// Gateway is to lead requests away from its revision still; `is_accepted`: every router follows the plan of this status.
 pub fn marks(
     status: &InferenceServiceStatus,
     found: Found<'_>,
@@ -371,6 +356,7 @@ pub fn marks(
         pod.belonging.told_before.is_some() && is_named && !is_its_turn && !stays_found && !pod.is_ending
     });
     let restored = stale.map(restored);
+    let left = found.pods.iter().filter_map(|pod| Some(mark(pod, found.let_go(pod)?)));
     let (stable, canary) = (status.stable.as_ref(), status.canary.as_ref());
     let led = turn.zip(stable).zip(canary).and_then(|((pod, stable), canary)| {
         let change = match found.turn(pod, stable, canary) {
@@ -379,13 +365,14 @@ pub fn marks(
             Turn::Joined => {
                 let ready = Pods::of(canary, found.pods).loaded;
                 let has_share = canary.weight.intended >= share(ready, canary.replicas);
-                found.hash_to_join(canary).filter(|_| has_share && is_accepted).map(|hash| handed_over(canary, &hash))
+                let hash = found.hash_to_join(canary, status).filter(|_| has_share && is_accepted);
+                hash.map(|hash| found.handed_over(pod, canary, &hash))
             }
             Turn::Nobodys | Turn::Joins | Turn::Leaves | Turn::HandedOver => None,
         };
         change.map(|change| mark(pod, change))
     });
-    restored.chain(led).collect()
+    left.chain(restored).chain(led).collect()
 }
 
 pub(super) fn mark(pod: &ServerPod, mut metadata: Value) -> Mark {
@@ -409,14 +396,6 @@ pub(super) fn told(pod: &ServerPod, model: &ServedModel) -> Option<Value> {
 /// The model that a pod was told to serve.
 pub(super) fn model_of(pod: &ServerPod) -> Option<ServedModel> {
     serde_json::from_str(pod.belonging.told.as_ref()?).ok()
-}
-
-/// From now on the ReplicaSets see it as one of this revision. What it was told stays: its template may name another model.
-pub(super) fn handed_over(to: &RevisionStatus, hash: &str) -> Value {
-    json!({
-        "labels": {REVISION: to.revision, SERVES: to.revision, MODEL_VERSION: to.model_version, TEMPLATE_HASH: hash},
-        "annotations": {SERVED_BEFORE: null},
-    })
 }
 
 fn restored(pod: &ServerPod) -> Mark {

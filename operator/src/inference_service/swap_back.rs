@@ -9,7 +9,11 @@
 //! |--------------------------------------------------------------|-----------------------------------------------------------------------------|
 //! | was handed over to it, and could serve what serves now       | once nobody is led to the revision: its annotations, the former model too   |
 //! | reports the former model, and a pod of the former waits      | its labels: it belongs to the former revision, whose Service finds it now   |
-//! | has the former's ReplicaSet                                  | nothing; the children of the revision go when none is on its way any more   |
+//! | has the former's ReplicaSet, and the service as an owner     | its owners: that ReplicaSet alone                                           |
+//! | has the former's ReplicaSet alone                            | nothing; the children of the revision go when none is on its way any more   |
+//!
+//! Pods of that revision which wait for room go first, and its Deployment wants no more than the others: one of them would take room that becomes
+//! free before a pod of what serves does.
 //!
 //! Weights come first, so these pods answer nobody: all of them load at the same time, one that is not ready does, too, and none needs to be
 //! found by both Services. Labels are changed one after the other, as the former ReplicaSet deletes one that waits for each.
@@ -18,17 +22,22 @@
 //! the server refuses the former model for good, and after `progressDeadlineSeconds` in all.
 
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
 use millrace_contract::{
     decision::{Decision, Question},
     server::ServedModel,
 };
-use millrace_crds::inference_service::{InferenceServiceStatus, RevisionStatus};
+use millrace_crds::{
+    inference_service::{InferenceServiceStatus, RevisionStatus},
+    labels::REVISION,
+};
 
 use super::{
     pair::named_revisions,
     pods::ServerPod,
     revision::hash,
-    swap::{Found, Mark, handed_over, mark, model_of, refused, told},
+    swap::{Found, Mark, mark, model_of, refused, told},
 };
 
 /// Whether pods may still come back: the last rollout ended by going back, not longer ago than this.
@@ -78,6 +87,15 @@ impl<'a> WayBack<'a> {
         self.found.pods.iter().any(|pod| self.found.is_held_by(revision, pod) || (is_its(pod) && self.comes(pod)))
     }
 
+    /// How many pods this Deployment of a forgotten revision shall have for as long as its children stay, where it wants more.
+    pub fn fewer(&self, deployment: &Deployment) -> Option<(String, i32)> {
+        let revision = deployment.labels().get(REVISION).filter(|revision| self.is_forgotten(revision))?;
+        let wants = deployment.spec.as_ref().and_then(|spec| spec.replicas)?;
+        let placed = self.found.placed(revision);
+        let is_awaited = deployment.metadata.deletion_timestamp.is_none() && self.is_awaited(revision);
+        (is_awaited && wants > placed).then(|| (revision.clone(), placed))
+    }
+
     /// What is to be changed at pods. `is_settled`: nobody is led to another revision than status says.
     pub fn marks(&self, is_settled: bool) -> Vec<Mark> {
         let Some((stable, model)) = self.home.as_ref().filter(|_| is_settled) else { return Vec::new() };
@@ -86,7 +104,10 @@ impl<'a> WayBack<'a> {
         let is_one_under_way =
             pods.iter().any(|pod| pod.belonging.revision == stable.revision && self.found.changes_hands(pod));
         let next = pods.iter().find(|pod| self.comes(pod) && is_back(pod, stable)).filter(|_| !is_one_under_way);
-        let back = next.and_then(|pod| Some(mark(pod, handed_over(stable, &self.found.hash_to_join(stable)?))));
+        let back = next.and_then(|pod| {
+            let hash = self.found.hash_to_join(stable, self.status)?;
+            Some(mark(pod, self.found.handed_over(pod, stable, &hash)))
+        });
         asked.chain(back).collect()
     }
 

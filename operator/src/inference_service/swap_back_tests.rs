@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::inference_service::{
     fixtures::{approved, at, reports, server_pod, service, serving, spec},
-    pods::Belonging,
+    pods::{Belonging, Trouble, UNSCHEDULABLE},
     server_config::served_model,
 };
 
@@ -51,7 +51,9 @@ fn made_for(number: i64, name: &str) -> ServerPod {
 
 /// One that waits for room.
 fn waiting(number: i64, name: &str) -> ServerPod {
-    ServerPod { ip: None, is_ready: false, sketches: None, ..made_for(number, name) }
+    let (reason, message) = (UNSCHEDULABLE.to_owned(), "no node has room".to_owned());
+    let trouble = Some(Trouble { reason, message, is_final: false });
+    ServerPod { ip: None, is_ready: false, trouble, sketches: None, ..made_for(number, name) }
 }
 
 /// One that was handed over to `fraud-2`.
@@ -115,7 +117,7 @@ impl There {
 
     fn way_back(&self) -> WayBack<'_> {
         let Self { status, server, pods, deployments, joined, model } = self;
-        let found = Found { service: "svc", server, pods, deployments, joined };
+        let found = Found { service: "svc", uid: "u1", server, pods, deployments, joined };
         WayBack::of(found, status, model.clone())
     }
 
@@ -156,6 +158,9 @@ fn a_pod_is_told_the_former_model_and_belongs_to_it_once_it_serves_it() {
             "millrace.dev/model-version": "fraud-1", "pod-template-hash": "h1",
         },
         "annotations": {"millrace.dev/served-before": null},
+        "ownerReferences": [
+            {"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "name": "svc", "uid": "u1"},
+        ],
         "uid": "uid-a", "resourceVersion": "7",
     });
     assert_eq!(there.marks(), [("a".to_owned(), metadata)]);
@@ -299,6 +304,40 @@ fn children_wait_for_pods_with_labels_of_one_revision_and_the_replica_set_of_ano
         // Nobody comes back: only hands matter.
         let there = There { model: None, ..There::of(vec![pod]) };
         assert_eq!((there.is_awaited(1), there.is_awaited(2)), expected, "{case}");
+    }
+}
+
+#[test]
+fn what_waits_for_room_of_the_rejected_revision_goes_before_it_takes_some() {
+    let of_nobody = || {
+        let mut pod = swapped("a");
+        pod.belonging.replica_set = None;
+        pod
+    };
+    let nothing: Change<'_> = &|_| ();
+    // How many pods the Deployment of `fraud-2` wants, and how many it shall have in their place.
+    let cases: [(&str, ServerPod, Change<'_>, i32, Option<i32>); 12] = [
+        ("one waits", swapped("a"), nothing, 2, Some(1)),
+        ("none does", swapped("a"), nothing, 1, None),
+        ("it fell", ServerPod { is_ready: false, ..swapped("a") }, nothing, 2, Some(1)),
+        ("its ReplicaSet is to have it", of_nobody(), nothing, 2, Some(1)),
+        ("its ReplicaSet is to let it go, and has not", given_back("a"), nothing, 2, Some(1)),
+        ("that has, and the children go", at_home("a"), nothing, 2, None),
+        ("another was handed over", swapped("a"), &|there| there.pods.push(swapped("c")), 3, Some(2)),
+        ("one of its own starts", swapped("a"), &|there| there.pods[1].trouble = None, 2, None),
+        ("one of its own runs", swapped("a"), &|there| there.pods.push(made_for(2, "c")), 3, Some(2)),
+        ("one was evicted", swapped("a"), &|there| there.pods[1].belonging.has_ended = true, 2, Some(1)),
+        ("its time is over, and the children go", swapped("a"), &|there| there.model = None, 2, None),
+        ("it is tried", swapped("a"), &|there| there.status.canary = Some(revision(2)), 2, None),
+    ];
+    for (case, away, change, wants, expected) in cases {
+        let mut there = There::of(vec![away, waiting(2, "v"), made_for(1, "b"), waiting(1, "w")]);
+        change(&mut there);
+        let metadata = json!({"name": "d", "labels": {"millrace.dev/revision": revision(2).revision}});
+        let spec = json!({"replicas": wants, "selector": {}, "template": {}});
+        let deployment: Deployment = serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap();
+        let found = there.way_back().fewer(&deployment);
+        assert_eq!(found, expected.map(|replicas| (revision(2).revision, replicas)), "{case}");
     }
 }
 

@@ -1,8 +1,9 @@
-//! Tests of swapping: where pods stand, what is done next, and what is changed at them.
+//! Tests of swapping: where pods stand, what is done next, and what is changed at them. Long, since all of them change one fixture of what is
+//! there, and read in the order in which a pod goes its way.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use millrace_contract::sketch::RefusedModel;
-use millrace_crds::inference_service::SwapStatus;
+use millrace_crds::inference_service::{StandingRevision, SwapStatus};
 
 use super::*;
 use crate::inference_service::{
@@ -88,7 +89,7 @@ impl There {
 
     fn found(&self) -> Found<'_> {
         let Self { server, pods, deployments, joined } = self;
-        Found { service: "svc", server, pods, deployments, joined }
+        Found { service: "svc", uid: "u1", server, pods, deployments, joined }
     }
 
     fn seen(&self, pod: Option<&str>) -> Seen {
@@ -117,7 +118,7 @@ fn where_a_pod_stands_follows_from_its_labels_and_its_answers() {
         pod.belonging.replica_set = Some(format!("svc-{}-{}", canary.revision, template_hash(&canary)));
     };
     type Change<'a> = &'a dyn Fn(&mut ServerPod);
-    let cases: [(&str, &[Change<'_>], bool, Turn); 11] = [
+    let cases: [(&str, &[Change<'_>], bool, Turn); 12] = [
         ("it was told nothing yet", &[], false, Turn::Loads),
         ("it reports the new model", &[&loaded], false, Turn::Serves),
         ("it does, and is not ready", &[&loaded, &|pod| pod.is_ready = false], false, Turn::Loads),
@@ -133,6 +134,12 @@ fn where_a_pod_stands_follows_from_its_labels_and_its_answers() {
         ),
         ("the new one has it", &[&loaded, &serves, &belongs, &adopted], true, Turn::HandedOver),
         ("it ends", &[&loaded, &|pod| pod.is_ending = true], false, Turn::Nobodys),
+        (
+            "it was evicted before the new one had it",
+            &[&loaded, &serves, &belongs, &|pod| pod.belonging.has_ended = true],
+            true,
+            Turn::Nobodys,
+        ),
         ("it is another's", &[&|pod| "other".clone_into(&mut pod.belonging.revision)], false, Turn::Nobodys),
     ];
     for (case, changes, is_found, expected) in cases {
@@ -211,6 +218,8 @@ fn what_keeps_a_pod_from_serving_the_new_model_is_told() {
         let found = trouble.as_ref().map(|trouble| (trouble.reason.as_str(), trouble.is_final));
         assert_eq!(found, expected, "{case}");
     }
+    let message = There::of(vec![fell(true)]).seen(Some("a")).trouble.unwrap().message;
+    assert!(message.starts_with("no memory, as it has both models in memory"), "{message}");
 }
 
 /// So many of two pods serve the new model; this is seen of the next.
@@ -253,6 +262,15 @@ fn pods_take_the_new_model_one_after_the_other_and_requests_follow_them() {
         ("there is none", none_is_left(turned(50, 1, Turn::Nobodys)), "weigh 100 step None Swapped"),
         ("none was there from the start", none_is_left(turned(0, 0, Turn::Nobodys)), "stay"),
         ("nor does one come", none_is_left(turned(0, 0, Turn::Nobodys)).but(|g| g.stable_down = 60), "recreate"),
+    ]);
+    // Room came free, and pods of its own have started.
+    let has_own = |turn, own| turned(50, 2, turn).but(|g| g.swap.own = own);
+    check(vec![
+        ("it has one of its own, and waits for this one", has_own(Turn::Loads, 1), "stay"),
+        ("it has all", has_own(Turn::Loads, 2), "weigh 100 step None Swapped"),
+        ("and this one serves it, too", has_own(Turn::Joined, 2), "weigh 100 step None Swapped"),
+        ("a pause holds that", has_own(Turn::Joined, 2).but(paused), "stay"),
+        ("what was handed over is counted first", has_own(Turn::HandedOver, 2), "handed over"),
     ]);
     // The only pod there is.
     let alone = |turn, weight, ready| turned(weight, ready, turn).but(|g| g.replicas = 1);
@@ -344,6 +362,26 @@ fn a_pause_keeps_the_next_pod_from_its_turn_and_other_wishes_end_it() {
         ),
         ("or when nobody answers", last(Turn::Leaves).but(|g| g.ready = 0), "withdraw Withdrawn"),
     ]);
+    let held = |turn: Turn| last(turn).but(paused);
+    let wants =
+        |given: Given, number: i64| given.but(|g| g.target = Target::Revision(revision(&approved("fraud", number))));
+    check(vec![
+        ("a pause keeps the last pod's version from all requests", wants(held(Turn::Nobodys), 2), "stay"),
+        ("but not where another is wished for", held(Turn::Nobodys), "weigh 100 step None Swapped"),
+        ("such as the former", wants(held(Turn::Nobodys), 1), "weigh 100 step None Swapped"),
+        ("it belongs to the new revision first", held(Turn::HandedOver), "handed over"),
+        ("a newer one that is only followed waits as long as the pause", wants(held(Turn::Nobodys), 3), "stay"),
+        (
+            "who aborts it is heard at once",
+            held(Turn::Nobodys).but(|g| g.command = command(Verb::Abort)),
+            "reject Aborted",
+        ),
+        (
+            "and so is what speaks against it",
+            held(Turn::Nobodys).but(|g| g.trouble = final_trouble(true)),
+            "reject InvalidModel",
+        ),
+    ]);
     assert_eq!(Pair::of(&swapping(50, None)), None, "nothing is compared");
 }
 
@@ -356,6 +394,7 @@ fn told_revision(change: &Value) -> String {
 fn a_pod_is_told_once_then_joins_and_then_belongs_to_the_new_revision() {
     let (stable, canary) = both();
     let mut there = There::of(vec![pod("a", &stable), pod("b", &stable)]);
+    there.pods[0].belonging.owners = vec![set_of(&stable)];
     let status = swapping(0, Some("a"));
     let told = there.marks(&status, true);
     assert_eq!((told.len(), told[0].0.as_str(), told_revision(&told[0].1)), (1, "a", canary.revision.clone()));
@@ -386,6 +425,73 @@ fn a_pod_is_told_once_then_joins_and_then_belongs_to_the_new_revision() {
         })
     );
     assert_eq!(handed[0].1["annotations"], json!({"millrace.dev/served-before": null}));
+    let former = set_of(&stable);
+    assert_eq!(handed[0].1["ownerReferences"], json!([former, the_service()]), "whoever is deleted, somebody has it");
+}
+
+/// The ReplicaSet of a revision, as it owns pods.
+fn set_of(revision: &RevisionStatus) -> OwnerReference {
+    OwnerReference {
+        api_version: "apps/v1".to_owned(),
+        kind: "ReplicaSet".to_owned(),
+        name: format!("svc-{}-{}", revision.revision, template_hash(revision)),
+        uid: format!("uid-{}", revision.revision),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// The service, as it owns a pod that changes hands.
+fn the_service() -> OwnerReference {
+    let reference =
+        json!({"apiVersion": "millrace.dev/v1alpha1", "kind": "InferenceService", "name": "svc", "uid": "u1"});
+    serde_json::from_value(reference).unwrap()
+}
+
+#[test]
+fn the_service_owns_a_pod_until_a_replica_set_has_it_or_a_person_took_it_out() {
+    let (stable, canary) = both();
+    let (former, new) = (set_of(&stable), set_of(&canary));
+    // One with the labels of the new revision: who has it, and who owns it.
+    let with = |had_by: Option<&OwnerReference>, owners: &[OwnerReference]| {
+        let mut pod = pod("a", &canary);
+        pod.belonging.told = Some("{}".to_owned());
+        pod.belonging.replica_set = had_by.map(|set| set.name.clone());
+        pod.belonging.owners = owners.to_vec();
+        pod
+    };
+    let taken_out = |mut pod: ServerPod| {
+        pod.belonging.template_hash = None;
+        pod
+    };
+    let evicted = |mut pod: ServerPod| {
+        pod.belonging.has_ended = true;
+        pod
+    };
+    let (both_own, service_owns) = ([the_service(), new.clone()], [the_service()]);
+    // Who owns it then, where that is changed, and whether the children of the new revision stay for it.
+    let cases: [(&str, ServerPod, Option<Value>, bool); 7] = [
+        ("the former has it still", with(Some(&former), &[former.clone(), the_service()]), None, true),
+        ("nobody has it", with(None, &service_owns), None, true),
+        ("the new one has it", with(Some(&new), &both_own), Some(json!([new])), true),
+        ("it has it alone", with(Some(&new), std::slice::from_ref(&new)), None, false),
+        ("a person took it out", taken_out(with(None, &service_owns)), Some(json!([])), true),
+        ("it was evicted: it goes with the service", evicted(with(None, &service_owns)), None, false),
+        (
+            "it was before the former let it go, and goes with that",
+            evicted(with(Some(&former), &[former.clone(), the_service()])),
+            Some(json!([former])),
+            true,
+        ),
+    ];
+    for (case, pod, owners, is_held) in cases {
+        let there = There::of(vec![pod]);
+        let changes = there.marks(&swapping(50, None), true);
+        let found: Vec<&Value> = changes.iter().map(|(_, change)| &change["ownerReferences"]).collect();
+        assert_eq!(found, Vec::from_iter(&owners), "{case}");
+        let pod = &there.pods[0];
+        assert_eq!(there.found().is_held_by(&canary.revision, pod), is_held, "{case}");
+    }
 }
 
 #[test]
@@ -421,6 +527,42 @@ fn a_pod_is_handed_over_only_where_another_one_would_be_deleted_for_it() {
         ("it has another number", has_other_number),
     ] {
         assert_eq!(count(&there), 0, "{case}");
+    }
+}
+
+#[test]
+fn a_fallback_may_ask_for_more_pods_of_the_new_revision() {
+    let (stable, canary) = both();
+    let mut there = There::of(vec![pod("a", &stable)]);
+    there.pods[0].sketches = Some(reports(&canary));
+    there.pods[0].revision.clone_from(&canary.revision);
+    there.joined.insert("ip-a".to_owned());
+    let mut status = swapping(99, Some("a"));
+    let revision = RevisionStatus { replicas: 3, ..canary };
+    there.deployments = vec![deployment(&revision, 2)];
+    assert_eq!(there.marks(&status, true), [], "its Deployment is to be scaled");
+    status.standing = vec![StandingRevision { revision, named_by: vec!["fallback".to_owned()] }];
+    assert_eq!(there.marks(&status, true).len(), 1);
+}
+
+#[test]
+fn pods_of_the_new_revision_are_its_own_once_they_belong_to_it_and_serve_it() {
+    let (stable, canary) = both();
+    let there = |change: &dyn Fn(&mut ServerPod)| {
+        let mut own = pod("o", &canary);
+        change(&mut own);
+        There::of(vec![pod("a", &stable), own]).seen(Some("a")).own
+    };
+    type Change<'a> = &'a dyn Fn(&mut ServerPod);
+    let cases: [(&str, Change<'_>, i32); 5] = [
+        ("it serves it", &|_| (), 1),
+        ("it is not ready", &|pod| pod.is_ready = false, 0),
+        ("it has not loaded it", &|pod| pod.sketches = Some(reports(&stable)), 0),
+        ("it ends", &|pod| pod.is_ending = true, 0),
+        ("it belongs to the former", &|pod| pod.belonging.revision.clone_from(&stable.revision), 0),
+    ];
+    for (case, change, expected) in cases {
+        assert_eq!(there(change), expected, "{case}");
     }
 }
 

@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use crate::inference_service_story::{
     Found, NAME, SCENARIO as BY_STEPS, approved, expect_revisions, make_pod, service_spec, starts,
 };
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{Pod, Service},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     ResourceExt,
@@ -169,12 +172,21 @@ async fn same_pods_serve(world: &World) -> Found<()> {
         if pod.labels().get(MODEL_VERSION).is_none_or(|version| version != "fraud-2") {
             return Err(format!("pod {} is not labelled with its version", pod.name_any()));
         }
+        has_one_owner(pod)?;
     }
     let all = world.list::<Pod>().await?.iter().filter(|pod| is_server(pod.labels())).count();
     if (pods.len(), all) != (2, 2) {
         return Err(format!("{} of {all} pods serve", pods.len()));
     }
     Ok(())
+}
+
+/// Only its ReplicaSet: with that it goes.
+pub fn has_one_owner(pod: &Pod) -> Found<()> {
+    match pod.owner_references() {
+        [owner] if owner.controller == Some(true) => Ok(()),
+        owners => Err(format!("pod {} is owned by {owners:?}", pod.name_any())),
+    }
 }
 
 pub fn is_server(labels: &BTreeMap<String, String>) -> bool {
@@ -203,12 +215,15 @@ fn matches(selector: &BTreeMap<String, String>, pod: &Pod) -> bool {
     selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
 }
 
+/// The ReplicaSet that has a pod.
 fn owner_of(pod: &Pod) -> Option<String> {
-    pod.owner_references().first().map(|owner| owner.name.clone())
+    let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+    controller.map(|owner| owner.name.clone())
 }
 
 /// One round of the cluster's controllers: of ReplicaSets, endpoints, scheduler, kubelet and garbage collector.
 pub async fn cluster_works(world: &World) -> Found<()> {
+    collect(world).await?;
     let deployments = world.list::<Deployment>().await?;
     for pod in world.list::<Pod>().await? {
         follow_labels(world, &deployments, &pod).await?;
@@ -224,24 +239,54 @@ pub async fn cluster_works(world: &World) -> Found<()> {
 }
 
 /// The ReplicaSet that has a pod lets it go when it does not select it any more, and the one that does adopts it. One whose Deployment is gone
-/// goes, too.
+/// does nothing any more.
 async fn follow_labels(world: &World, deployments: &[Deployment], pod: &Pod) -> Found<()> {
-    let (name, owner) = (pod.name_any(), owner_of(pod));
     let selecting = deployments.iter().find(|deployment| selects(deployment, pod));
     let selecting = selecting.map(|deployment| (set_of(deployment).0, deployment.uid()));
-    match (owner, selecting) {
+    match (owner_of(pod), selecting) {
         (Some(owner), Some((set, _))) if owner == set => Ok(()),
         (_, Some((set, uid))) => {
             let owner =
                 json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": uid, "controller": true});
-            world.merge::<Pod>(&name, json!({"metadata": {"ownerReferences": [owner]}})).await.map(|_| ())
+            owned_beside(world, pod, vec![owner]).await
         }
-        (Some(owner), None) if deployments.iter().all(|deployment| set_of(deployment).0 != owner) => {
-            delete::<Pod>(world, &name).await
-        }
-        (Some(_), None) => world.merge::<Pod>(&name, json!({"metadata": {"ownerReferences": null}})).await.map(|_| ()),
+        (Some(owner), None) if deployments.iter().all(|deployment| set_of(deployment).0 != owner) => Ok(()),
+        (Some(_), None) => let_go(world, pod).await,
         (None, None) => Ok(()),
     }
+}
+
+/// Its ReplicaSet does not own a pod any more; who else does, does.
+pub async fn let_go(world: &World, pod: &Pod) -> Found<()> {
+    owned_beside(world, pod, Vec::new()).await
+}
+
+/// Beside those owners of a pod that are no ReplicaSets, these own it.
+async fn owned_beside(world: &World, pod: &Pod, sets: Vec<Value>) -> Found<()> {
+    let others = pod.owner_references().iter().filter(|owner| owner.controller != Some(true));
+    let owners: Vec<Value> = others.map(|owner| json!(owner)).chain(sets).collect();
+    world.merge::<Pod>(&pod.name_any(), json!({"metadata": {"ownerReferences": owners}})).await.map(|_| ())
+}
+
+/// The garbage collector: what was owned goes with the last of its owners.
+pub async fn collect(world: &World) -> Found<()> {
+    let services = world.list::<InferenceService>().await?;
+    let of_services: Vec<String> = services.iter().filter_map(ResourceExt::uid).collect();
+    for deployment in world.list::<Deployment>().await? {
+        let owners = deployment.owner_references();
+        if !owners.is_empty() && owners.iter().all(|owner| !of_services.contains(&owner.uid)) {
+            delete::<Deployment>(world, &deployment.name_any()).await?;
+        }
+    }
+    let sets: Vec<String> = world.list::<Deployment>().await?.iter().map(|deployment| set_of(deployment).0).collect();
+    let is_there = |owner: &OwnerReference| of_services.contains(&owner.uid) || sets.contains(&owner.name);
+    for pod in world.list::<Pod>().await? {
+        let owners = pod.owner_references();
+        if !owners.is_empty() && !owners.iter().any(is_there) {
+            delete::<Pod>(world, &pod.name_any()).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn delete<K: Namespaced>(world: &World, name: &str) -> Found<()> {

@@ -1,10 +1,11 @@
 //! An InferenceService on nodes that have room for its two pods and no third: a version that is being swapped into them is aborted by a person
 //! when it has one. That loads the former model again and goes back to its ReplicaSet: no pod starts.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use millrace_crds::{
     InferenceService,
+    inference_service::InferenceServiceStatus,
     labels::{COMMAND, MODEL_VERSION, REVISION, SERVED_BEFORE, SERVED_MODEL, SERVES},
 };
 use millrace_operator::testkit::{Scenario, Step, World};
@@ -13,8 +14,8 @@ use serde_json::json;
 use crate::{
     inference_service_story::{Found, NAME, expect_revisions, revisions_with_pods},
     inference_service_swap_story::{
-        SCENARIO as SWAPPED, cluster_works, create, first_pods_start, is_found, is_server, is_taken, newer,
-        next_is_rejected, no_room, servers, under_way,
+        SCENARIO as SWAPPED, cluster_works, create, first_pods_start, has_one_owner, is_found, is_server, is_taken,
+        newer, next_is_rejected, no_room, servers, under_way,
     },
 };
 
@@ -54,7 +55,7 @@ async fn aborted(world: &World) -> Found<()> {
 /// The pod that is away serves the former model already, to nobody.
 async fn one_waits(world: &World) -> Found<()> {
     let status = next_is_rejected(world, 1).await?;
-    let stable = status.stable.map(|stable| stable.revision).unwrap_or_default();
+    let stable = status.stable.as_ref().map(|stable| stable.revision.clone()).unwrap_or_default();
     let pods = servers(world).await?;
     for pod in &pods {
         let is_away = pod.labels().get(REVISION) != Some(&stable);
@@ -65,7 +66,18 @@ async fn one_waits(world: &World) -> Found<()> {
             return Err(format!("pod {}: {:?} {:?}", pod.name_any(), pod.labels(), pod.annotations()));
         }
     }
+    nobody_else_waits(world, &status).await?;
     cluster_works(world).await
+}
+
+/// The rejected version asks for the pod that is away, and for none that could take room in its place.
+async fn nobody_else_waits(world: &World, status: &InferenceServiceStatus) -> Found<()> {
+    let rejected = status.rejected.first().ok_or("nothing is rejected")?;
+    let deployment = world.get::<Deployment>(&format!("{NAME}-{}", rejected.revision)).await?;
+    match deployment.spec.and_then(|spec| spec.replicas) {
+        Some(1) => Ok(()),
+        other => Err(format!("{} wants {other:?} pods", rejected.model_version)),
+    }
 }
 
 async fn is_given_back(world: &World) -> Found<()> {
@@ -105,6 +117,7 @@ async fn same_pods_serve(world: &World) -> Found<()> {
         if !is_one_of_the_first || !is_its || pod.annotations().contains_key(SERVED_BEFORE) {
             return Err(format!("pod {}: {:?} {:?}", pod.name_any(), pod.labels(), pod.annotations()));
         }
+        has_one_owner(pod)?;
     }
     let all = world.list::<Pod>().await?.iter().filter(|pod| is_server(pod.labels())).count();
     if (pods.len(), all) != (2, 2) {

@@ -21,6 +21,7 @@ mod faults;
 mod inference_service;
 mod inference_service_checks;
 mod inference_service_gateway;
+mod inference_service_hands;
 mod inference_service_retraining_story;
 mod inference_service_story;
 mod inference_service_swap_story;

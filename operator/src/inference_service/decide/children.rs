@@ -57,6 +57,12 @@ impl<'a> Deciding<'a> {
         (left, !awaited.is_empty())
     }
 
+    /// Revisions that pods come back from, and how many pods they shall have in place of more.
+    pub(super) fn fewer(&self, status: &InferenceServiceStatus) -> Vec<(String, i32)> {
+        let back = self.way_back(status);
+        self.observed.deployments.iter().filter_map(|deployment| back.fewer(deployment)).collect()
+    }
+
     /// Pods that were handed over to a revision which is not tried any more, and what serves.
     pub(super) fn way_back<'b>(&'b self, status: &'b InferenceServiceStatus) -> WayBack<'b> {
         let stable = status.stable.as_ref().filter(|_| self.is_in_time(status));

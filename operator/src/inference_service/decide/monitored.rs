@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 use millrace_contract::decision::{DecidedBy, Question, Verdict};
-use millrace_crds::{TrainingJob, inference_service::RevisionStatus};
+use millrace_crds::{
+    TrainingJob,
+    inference_service::{DriftStatus, RevisionStatus},
+};
 
 use super::Deciding;
 use crate::{
@@ -37,12 +40,15 @@ impl Deciding<'_> {
         let before = Monitoring::of(stored.map(String::as_str));
         let mut after = before.clone();
         after.step(&monitoring.drift, stable, &self.observed.pods, self.now);
-        let version = stable.model_version.clone();
+        let (version, revision) = (stable.model_version.clone(), stable.revision.clone());
         // Decisions are numbered in the order in which they were made.
         let next = next_id(&moved.status.history) + i64::try_from(moved.made.len()).unwrap_or_default();
         let inputs = after.untold(&moved.status.history, next);
         if let Some(inputs) = &inputs {
             tell_drift(inputs, &version, moved);
+        }
+        if let Some(newest) = after.raised_before(&revision, next) {
+            tell_raised_before(newest, &version, moved);
         }
         let must_write = after.differs(&before);
         Monitored { windows: Some(after), must_write, inputs }
@@ -115,6 +121,24 @@ fn tell_drift(inputs: &DriftInputs, version: &str, moved: &mut Moved) {
         decided_by: DecidedBy::Operator,
         user: None,
         checks: judged.checks,
+    });
+}
+
+/// Its checks are not recorded: what they rest on is not kept, and nobody could compute them again.
+fn tell_raised_before(newest: &DriftStatus, version: &str, moved: &mut Moved) {
+    let features = drifted_features(&newest.features);
+    let what = if features.is_empty() { features } else { format!(": {features}") };
+    let message = format!("inputs of {version} had drifted when this release began to record it{what}");
+    moved.told.push(warning(Happened::Drifted, message.clone()));
+    moved.made.push(Made {
+        question: Question::Drift,
+        subject: version.to_owned(),
+        verdict: Verdict::Fail,
+        reason: "InputsDrifted".to_owned(),
+        message,
+        decided_by: DecidedBy::Operator,
+        user: None,
+        checks: Vec::new(),
     });
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Time};
 use millrace_contract::{
     Digest,
     decision::Decision,
     sketch::{Bins, Counts, FieldSketch},
 };
 use millrace_crds::{InferenceService, conditions::DRIFTED, labels::CREATED_BECAUSE};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
@@ -170,4 +170,53 @@ fn a_verdict_that_a_crash_kept_from_the_status_is_told_by_the_next_look() {
     let inputs = &watch.observed.records.as_ref().unwrap().data.as_ref().unwrap()[&again[0].id.to_string()];
     assert_eq!(replay(again[0], inputs).unwrap().differences, Vec::<String>::new());
     assert!(about(&watch.look(122), Question::Drift).is_empty(), "it is told once");
+}
+
+/// Drift is raised, and nothing but that is known of it: as an earlier release left it.
+fn raised_by_an_earlier_release() -> Watch {
+    let mut watch = Watch::new();
+    watch.look(0);
+    watch.window(0, [10, 190]);
+    watch.window(1, [10, 190]);
+    let data = watch.observed.monitoring.as_mut().unwrap().data.as_mut().unwrap();
+    let mut windows: Value = serde_json::from_str(&data[MONITORING_KEY]).unwrap();
+    assert!(windows.as_object_mut().unwrap().remove("verdict").is_some());
+    data.insert(MONITORING_KEY.to_owned(), windows.to_string());
+    let status = watch.service.status.as_mut().unwrap();
+    (status.history, status.retraining) = (Vec::new(), None);
+    watch.observed.records = None;
+    watch
+}
+
+#[test]
+fn drift_that_an_earlier_release_raised_is_recorded_at_once_and_a_training_starts_for_it_once() {
+    let mut watch = raised_by_an_earlier_release();
+    let first = watch.look(121);
+    let told = about(&first, Question::Drift);
+    let said: Vec<_> = told.iter().map(|made| (made.verdict, &*made.reason, made.checks.len())).collect();
+    assert_eq!(said, [(Verdict::Fail, "InputsDrifted", 0)]);
+    assert!(told[0].message.contains(": amount (PSI "), "{}", told[0].message);
+    assert_eq!((first.job.is_some(), first.records.is_some()), (false, false), "nothing can be computed again");
+
+    let mut started = watch.look(122);
+    let mut job = started.job.take().unwrap();
+    let because = &job.metadata.annotations.as_ref().unwrap()[CREATED_BECAUSE];
+    assert!(because.contains(&format!("(decision {})", told[0].id)), "{because}");
+    job.metadata.creation_timestamp = Some(Time(at(122)));
+    watch.observed.sources.jobs = vec![job];
+    for second in [123, 124] {
+        let later = watch.look(second);
+        let again = (about(&later, Question::Drift).len(), about(&later, Question::Retrain).len(), later.job.is_some());
+        assert_eq!(again, (0, 0, false), "at {second}");
+    }
+}
+
+#[test]
+fn drift_of_an_earlier_release_that_a_crash_kept_from_the_status_is_recorded_by_the_next_look() {
+    let mut watch = raised_by_an_earlier_release();
+    let status = watch.service.status.clone();
+    watch.look(121);
+    watch.service.status = status;
+    assert_eq!(about(&watch.look(122), Question::Drift).len(), 1);
+    assert_eq!(about(&watch.look(123), Question::Drift).len(), 0);
 }
