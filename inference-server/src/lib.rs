@@ -40,6 +40,7 @@ pub mod scatter;
 pub mod schedule;
 pub mod schema;
 pub mod serve;
+mod sketch_clusters;
 pub mod sketches;
 pub mod status;
 pub mod telemetry;

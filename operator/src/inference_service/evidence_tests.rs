@@ -56,6 +56,7 @@ fn pod(uid: &str, revision: &str, restarts: u64, is_ready: bool, predicted: u64)
             rows: predicted,
             features: Vec::new(),
             predictions: vec![prediction],
+            sticky_predictions: BTreeMap::new(),
             drawn: RevisionStats::default(),
             refused: None,
         }),

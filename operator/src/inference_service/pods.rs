@@ -320,6 +320,7 @@ mod tests {
             rows: 0,
             features: Vec::new(),
             predictions: Vec::new(),
+            sticky_predictions: Default::default(),
             drawn: Default::default(),
             refused: None,
         });
