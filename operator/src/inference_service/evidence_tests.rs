@@ -305,8 +305,8 @@ fn latency_by_clusters_is_judged_from_the_moment_a_router_counts_it() {
     fields.retain(|field, _| !field.starts_with("slow") && field != "keyLatency");
     assert_eq!(fields.len(), all - 2);
     assert_eq!(Evidence::of(Some(&stored.to_string()), PAIR, None), old, "from an older operator");
-    let updated = RouterTraffic { boot_id: "b".to_owned(), ..sticky_router(8, false).unwrap() };
-    let new = seen_by_clusters(&[sticky_router(0, true), sticky_router(100, true), Some(updated)]);
+    let updated = |requests| Some(RouterTraffic { boot_id: "b".to_owned(), ..sticky_router(requests, false).unwrap() });
+    let new = seen_by_clusters(&[sticky_router(0, true), sticky_router(100, true), updated(8), updated(16)]);
     assert_eq!(check(&new).map(|check| check.samples), Some(1));
     assert!(new.differs(&old));
     let inputs = new.as_input();
@@ -322,7 +322,7 @@ fn counters_of_routers_that_are_long_gone_are_forgotten() {
         let key = format!("b{boot}/2/canary");
         (evidence.keys.knows(&key), evidence.key_latency.knows(&key))
     };
-    assert_eq!([0, 3, 4, 19].map(knows), [(false, false), (false, false), (true, true), (true, true)]);
+    assert_eq!([0, 9, 10, 19].map(knows), [(false, false), (false, false), (true, true), (true, true)]);
 }
 
 #[test]
@@ -340,12 +340,13 @@ fn of_many_routers_the_clusters_of_some_are_counted_and_never_twice() {
     };
     let first = |requests| router("b00", requests);
     let newer = |requests| router("a", requests);
-    assert_eq!(seen(&[(40, first(40)), (140, first(140))]), 12 * 100);
+    assert_eq!(seen(&[(40, first(40)), (140, first(140))]), 10 * 100);
     let looks = [(40, first(40)), (140, first(140)), (140, newer(900)), (140, newer(907))];
-    assert_eq!(seen(&looks[..3]), 12 * 100, "it may have been left out before");
-    assert_eq!(seen(&looks), 12 * 100 + 7);
-    let gone = [(40, first(40)), (140, None), (150, first(150))];
-    assert_eq!(seen(&gone), 12 * 110, "one that was silent goes on");
+    assert_eq!(seen(&looks[..3]), 10 * 100, "it may have been left out before");
+    assert_eq!(seen(&looks), 10 * 100 + 7);
+    let gone = [(40, first(40)), (140, None), (150, first(150)), (151, first(151))];
+    assert_eq!(seen(&gone[..3]), 9 * 110, "another stood in for it");
+    assert_eq!(seen(&gone), 9 * 110 + 10);
 }
 
 /// A pod whose server has predicted so often in each of three clusters, of which the first two are stable's at 5 %.

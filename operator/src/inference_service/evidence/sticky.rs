@@ -21,26 +21,15 @@ use crate::inference_service::routing::ALL;
 const ARMS: usize = 2;
 /// Of both, the canary's come first.
 const CANARY: usize = 0;
-/// Routers of which clusters are counted: one takes some 25 KiB, up to some 60 KiB, and a ConfigMap holds a mebibyte. Which routers a
-/// request came through has nothing to do with the revision that answers it, so that those of some stand for all.
-const COUNTED: usize = 12;
-/// Routers whose counters are kept, gone ones among them. One that comes back after it was forgotten is counted from zero again, so none goes
-/// that may only be silent.
-const ROUTERS: usize = 16;
-/// Servers of each revision whose predictions are counted by cluster, for the same reasons: one of either takes some 30 KiB together.
+/// Routers of which clusters are counted: one takes some 25 KiB, up to some 60 KiB, and a ConfigMap holds a mebibyte. Which routers a request
+/// came through has nothing to do with the revision that answers it, so that those of some stand for all.
+const ROUTERS: usize = 10;
+/// Servers of each revision whose predictions are counted by cluster, for the same reasons: one of either takes some 20 to 35 KiB
+/// together, up to some 60 KiB where there are many classes.
 const SERVERS: usize = 4;
 
 /// Counters of a service, by plan generation and revision.
 type ByRevision<C> = BTreeMap<i64, BTreeMap<String, C>>;
-
-/// How the counters of a router begin.
-#[derive(Clone, Copy)]
-struct Beginning {
-    /// This is the first look at a plan generation: all that was counted before it is left out.
-    is_new: bool,
-    /// All routers are counted, so that one which is heard for the first time has just started. Else it may have been left out before.
-    is_from_zero: bool,
-}
 
 impl Evidence {
     pub(super) fn absorb_clusters(&mut self, look: &Look<'_>, is_new: bool, settings: &EvidenceSettings) {
@@ -50,17 +39,16 @@ impl Evidence {
         let mut ended = [StickyCounts::new(), StickyCounts::new()];
         let mut latency = [StickyLatencies::new(), StickyLatencies::new()];
         let (name, uid) = look.service;
-        let beginning = Beginning { is_new, is_from_zero: look.routers.traffic.len() <= COUNTED };
         for router in counted(&look.routers.traffic) {
             let service = router.services.get(name).filter(|known| known.service_uid == uid);
             let Some(service) = service else { continue };
             for (arm, revision) in [look.canary, look.stable].into_iter().enumerate() {
                 let key = format!("{}{generation}{revision}", router.boot_id);
                 let of = (look.generation, revision);
-                if let Some(more) = added(&mut self.keys, (&key, beginning), &service.clusters, of) {
+                if let Some(more) = added(&mut self.keys, (&key, is_new), &service.clusters, of) {
                     clusters::add(&mut ended[arm], &more);
                 }
-                if let Some(more) = added(&mut self.key_latency, (&key, beginning), &service.cluster_latency, of) {
+                if let Some(more) = added(&mut self.key_latency, (&key, is_new), &service.cluster_latency, of) {
                     slow_clusters::add(&mut latency[arm], &more);
                 }
             }
@@ -110,7 +98,7 @@ impl Evidence {
 fn counted(traffic: &[Option<RouterTraffic>]) -> Vec<&RouterTraffic> {
     let mut answered: Vec<&RouterTraffic> = traffic.iter().flatten().collect();
     answered.sort_by(|left, right| left.boot_id.cmp(&right.boot_id));
-    answered.truncate(COUNTED);
+    answered.truncate(ROUTERS);
     answered
 }
 
@@ -123,15 +111,16 @@ fn few<'a>(seen: &Cumulative<StickyPredictions>, look: &Look<'a>, revision: &str
     servers
 }
 
-/// What a revision's counters of one router have grown by; nothing where the router has none under this generation.
+/// What a revision's counters of one router have grown by; nothing where the router has none under this generation, nor the first time it is
+/// looked at: it may have been left out before.
 fn added<C: Counters + Default>(
     seen: &mut Cumulative<C>,
-    (key, beginning): (&str, Beginning),
+    (key, is_new): (&str, bool),
     counters: &ByRevision<C>,
     (generation, revision): (i64, &str),
 ) -> Option<C> {
     let now = counters.get(&generation)?.get(revision).cloned().unwrap_or_default();
-    if beginning.is_new || !(beginning.is_from_zero || seen.knows(key)) {
+    if is_new || !seen.knows(key) {
         seen.baseline(key, &now);
         return None;
     }
