@@ -115,7 +115,7 @@ pub(crate) struct Choices<T, F> {
 impl Choices<Counted, fn(Counted) -> f64> {
     /// The rates of choices of as many clusters as the canary has.
     pub(crate) fn new(canary: &[Counted], stable: &[Counted], look: u32) -> Self {
-        Self::of([canary, stable].concat(), canary.len(), look, |sum| sum.rate())
+        Self::of([canary, stable].concat(), canary.len(), look, |sum: Counted| sum.rate())
     }
 }
 

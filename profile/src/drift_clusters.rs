@@ -138,7 +138,7 @@ impl StickyDrift {
 
     /// Parts that both revisions have: of models with other classes some can't be compared.
     fn parts(&self) -> impl Iterator<Item = (&String, &StickyBins, &StickyBins)> {
-        self.canary.iter().filter_map(|(part, canary)| Some((part, canary, self.stable.get(part)?)))
+        self.canary.iter().filter_map(move |(part, canary)| Some((part, canary, self.stable.get(part)?)))
     }
 
     /// Requests of which predictions were counted, and clusters of canary and stable: the same for each part.
