@@ -168,7 +168,18 @@ impl Sketches {
                 }
             }
         }
-        let Counted { predictions, clusters, .. } = &mut *counted;
+        self.count_predictions(&mut counted, rows, sketched, outputs);
+    }
+
+    /// Counts one row of each request's predictions, where it is evidence.
+    fn count_predictions<O: AsRef<Vec<NamedTensor>>>(
+        &self,
+        counted: &mut Counted,
+        rows: &[usize],
+        sketched: &[Sketched],
+        outputs: &[O],
+    ) {
+        let Counted { predictions, clusters, .. } = counted;
         for (index, (prediction, counts)) in self.predictions.iter().zip(predictions).enumerate() {
             for ((outputs, rows), sketched) in outputs.iter().zip(rows).zip(sketched) {
                 let cluster = match sketched {
