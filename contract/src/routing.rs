@@ -30,6 +30,9 @@ pub const DRAWN_HEADER: &str = "x-millrace-drawn";
 /// Request header of what a router did not split at random: it came by a route or a name, for a revision that failed or was not ready,
 /// or is a copy. Servers leave it out of the predictions that revisions are compared by.
 pub const UNMEASURED_HEADER: &str = "x-millrace-unmeasured";
+/// Request header of a prediction that a router split by its sticky key, among revisions that are compared: the number of its cluster of
+/// buckets (below [`crate::traffic::CLUSTERS`]). Servers count its predictions by that, too.
+pub const CLUSTER_HEADER: &str = "x-millrace-cluster";
 
 /// How requests of one InferenceService are shared out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

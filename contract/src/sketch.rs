@@ -1,5 +1,7 @@
 //! Frozen bins and counts over them: the shared currency of profiles, drift and canary comparison. Mergeable by addition.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::routing::RevisionStats;
@@ -111,6 +113,10 @@ pub struct ServerSketches {
     /// revision: the class for a classifier's label, 20 equal bins for a probability, signed-logarithmic bins for a number. What came with
     /// the header `x-millrace-unmeasured` is not in them.
     pub predictions: Vec<FieldSketch>,
+    /// Predictions that came with the header `x-millrace-cluster`, by part of an output and by cluster of sticky keys: an output of many bins
+    /// is counted in two parts of few. The last bin of an output is that of missing values; empty bins at the end are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sticky_predictions: BTreeMap<String, BTreeMap<u32, Vec<u64>>>,
     /// Requests that a Gateway drew for this revision (with the header `x-millrace-drawn`), by the server's own account: errors are its
     /// answers with 5xx, and latency is from the request's head to the answer. What it never answered is not in it.
     #[serde(default)]

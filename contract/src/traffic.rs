@@ -5,8 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::routing_policy::STICKY_BUCKETS;
+
 /// Sticky keys are counted in groups of this many neighbouring buckets.
 pub const BUCKETS_PER_CLUSTER: u32 = 25;
+
+/// How many such groups there are.
+pub const CLUSTERS: u32 = STICKY_BUCKETS.div_ceil(BUCKETS_PER_CLUSTER);
 
 /// Upper edges of the bins in which latency is counted by cluster, in microseconds: every third of
 /// [`crate::routing::LATENCY_EDGES_MICROSECONDS`], each about twice the one before; one more bin holds what is above. None is below two

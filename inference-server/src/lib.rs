@@ -5,7 +5,7 @@
 //! `admit` (checked against the model, given a permit) → `queue` (waits) → `batch` (who runs together, moved by `tune`) → `inline` (on the
 //! core) or `schedule` and `lane` (on a thread of the model's own; `place` decides, `gate` bounds) → `worker` (a session) → `scatter` (each
 //! request's part of the outputs).
-//! Around it: `config`, `models` (which there are; load, swap, unload), `load` (fetched, verified, warmed), `status`, `sketches`, `metrics`, `admin`, `drain`, `serve`, `errors`.
+//! Around it: `config`, `models` (which there are; load, swap, unload), `load` (fetched, verified, warmed), `status`, `sketches` (by cluster of sticky keys: `sketch_clusters`), `metrics`, `admin`, `drain`, `serve`, `errors`.
 //! Beside the path: `beside` (puts it together), `cache`, `payload_log`, `telemetry` (spans, access log), `limits` (and slow clients), `tls`.
 //! Knows nothing of Kubernetes.
 
@@ -40,6 +40,7 @@ pub mod scatter;
 pub mod schedule;
 pub mod schema;
 pub mod serve;
+mod sketch_clusters;
 pub mod sketches;
 pub mod status;
 pub mod telemetry;

@@ -48,6 +48,8 @@ pub enum Sketched {
     /// Inputs and predictions.
     #[default]
     Whole,
+    /// The same; it was split by its key, and predictions are counted by this cluster of keys, too.
+    OfCluster(u16),
     /// Inputs: it was not split at random.
     Inputs,
     /// Nothing: it is a copy, and its inputs are counted where the original was answered.

@@ -21,6 +21,7 @@ use millrace_profile::{
 use crate::{
     request::Sketched,
     runtime::{Observer, Ran},
+    sketch_clusters::{Clusters, Layout},
 };
 
 /// Worker of an answer that no session gave, as it was in the response cache.
@@ -86,6 +87,7 @@ struct Counted {
     rows: u64,
     features: Vec<Counts>,
     predictions: Vec<Counts>,
+    clusters: Clusters,
 }
 
 /// The sketches of one model.
@@ -94,6 +96,7 @@ pub struct Sketches {
     identity: Identity,
     features: Vec<Feature>,
     predictions: Vec<Prediction>,
+    layout: Layout,
     lanes: Vec<Mutex<Counted>>,
 }
 
@@ -125,10 +128,12 @@ impl Sketches {
             rows: 0,
             features: features.iter().map(|f| empty_counts(f.binner.bins())).collect(),
             predictions: predictions.iter().map(|p| empty_counts(p.binner.bins())).collect(),
+            clusters: Clusters::default(),
         };
         // One more for the response cache.
         let lanes = (0..=lanes).map(|_| Mutex::new(empty())).collect();
-        Self { identity, features, predictions, lanes }
+        let layout = Layout::new(predictions.iter().map(|prediction| (prediction.name, prediction.bins())));
+        Self { identity, features, predictions, layout, lanes }
     }
 
     /// Counts one run: `inputs` with all rows, and of each request its number of rows, what of it is counted, and its outputs.
@@ -163,10 +168,28 @@ impl Sketches {
                 }
             }
         }
-        for (prediction, counts) in self.predictions.iter().zip(&mut counted.predictions) {
+        self.count_predictions(&mut counted, rows, sketched, outputs);
+    }
+
+    /// Counts one row of each request's predictions, where it is evidence.
+    fn count_predictions<O: AsRef<Vec<NamedTensor>>>(
+        &self,
+        counted: &mut Counted,
+        rows: &[usize],
+        sketched: &[Sketched],
+        outputs: &[O],
+    ) {
+        let Counted { predictions, clusters, .. } = counted;
+        for (index, (prediction, counts)) in self.predictions.iter().zip(predictions).enumerate() {
             for ((outputs, rows), sketched) in outputs.iter().zip(rows).zip(sketched) {
-                if *rows > 0 && *sketched == Sketched::Whole {
-                    prediction.count(counts, outputs.as_ref());
+                let cluster = match sketched {
+                    Sketched::Whole => None,
+                    Sketched::OfCluster(cluster) => Some(*cluster),
+                    Sketched::Inputs | Sketched::Nothing => continue,
+                };
+                let bin = if *rows > 0 { prediction.count(counts, outputs.as_ref()) } else { None };
+                if let (Some(cluster), Some(bin)) = (cluster, bin) {
+                    self.layout.count(clusters, cluster, index, bin);
                 }
             }
         }
@@ -180,14 +203,14 @@ impl Sketches {
             self.features.iter().map(|f| sketch(&f.name, &f.binner, Some(&f.reference))).collect();
         let mut predictions: Vec<FieldSketch> =
             self.predictions.iter().map(|p| sketch(p.name, &p.binner, None)).collect();
+        let mut clusters = Clusters::default();
         for lane in &self.lanes {
             let counted = lane.lock().unwrap_or_else(PoisonError::into_inner);
             rows += counted.rows;
             add(&mut features, &counted.features);
             add(&mut predictions, &counted.predictions);
+            clusters.add(&counted.clusters);
         }
-        // Requests are counted by the process, which adds them.
-        let drawn = RevisionStats::default();
         ServerSketches {
             boot_id,
             model,
@@ -196,7 +219,9 @@ impl Sketches {
             rows,
             features,
             predictions,
-            drawn,
+            sticky_predictions: self.layout.by_part(&clusters),
+            // Requests are counted by the process, which adds them.
+            drawn: RevisionStats::default(),
             refused: None,
             payload_log: None,
         }
@@ -327,32 +352,41 @@ fn predictions(tensors: &Tensors, outputs: &OutputBinding, task: Task) -> Vec<Pr
 }
 
 impl Prediction {
-    /// Counts the first row of one request's outputs.
-    fn count(&self, counts: &mut Counts, outputs: &[NamedTensor]) {
+    /// Its bins; missing values are the last one.
+    fn bins(&self) -> usize {
+        self.binner.bins().len() + 1
+    }
+
+    /// Counts the first row of one request's outputs, and says in which bin.
+    fn count(&self, counts: &mut Counts, outputs: &[NamedTensor]) -> Option<usize> {
+        let bin = self.bin(outputs)?;
+        match counts.bins.get_mut(bin) {
+            Some(count) => *count += 1,
+            None => counts.missing += 1,
+        }
+        Some(bin)
+    }
+
+    /// The bin of the first row; none without such an output.
+    fn bin(&self, outputs: &[NamedTensor]) -> Option<usize> {
         let tensor = |index: usize| outputs.get(index).map(|output| &output.tensor);
-        match &self.source {
-            Source::Label(index) => {
-                let Some(tensor) = tensor(*index) else { return };
-                self.binner.count(counts, element(&tensor.data, 0));
-            }
+        let value = match &self.source {
+            Source::Label(index) | Source::Value(index) => element(&tensor(*index)?.data, 0),
             Source::Likeliest(index, classes) => {
-                let Some(tensor) = tensor(*index) else { return };
-                let likeliest = first_row(tensor, classes.len()).enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+                let row = first_row(tensor(*index)?, classes.len());
+                let likeliest = row.enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
                 let class = likeliest.and_then(|(class, _)| classes.get(class));
-                self.binner.count(counts, class.map_or(Value::Missing, |class| Value::Text(class)));
+                class.map_or(Value::Missing, |class| Value::Text(class))
             }
             Source::Probability(index, classes) => {
-                let Some(tensor) = tensor(*index) else { return };
+                let tensor = tensor(*index)?;
                 let of_second = *classes == 2;
                 let probability =
                     if of_second { first_row(tensor, 2).last() } else { first_row(tensor, *classes).reduce(f64::max) };
-                self.binner.count(counts, probability.map_or(Value::Missing, Value::Number));
+                probability.map_or(Value::Missing, Value::Number)
             }
-            Source::Value(index) => {
-                let Some(tensor) = tensor(*index) else { return };
-                self.binner.count(counts, element(&tensor.data, 0));
-            }
-        }
+        };
+        Some(self.binner.bin_of(value).unwrap_or(self.bins() - 1))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sketches of small runs, counted by hand.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use millrace_contract::{
     model::{InputBinding, TensorSpec},
@@ -116,6 +116,23 @@ fn what_was_not_split_at_random_is_no_prediction_and_a_copy_is_nothing() {
         [0..1, 3..7],
         "rows beside each other are one span"
     );
+}
+
+#[test]
+fn what_was_split_by_its_key_is_counted_by_cluster_beside_all_others() {
+    let sketches = classifier(2);
+    run_as(&sketches, 0, [Sketched::OfCluster(7), Sketched::Whole]);
+    run_as(&sketches, 1, [Sketched::OfCluster(7), Sketched::OfCluster(399)]);
+    let read = sketches.read();
+    assert_eq!(read.predictions[0].current, Counts { bins: vec![0, 2, 2], missing: 0 });
+    // Classes 0 and 1, others and none; twenty bins of probabilities and none. The first request answers 1 with 0.98.
+    let probable = [vec![0; 19], vec![2]].concat();
+    let expected =
+        [("label/4", [(7, vec![0, 2]), (399, vec![0, 0, 1])]), ("probability/21", [(7, probable), (399, vec![1])])];
+    let expected = expected.map(|(part, clusters)| (part.to_owned(), BTreeMap::from(clusters)));
+    assert_eq!(read.sticky_predictions, BTreeMap::from(expected));
+    run(&sketches, 0);
+    assert_eq!(sketches.read().sticky_predictions, read.sticky_predictions, "nobody said a cluster");
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! Random choices of clusters of keys, with which both checks on sticky traffic ([`crate::clusters`], [`crate::slow_clusters`]) compare
-//! a canary, when they look, and what their looks say. Pure; the seed of the choices is the number of the look.
+//! Random choices of clusters of keys, with which the checks on sticky traffic ([`crate::clusters`], [`crate::slow_clusters`],
+//! [`crate::drift_clusters`]) compare a canary, when they look, and what their looks say. Pure; the seed of the choices is the number of
+//! the look.
 
-use std::iter::Sum;
+use std::{iter::Sum, ops::AddAssign};
 
 use millrace_contract::decision::Verdict;
 use rand::{RngExt, SeedableRng};
@@ -12,6 +13,8 @@ use statrs::distribution::{ContinuousCDF, Normal};
 const FIRST_LOOK: u64 = 1_000;
 /// Clusters of each revision below which nothing is compared.
 const MIN_CLUSTERS: usize = 4;
+/// A cluster counts for at most so many times the requests of the median one.
+const MOST_REQUESTS: u64 = 2;
 /// Choices that reach the canary's rate after which no more are drawn.
 const ENOUGH: u64 = 20;
 /// Choices whose spread says what would be found.
@@ -31,13 +34,32 @@ impl Counted {
     }
 }
 
+impl AddAssign for Counted {
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.events += other.events;
+    }
+}
+
 impl Sum for Counted {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
-        all.fold(Self::default(), |sum, one| Self {
-            requests: sum.requests + one.requests,
-            events: sum.events + one.events,
-        })
+        total(all)
     }
+}
+
+/// All of them together.
+pub(crate) fn total<T: Default + AddAssign>(all: impl Iterator<Item = T>) -> T {
+    all.fold(T::default(), |mut sum, one| {
+        sum += one;
+        sum
+    })
+}
+
+/// What a cluster counts for at most, by the bins of all: so many times the requests of the median one.
+pub(crate) fn most_requests<'a>(clusters: impl Iterator<Item = &'a Vec<u64>>) -> u64 {
+    let mut sizes: Vec<u64> = clusters.map(|bins| bins.iter().sum()).collect();
+    sizes.sort_unstable();
+    sizes.get(sizes.len() / 2).map_or(0, |median| MOST_REQUESTS * median)
 }
 
 /// Whether it is time to look: when the requests have doubled since the last look, and there are clusters to choose from.
@@ -82,33 +104,48 @@ pub(crate) fn verdict(
     }
 }
 
-/// Random choices of as many clusters as the canary has.
-pub(crate) struct Choices {
-    all: Vec<Counted>,
+/// Random choices of so many clusters, and what is computed of the clusters of each together.
+pub(crate) struct Choices<T, F> {
+    all: Vec<T>,
     chosen: usize,
     random: ChaCha8Rng,
+    statistic: F,
 }
 
-impl Choices {
+impl Choices<Counted, fn(Counted) -> f64> {
+    /// The rates of choices of as many clusters as the canary has.
     pub(crate) fn new(canary: &[Counted], stable: &[Counted], look: u32) -> Self {
-        let random = ChaCha8Rng::seed_from_u64(u64::from(look));
-        Self { all: [canary, stable].concat(), chosen: canary.len(), random }
+        Self::of([canary, stable].concat(), canary.len(), look, |sum: Counted| sum.rate())
+    }
+}
+
+impl<T: Copy + Default + AddAssign, F: Fn(T) -> f64> Choices<T, F> {
+    pub(crate) fn of(all: Vec<T>, chosen: usize, look: u32, statistic: F) -> Self {
+        Self { all, chosen, random: ChaCha8Rng::seed_from_u64(u64::from(look)), statistic }
     }
 
-    /// The rate of the next choice.
+    /// What the next choice gives.
     fn draw(&mut self) -> f64 {
-        let mut sum = Counted::default();
+        let mut sum = T::default();
         for at in 0..self.chosen {
             let other = self.random.random_range(at..self.all.len());
             self.all.swap(at, other);
-            sum.requests += self.all[at].requests;
-            sum.events += self.all[at].events;
+            sum += self.all[at];
         }
-        sum.rate()
+        (self.statistic)(sum)
     }
 
-    /// The p-value of this rate: the share of choices that reach it, of `most` at most. Drawing ends early once so many did that the level
-    /// is out of reach (Besag & Clifford 1991: the share is a valid p-value then too).
+    fn few(&mut self) -> Vec<f64> {
+        (0..FEW).map(|_| self.draw()).collect()
+    }
+
+    /// What choices give on average.
+    pub(crate) fn mean(&mut self) -> f64 {
+        self.few().iter().sum::<f64>() / FEW as f64
+    }
+
+    /// The p-value of what was found: the share of choices that reach it, of `most` at most. Drawing ends early once so many did that the
+    /// level is out of reach (Besag & Clifford 1991: the share is a valid p-value then too).
     pub(crate) fn reached(&mut self, wanted: f64, level: f64, most: u64) -> f64 {
         let most = ((4.0 / level).ceil() as u64).min(most);
         let mut reached = 0;
@@ -124,7 +161,7 @@ impl Choices {
     /// Whether this rate would fail, by the normal distribution with mean and deviation of some choices: no verdict against a canary
     /// rests on it.
     pub(crate) fn would_find(&mut self, rate: f64, level: f64) -> bool {
-        let drawn: Vec<f64> = (0..FEW).map(|_| self.draw()).collect();
+        let drawn = self.few();
         let mean = drawn.iter().sum::<f64>() / drawn.len() as f64;
         let variance = drawn.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / drawn.len() as f64;
         let needed = Normal::standard().inverse_cdf(1.0 - level);

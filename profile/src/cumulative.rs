@@ -72,10 +72,16 @@ impl Counters for StickyCounts {
     }
 }
 
-/// Latency by cluster of sticky keys, over the bins by cluster; empty bins at the end may be left out.
-pub type StickyLatencies = BTreeMap<u32, Vec<u64>>;
+/// Counts over bins, by cluster of sticky keys; empty bins at the end may be left out.
+pub type StickyBins = BTreeMap<u32, Vec<u64>>;
 
-impl Counters for StickyLatencies {
+/// Latency by cluster of sticky keys, over the bins by cluster.
+pub type StickyLatencies = StickyBins;
+
+/// Predictions by cluster of sticky keys, over the bins of each part of an output ([`crate::predictions::Part`]).
+pub type StickyPredictions = BTreeMap<String, StickyBins>;
+
+impl Counters for StickyBins {
     fn since(&self, earlier: &Self) -> Option<Self> {
         if earlier.keys().any(|cluster| !self.contains_key(cluster)) {
             return None;
@@ -93,7 +99,7 @@ impl Counters for StickyLatencies {
 /// Counts by field name: sketches without their bins and references, which do not change within a boot.
 pub type FieldCounts = BTreeMap<String, Counts>;
 
-impl Counters for FieldCounts {
+impl<C: Counters> Counters for BTreeMap<String, C> {
     fn since(&self, earlier: &Self) -> Option<Self> {
         if earlier.keys().any(|name| !self.contains_key(name)) {
             return None;
@@ -107,6 +113,19 @@ impl Counters for FieldCounts {
                 Some((name.clone(), added))
             })
             .collect()
+    }
+}
+
+/// Adds counts by cluster, at most so many bins; clusters without any are left out.
+pub fn add_by_cluster(into: &mut StickyBins, added: &StickyBins, most_bins: usize) {
+    for (cluster, bins) in added.iter().filter(|(_, bins)| bins.iter().any(|count| *count > 0)) {
+        let sums = into.entry(*cluster).or_default();
+        if sums.len() < bins.len() {
+            sums.resize(bins.len().min(most_bins), 0);
+        }
+        for (sum, count) in sums.iter_mut().zip(bins) {
+            *sum = sum.saturating_add(*count);
+        }
     }
 }
 

@@ -11,7 +11,7 @@
 //! | operator, monitoring | windows of drift | [`windows::DriftMonitor::step`] |
 //! | operator, rollout | evidence on a canary and its checks | [`canary_evidence::CanaryEvidence`] |
 //! | operator, copies | what answers to copies say | [`agreement::checks`] |
-//! | operator, sticky keys | errors and latency by clusters of keys | [`clusters::StickyEvidence`], [`slow_clusters::StickyLatency`] |
+//! | operator, sticky keys | errors, latency and predictions by clusters of keys | [`clusters::StickyEvidence`], [`slow_clusters::StickyLatency`], [`drift_clusters::StickyDrift`] |
 //!
 //! Beneath the evidence on a canary: [`sequential`] (counts), [`distribution`] (bins), [`power`] (how much evidence a promotion needs).
 
@@ -26,6 +26,7 @@ pub mod clusters;
 pub mod cumulative;
 pub mod distribution;
 pub mod drift;
+pub mod drift_clusters;
 pub mod field_profile;
 pub mod metrics;
 pub mod power;

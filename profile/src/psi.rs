@@ -18,9 +18,12 @@ pub fn psi(reference: &Counts, current: &Counts) -> Result<f64, BinsError> {
         return Ok(0.0);
     }
     let occupied = occupied(reference, current);
-    let expected = shares(occupied.iter().map(|(count, _)| *count));
-    let actual = shares(occupied.iter().map(|(_, count)| *count));
-    Ok(expected.iter().zip(&actual).map(|(e, a)| (a - e) * (a / e).ln()).sum())
+    Ok(between(occupied.iter().map(|(count, _)| *count as f64), occupied.iter().map(|(_, count)| *count as f64)))
+}
+
+/// Population stability index of two samples, each so much in every bin.
+pub(crate) fn between(reference: impl Iterator<Item = f64> + Clone, current: impl Iterator<Item = f64> + Clone) -> f64 {
+    shares(reference).zip(shares(current)).map(|(e, a)| (a - e) * (a / e).ln()).sum()
 }
 
 /// What the PSI of two samples of `reference` and `current` values from one distribution over `bins` bins exceeds with
@@ -32,8 +35,12 @@ pub fn critical_value(reference: u64, current: u64, bins: usize, alpha: f64) -> 
     if reference == 0 || current == 0 {
         return f64::INFINITY;
     }
-    let Ok(chi_squared) = ChiSquared::new((bins - 1) as f64) else { return f64::INFINITY };
-    (1.0 / reference as f64 + 1.0 / current as f64) * chi_squared.inverse_cdf(1.0 - alpha)
+    (1.0 / reference as f64 + 1.0 / current as f64) * quantile((bins - 1) as f64, alpha)
+}
+
+/// What chi-squared with so many degrees of freedom exceeds with probability `alpha`.
+pub(crate) fn quantile(freedom: f64, alpha: f64) -> f64 {
+    ChiSquared::new(freedom).map_or(f64::INFINITY, |chi_squared| chi_squared.inverse_cdf(1.0 - alpha))
 }
 
 /// What two samples say of the PSI of the distributions they come from.
@@ -51,6 +58,12 @@ impl Estimate {
     const ERRORS: f64 = 2.0;
     /// What part of the threshold the lowered PSI has to reach.
     const PART: f64 = 0.75;
+
+    /// From a PSI as found, degrees of freedom, and what chance adds to it on average for each of them.
+    pub(crate) fn of(found: f64, freedom: f64, weight: f64) -> Self {
+        let psi = (found - freedom * weight).max(0.0);
+        Self { psi, standard_error: (4.0 * psi * weight + 2.0 * freedom * weight * weight).sqrt() }
+    }
 
     /// Does the PSI reach `threshold`, by more than a lucky look at few values? Who looks after every request stops at the highest estimate:
     /// two standard errors below it, three quarters of the threshold must still be reached.
@@ -70,8 +83,7 @@ pub fn estimate(reference: &Counts, current: &Counts) -> Result<Estimate, BinsEr
         return Ok(Estimate { psi: 0.0, standard_error: f64::INFINITY });
     }
     let freedom = occupied(reference, current).len().saturating_sub(1) as f64;
-    let psi = (found - freedom * weight).max(0.0);
-    Ok(Estimate { psi, standard_error: (4.0 * psi * weight + 2.0 * freedom * weight * weight).sqrt() })
+    Ok(Estimate::of(found, freedom, weight))
 }
 
 /// Bins, missing values among them, in which either sample has a value. Bins empty in both carry no information and no degree of freedom.
@@ -80,11 +92,12 @@ pub(crate) fn occupied(reference: &Counts, current: &Counts) -> Vec<(u64, u64)> 
     all.map(|(left, right)| (*left, *right)).filter(|(left, right)| left + right > 0).collect()
 }
 
-fn shares(counts: impl Iterator<Item = u64> + Clone) -> Vec<f64> {
-    let total = counts.clone().sum::<u64>() as f64;
-    let floored: Vec<f64> = counts.map(|count| (count as f64 / total).max(EPSILON)).collect();
-    let sum: f64 = floored.iter().sum();
-    floored.into_iter().map(|share| share / sum).collect()
+/// No vector: it is asked for hundreds of thousands of times at a look at clusters of keys.
+fn shares(counts: impl Iterator<Item = f64> + Clone) -> impl Iterator<Item = f64> {
+    let total: f64 = counts.clone().sum();
+    let floored = counts.map(move |count| (count / total).max(EPSILON));
+    let sum: f64 = floored.clone().sum();
+    floored.map(move |share| share / sum)
 }
 
 #[cfg(test)]

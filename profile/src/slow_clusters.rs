@@ -18,13 +18,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     canary_evidence::EvidenceSettings,
     choices::{self, Choices, Counted, Seen},
-    cumulative::StickyLatencies,
+    cumulative::{StickyLatencies, add_by_cluster},
 };
 
 /// Most random choices of one look and bound, twice those for errors since two bounds share the budget.
 const MAX_CHOICES: u64 = 400_000;
-/// A cluster counts for at most so many times the requests of the median one.
-const MOST_REQUESTS: u64 = 2;
 /// A cluster has at most so many times the share above a bound that the bound is meant to have.
 const MOST_SHARE: f64 = 3.0;
 /// Events are counted in so many parts, for those of a cluster are cut to fractions.
@@ -162,10 +160,7 @@ impl StickyLatency {
     }
 
     fn most_requests(&self) -> u64 {
-        let mut sizes: Vec<u64> =
-            self.canary.values().chain(self.stable.values()).map(|bins| bins.iter().sum()).collect();
-        sizes.sort_unstable();
-        sizes.get(sizes.len() / 2).map_or(0, |median| MOST_REQUESTS * median)
+        choices::most_requests(self.canary.values().chain(self.stable.values()))
     }
 
     /// Whether a look has found that the canary is slower. It stays so.
@@ -213,15 +208,7 @@ impl StickyLatency {
 
 /// Adds latencies by cluster; clusters without any are left out.
 pub fn add(into: &mut StickyLatencies, added: &StickyLatencies) {
-    for (cluster, bins) in added.iter().filter(|(_, bins)| bins.iter().any(|count| *count > 0)) {
-        let sums = into.entry(*cluster).or_default();
-        if sums.len() < bins.len() {
-            sums.resize(bins.len().min(CLUSTER_BINS), 0);
-        }
-        for (sum, count) in sums.iter_mut().zip(bins) {
-            *sum = sum.saturating_add(*count);
-        }
-    }
+    add_by_cluster(into, added, CLUSTER_BINS);
 }
 
 /// What a cluster counts for, in parts of an event: no more requests than this, and no more events than a multiple of what is usual.

@@ -14,6 +14,7 @@ use crate::{
     forward::{Answered, Bounds, Call, Failure, Payload, Received, attempt},
     health::may_eject,
     judge::{Attempted, outcome, trouble},
+    mark::Mark,
     router::Router,
     snapshot::{Service, Target},
 };
@@ -64,8 +65,8 @@ pub fn may_follow(service: &Service, call: &Call, result: &Attempted) -> bool {
 /// How a request is sent to a revision. By default as to one that stands in for another.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manner {
-    /// It is evidence.
-    pub is_measured: bool,
+    /// What its server is told.
+    pub mark: Mark,
     /// Another revision would answer for this one.
     pub has_shield: bool,
 }
@@ -80,8 +81,8 @@ pub async fn at_target(
     started: Clock,
 ) -> Attempted {
     let deadline = Instant::from_std(started) + service.timeout;
-    let Manner { is_measured, has_shield } = manner;
-    let bounds = Bounds { is_measured, deadline, settings: &router.settings, budget: &router.body_budget };
+    let Manner { mark, has_shield } = manner;
+    let bounds = Bounds { mark, deadline, settings: &router.settings, budget: &router.body_budget };
     let mut now = started;
     let rule = &service.policy.retries;
     let most = usize::try_from(rule.max_attempts).unwrap_or(usize::MAX);

@@ -15,7 +15,6 @@ use crate::{
     limits::{Budget, Reserved, Room, UNCHARGED},
     pool::Place,
     streamed::Multiplexed,
-    wire::UNMEASURED,
 };
 
 /// So many kept connections in a row may turn out to be closed.
@@ -153,8 +152,8 @@ async fn exchange(
     bounds: Bounds<'_>,
 ) -> Result<(Response<Incoming>, Place), Failure> {
     let mut request = http2_request(call, endpoint, body);
-    if !bounds.is_measured {
-        request.headers_mut().insert(UNMEASURED, HeaderValue::from_static("1"));
+    if let Some((mark, value)) = bounds.mark.header() {
+        request.headers_mut().insert(mark, HeaderValue::from(value));
     }
     for _ in 0..CONNECTIONS_THAT_HAD_ENDED {
         let mut stream = endpoint.pool().stream(endpoint, bounds.settings).await?;

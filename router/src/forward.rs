@@ -13,6 +13,7 @@ use crate::{
     exchange::{streamed, unary},
     grpc::{self, Status},
     limits::{Budget, Room},
+    mark::Mark,
     route,
     router::Settings,
     streamed::Multiplexed,
@@ -113,8 +114,8 @@ pub enum Failure {
 /// How an attempt is made, and what bounds it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds<'a> {
-    /// It is evidence. The server is told of others, whose predictions compare nothing.
-    pub is_measured: bool,
+    /// What the server is told of it.
+    pub mark: Mark,
     /// The answer's head is there by then, and its body where that is short.
     pub deadline: Instant,
     /// What connections to servers are allowed.
@@ -152,7 +153,7 @@ async fn held(
     bounds: Bounds<'_>,
     now: Instant,
 ) -> Result<Answered, Failure> {
-    let Bounds { is_measured, deadline, settings, budget } = bounds;
+    let Bounds { mark, deadline, settings, budget } = bounds;
     let endpoint = in_flight.endpoint();
     let host = endpoint.authority().as_str();
     let (mut connection, head) = loop {
@@ -166,7 +167,7 @@ async fn held(
                 timeout_at(deadline, opening).await.unwrap_or(Err(Failure::TimedOut))?
             }
         };
-        match connection.send(call, is_measured, host, body, deadline).await {
+        match connection.send(call, mark, host, body, deadline).await {
             Ok(head) => break (connection, head),
             // The server closed it while it was idle.
             Err(Unanswered::Unsent) if !is_new => {}

@@ -29,6 +29,7 @@ pub mod inputs;
 pub mod judge;
 pub mod keeper;
 pub mod limits;
+pub mod mark;
 pub mod matching;
 pub mod metrics;
 pub mod mirror;

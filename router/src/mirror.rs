@@ -13,6 +13,7 @@ use crate::{
     counting::Outcome,
     forward::{Answered, Bounds, Call, Payload, Received, attempt},
     grpc,
+    mark::Mark,
     route::is_inference,
     router::Router,
     snapshot::Service,
@@ -101,7 +102,7 @@ impl Copy {
         let started = Instant::now();
         let Some(endpoint) = least_loaded(&target.endpoints, &[], 0, started.into_std()) else { return };
         let bounds = Bounds {
-            is_measured: false,
+            mark: Mark::Unmeasured,
             deadline: started + service.timeout,
             settings: &router.settings,
             budget: &router.body_budget,

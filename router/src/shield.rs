@@ -96,7 +96,8 @@ async fn by_target(
     // A revision that is asked for by name answers for itself, whatever it answers.
     let is_shielded = !matches!(brought, Brought::Name);
     let now = Instant::now();
-    let manner = Manner { is_measured: brought.is_evidence(), has_shield: is_shielded && has_shield(service, target) };
+    let mark = brought.mark(service.compares());
+    let manner = Manner { mark, has_shield: is_shielded && has_shield(service, target) };
     let mut ticket = Ticket::open(target.clone(), brought, now);
     let result = at_target(router, service, target, call, manner, now).await;
     let outcome = judge(&result);

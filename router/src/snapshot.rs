@@ -87,6 +87,11 @@ impl Service {
         self.targets.iter().all(|target| target.weight == 0 || !target.endpoints.is_empty())
     }
 
+    /// Whether revisions share its requests, so that they can be compared.
+    pub fn compares(&self) -> bool {
+        self.targets.iter().filter(|target| target.weight > 0).count() > 1
+    }
+
     /// The target of a revision.
     pub fn target(&self, revision: &str) -> Option<&Arc<Target>> {
         self.targets.iter().find(|target| target.revision == revision)

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Instant};
 
-use crate::{counting::Outcome, snapshot::Target, traffic::Ended};
+use millrace_contract::traffic::BUCKETS_PER_CLUSTER;
+
+use crate::{counting::Outcome, mark::Mark, snapshot::Target, traffic::Ended};
 
 /// What brought a request to a revision.
 #[derive(Debug)]
@@ -31,7 +33,16 @@ impl Brought {
         }
     }
 
-    /// Whether it is a prediction that came by the random split. Servers are told of what is not.
+    /// What its server is told: that it is no evidence, or its cluster of keys where revisions are compared.
+    pub fn mark(&self, is_compared: bool) -> Mark {
+        match self {
+            Self::Bucket(bucket) if is_compared => Mark::Cluster(bucket / BUCKETS_PER_CLUSTER),
+            Self::Draw | Self::Bucket(_) => Mark::Absent,
+            Self::Route(_) | Self::Name | Self::Aside | Self::Rescue => Mark::Unmeasured,
+        }
+    }
+
+    /// Whether it is a prediction that came by the random split.
     pub fn is_evidence(&self) -> bool {
         match self {
             Self::Draw | Self::Bucket(_) => true,
@@ -140,6 +151,22 @@ mod tests {
         }
         assert_eq!(evidence(&target), (0, 0, 0));
         assert_eq!((target.totals.stats().errors, target.totals.stats().by_name), (4, 1));
+    }
+
+    #[test]
+    fn servers_are_told_what_is_no_evidence_and_the_cluster_of_a_key_while_revisions_are_compared() {
+        let cases = [
+            (Brought::Draw, [Mark::Absent, Mark::Absent]),
+            (Brought::Bucket(24), [Mark::Absent, Mark::Cluster(0)]),
+            (Brought::Bucket(9_999), [Mark::Absent, Mark::Cluster(399)]),
+            (Brought::Aside, [Mark::Unmeasured; 2]),
+            (Brought::Name, [Mark::Unmeasured; 2]),
+            (Brought::Rescue, [Mark::Unmeasured; 2]),
+            (Brought::Route(Arc::default()), [Mark::Unmeasured; 2]),
+        ];
+        for (brought, expected) in cases {
+            assert_eq!([false, true].map(|is_compared| brought.mark(is_compared)), expected, "{brought:?}");
+        }
     }
 
     #[test]

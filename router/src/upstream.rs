@@ -21,8 +21,9 @@ use tokio_util::io::poll_read_buf;
 
 use crate::{
     forward::{Call, Failure},
+    mark::Mark,
     patience::Patience,
-    wire::{Chunks, Framing, Head, Malformed, UNMEASURED, take_head, write_head},
+    wire::{Chunks, Framing, Head, Malformed, take_head, write_head},
 };
 
 /// Room for what is read at once: an answer with its head, as a rule.
@@ -109,14 +110,13 @@ impl Connection {
     pub async fn send(
         &mut self,
         call: &Call,
-        is_measured: bool,
+        mark: Mark,
         host: &str,
         body: &Bytes,
         deadline: Instant,
     ) -> Result<Head, Unanswered> {
         self.written.clear();
-        let mark = (!is_measured).then_some(UNMEASURED);
-        write_head(&mut self.written, (&call.method, &call.path), &call.headers, mark, host, body.len());
+        write_head(&mut self.written, (&call.method, &call.path), &call.headers, mark.header(), host, body.len());
         let mut rest = body.clone();
         if rest.len() <= JOINED {
             self.written.extend_from_slice(&rest);

@@ -8,7 +8,6 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     uri::PathAndQuery,
 };
-use millrace_contract::routing::UNMEASURED_HEADER;
 
 /// Room that is made for a request's head at once.
 const HEAD_ROOM: usize = 1_024;
@@ -49,15 +48,12 @@ pub struct Head {
     pub keeps_alive: bool,
 }
 
-/// Marks a request that was not split at random.
-pub const UNMEASURED: HeaderName = HeaderName::from_static(UNMEASURED_HEADER);
-
-/// Write the head of a request with a body of this length. `host` stands in where the request has none; `mark` is set to 1.
+/// Write the head of a request with a body of this length. `host` stands in where the request has none; `mark` is one more header.
 pub fn write_head(
     out: &mut BytesMut,
     (method, path): (&Method, &PathAndQuery),
     headers: &HeaderMap,
-    mark: Option<HeaderName>,
+    mark: Option<(HeaderName, u32)>,
     host: &str,
     length: usize,
 ) {
@@ -69,8 +65,8 @@ pub fn write_head(
             line([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
     }
-    if let Some(mark) = mark {
-        line([mark.as_str().as_bytes(), b": ", b"1", b"\r\n"]);
+    if let Some((mark, value)) = mark {
+        line([mark.as_str().as_bytes(), b": ", itoa::Buffer::new().format(value).as_bytes(), b"\r\n"]);
     }
     if !headers.contains_key(HOST) {
         line([b"host", b": ", host.as_bytes(), b"\r\n"]);
@@ -246,6 +242,7 @@ impl Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mark::Mark;
 
     fn head_of(text: &str) -> Result<Option<Head>, Malformed> {
         take_head(&mut BytesMut::from(text), &Method::POST)
@@ -268,6 +265,21 @@ mod tests {
         headers.insert("host", HeaderValue::from_static("fraud"));
         let expected = "GET /v2/models/fraud/infer?a=b HTTP/1.1\r\nx-a: 1\r\nhost: fraud\r\n\r\n";
         assert_eq!(written(Method::GET, &headers, 0), expected);
+    }
+
+    #[test]
+    fn a_mark_is_one_more_header() {
+        let (method, path) = (Method::POST, PathAndQuery::from_static("/"));
+        for (mark, expected) in [
+            (Mark::Absent, ""),
+            (Mark::Unmeasured, "x-millrace-unmeasured: 1\r\n"),
+            (Mark::Cluster(399), "x-millrace-cluster: 399\r\n"),
+        ] {
+            let mut out = BytesMut::new();
+            write_head(&mut out, (&method, &path), &HeaderMap::new(), mark.header(), "a", 0);
+            let expected = format!("POST / HTTP/1.1\r\n{expected}host: a\r\ncontent-length: 0\r\n\r\n");
+            assert_eq!(String::from_utf8(out.to_vec()).expect("text"), expected);
+        }
     }
 
     #[test]

@@ -15,7 +15,10 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{LengthLimitError, Limited};
-use millrace_contract::routing::{DRAWN_HEADER, MIRROR_HEADER, UNMEASURED_HEADER};
+use millrace_contract::{
+    routing::{CLUSTER_HEADER, DRAWN_HEADER, MIRROR_HEADER, UNMEASURED_HEADER},
+    traffic::CLUSTERS,
+};
 use serde::Serialize;
 
 use super::{
@@ -41,6 +44,7 @@ use crate::{
 /// Requests with it are counted for the evidence on this revision.
 const DRAWN: HeaderName = HeaderName::from_static(DRAWN_HEADER);
 const UNMEASURED: HeaderName = HeaderName::from_static(UNMEASURED_HEADER);
+const CLUSTER: HeaderName = HeaderName::from_static(CLUSTER_HEADER);
 const MIRROR: HeaderName = HeaderName::from_static(MIRROR_HEADER);
 const BINARY: HeaderName = HeaderName::from_static(json::BINARY_HEADER);
 
@@ -250,12 +254,18 @@ async fn run(
 /// What of a request the sketches count, by what a router says of it. Without a router nobody says anything.
 pub(super) fn sketched(headers: &HeaderMap) -> Sketched {
     if !headers.contains_key(UNMEASURED) {
-        Sketched::Whole
+        cluster(headers).map_or(Sketched::Whole, Sketched::OfCluster)
     } else if headers.contains_key(MIRROR) {
         Sketched::Nothing
     } else {
         Sketched::Inputs
     }
+}
+
+/// The cluster of keys that a router split it by.
+fn cluster(headers: &HeaderMap) -> Option<u16> {
+    let number = headers.get(CLUSTER)?.to_str().ok()?.parse::<u16>().ok()?;
+    (u32::from(number) < CLUSTERS).then_some(number)
 }
 
 /// Where the JSON of a binary request ends.

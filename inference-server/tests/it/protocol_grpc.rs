@@ -4,7 +4,10 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use millrace_contract::{routing::UNMEASURED_HEADER, server::ServerConfig};
+use millrace_contract::{
+    routing::{CLUSTER_HEADER, UNMEASURED_HEADER},
+    server::ServerConfig,
+};
 use millrace_inference_server::api::pb::{
     self, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
@@ -175,8 +178,11 @@ async fn a_call_or_stream_that_was_not_split_at_random_is_left_out_of_the_predic
     let stream = unmeasured(stream::iter([good("b"), good("c")]));
     let answers: Vec<_> = client.model_stream_infer(stream).await.unwrap().into_inner().collect().await;
     assert!(answers.len() == 2 && answers.iter().all(Result::is_ok), "{answers:?}");
-    client.model_infer(good("d")).await.unwrap();
+    let mut of_cluster = Request::new(good("d"));
+    of_cluster.metadata_mut().insert(CLUSTER_HEADER, "7".parse().unwrap());
+    client.model_infer(of_cluster).await.unwrap();
     let read = server.sketches(4).await;
+    assert_eq!(read["stickyPredictions"]["label/4"], serde_json::json!({"7": [0, 1]}));
     assert_eq!(read["features"][0]["current"]["bins"], serde_json::json!([0, 4]));
     assert_eq!(read["predictions"][0]["current"]["bins"], serde_json::json!([0, 1, 0]));
     server.end().await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::Full;
-use millrace_contract::routing::{DRAWN_HEADER, MIRROR_HEADER, UNMEASURED_HEADER};
+use millrace_contract::routing::{CLUSTER_HEADER, DRAWN_HEADER, MIRROR_HEADER, UNMEASURED_HEADER};
 use serde_json::json;
 
 use crate::support::{self, Server, Shared, config};
@@ -167,6 +167,33 @@ async fn what_was_not_split_at_random_is_left_out_of_the_predictions_and_a_copy_
     let read = server.sketches(4).await;
     assert_eq!(read["features"][0]["current"], json!({"bins": [2, 2], "missing": 0}));
     assert_eq!(read["predictions"][0]["current"], json!({"bins": [0, 1, 0], "missing": 0}));
+    server.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn predictions_are_counted_by_the_cluster_of_keys_that_a_router_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::ready(support::sketched(folder.path())).await;
+    let body =
+        json!({"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 1, 0, 0]}]}).to_string();
+    let marks: [&[(&str, &str)]; 5] = [
+        &[],
+        &[(CLUSTER_HEADER, "7")],
+        &[(CLUSTER_HEADER, "400")],
+        &[(CLUSTER_HEADER, "seven")],
+        &[(CLUSTER_HEADER, "8"), (UNMEASURED_HEADER, "1")],
+    ];
+    for marks in marks {
+        let mut request = http::Request::post(format!("http://{}/v2/models/m/infer", server.http));
+        for (name, value) in marks {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body.clone()))).unwrap();
+        assert_eq!(server.send(request).await.unwrap().status, StatusCode::OK);
+    }
+    let read = server.sketches(5).await;
+    assert_eq!(read["predictions"][0]["current"], json!({"bins": [0, 4, 0], "missing": 0}));
+    assert_eq!(read["stickyPredictions"]["label/4"], json!({"7": [0, 1]}));
     server.end().await.unwrap();
 }
 

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use millrace_crds::inference_service::OnNoData;
-use millrace_profile::{canary_evidence::Arm, cumulative::StickyLatencies};
+use millrace_profile::{
+    canary_evidence::Arm,
+    cumulative::{StickyLatencies, StickyPredictions},
+};
 
 use super::*;
 use crate::inference_service::fixtures::at;
@@ -280,6 +283,36 @@ fn with_sticky_keys_latency_is_judged_by_clusters_once_a_router_counts_it() {
         assert_eq!(word(&judgement), expected, "{case}");
         assert_eq!(judgement.checks()[0].message.starts_with(DRY_RUN), is_dry, "{case}");
     }
+}
+
+#[test]
+fn with_sticky_keys_predictions_are_judged_by_clusters_once_servers_count_them() {
+    let analysis = Analysis { checks: vec![AnalysisCheck::PredictionDrift], ..analysis() };
+    let enough = || counted(requests(100, 0), requests(100, 0));
+    let clusters = |range: Range<u32>, first: u64| -> StickyPredictions {
+        let clusters = range.map(|cluster| (cluster, vec![first, 100 - first])).collect();
+        StickyPredictions::from([("label/3".to_owned(), clusters)])
+    };
+    let by_clusters = |first: u64| {
+        let mut evidence = enough();
+        let both = (&clusters(200..400, first), &clusters(0..200, 50));
+        evidence.drift_clusters.absorb(50, both, &settings(&analysis));
+        evidence
+    };
+    let cases = [
+        ("none counts them", enough(), "good", true),
+        ("alike", by_clusters(50), "good", false),
+        ("hardly other", by_clusters(60), "good", false),
+        ("other", by_clusters(90), "PredictionDrift", false),
+    ];
+    for (case, evidence, expected, is_dry) in cases {
+        let judgement = judge(&rollout(analysis.clone()), &evidence, at_second(60, false), true);
+        assert_eq!(word(&judgement), expected, "{case}");
+        assert_eq!(judgement.checks()[0].message.starts_with(DRY_RUN), is_dry, "{case}");
+    }
+    let dry = Analysis { dry_run: vec![AnalysisCheck::PredictionDrift], ..analysis.clone() };
+    let judgement = judge(&rollout(dry), &by_clusters(90), at_second(60, false), true);
+    assert_eq!((word(&judgement).as_str(), judgement.checks()[0].verdict), ("good", Verdict::Fail));
 }
 
 #[test]

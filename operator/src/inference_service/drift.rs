@@ -225,6 +225,7 @@ mod tests {
                 rows: bins.iter().sum(),
                 features: vec![feature],
                 predictions: Vec::new(),
+                sticky_predictions: Default::default(),
                 drawn: Default::default(),
                 refused: None,
                 payload_log: None,

@@ -2,8 +2,8 @@
 //!
 //! Counters of routers and servers only grow; what is added here is what came since the last look, by boot id. Only requests of
 //! the plan generation that is measured count: their share was random and known. Evidence belongs to one pair of revisions in one rollout;
-//! another begins anew. It is written before the status or the plan that depends on it. What routers count by clusters of
-//! sticky keys: `evidence/sticky.rs`.
+//! another begins anew. It is written before the status or the plan that depends on it. What routers and servers count by
+//! clusters of sticky keys: `evidence/sticky.rs`.
 
 mod sticky;
 
@@ -20,7 +20,8 @@ use millrace_profile::{
     bins,
     canary_evidence::{Arm, CanaryEvidence, EvidenceSettings},
     clusters::StickyEvidence,
-    cumulative::{Cumulative, FieldCounts, StickyCounts, StickyLatencies, field_counts},
+    cumulative::{Cumulative, FieldCounts, StickyCounts, StickyLatencies, StickyPredictions, field_counts},
+    drift_clusters::StickyDrift,
     slow_clusters::StickyLatency,
 };
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,9 @@ pub struct Evidence {
     /// Latency by clusters of sticky keys.
     #[serde(default)]
     pub slow_clusters: StickyLatency,
+    /// Predictions by clusters of sticky keys.
+    #[serde(default)]
+    pub drift_clusters: StickyDrift,
     /// What checks of the users' own were answered.
     #[serde(default)]
     pub metrics: Measurements,
@@ -83,6 +87,8 @@ pub struct Evidence {
     keys: Cumulative<StickyCounts>,
     #[serde(default)]
     key_latency: Cumulative<StickyLatencies>,
+    #[serde(default)]
+    key_predictions: Cumulative<StickyPredictions>,
     routers: Cumulative<RevisionStats>,
     servers: Cumulative<FieldCounts>,
     /// Generation of the HTTPRoute by which Gateways drew what servers counted; 0 while none of it counts.
@@ -176,6 +182,7 @@ impl Evidence {
             || self.copies != stored.copies
             || self.clusters != stored.clusters
             || self.slow_clusters != stored.slow_clusters
+            || self.drift_clusters != stored.drift_clusters
             || self.metrics != stored.metrics
             || self.restarts != stored.restarts
     }
@@ -189,6 +196,7 @@ impl Evidence {
             mirrors: Cumulative::default(),
             keys: Cumulative::default(),
             key_latency: Cumulative::default(),
+            key_predictions: Cumulative::default(),
             restarts: BTreeMap::new(),
             ..self.clone()
         }

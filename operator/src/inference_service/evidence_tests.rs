@@ -56,6 +56,7 @@ fn pod(uid: &str, revision: &str, restarts: u64, is_ready: bool, predicted: u64)
             rows: predicted,
             features: Vec::new(),
             predictions: vec![prediction],
+            sticky_predictions: BTreeMap::new(),
             drawn: RevisionStats::default(),
             refused: None,
             payload_log: None,
@@ -245,13 +246,18 @@ fn sticky_router(requests: u64, is_old: bool) -> Option<RouterTraffic> {
     Some(RouterTraffic { boot_id: "a".to_owned(), services, ..RouterTraffic::default() })
 }
 
-/// The evidence after these looks at a share of 5 %, stored and read again between them.
+/// The evidence after these looks at one router.
 fn seen_by_clusters(looks: &[Option<RouterTraffic>]) -> Evidence {
+    seen_by_routers(&looks.iter().map(|router| vec![router.clone()]).collect::<Vec<_>>())
+}
+
+/// The evidence after these looks at a share of 5 %, stored and read again between them.
+fn seen_by_routers(looks: &[Vec<Option<RouterTraffic>>]) -> Evidence {
     let mut evidence = Evidence::of(None, PAIR, None);
     for traffic in looks {
         let text = serde_json::to_string(&evidence).unwrap();
         evidence = Evidence::of(Some(&text), PAIR, None);
-        let routers = RouterAnswers { traffic: vec![traffic.clone()], ..RouterAnswers::default() };
+        let routers = RouterAnswers { traffic: traffic.clone(), ..RouterAnswers::default() };
         let look = Look {
             now: at(0),
             service: ("fraud", "u1"),
@@ -300,8 +306,8 @@ fn latency_by_clusters_is_judged_from_the_moment_a_router_counts_it() {
     fields.retain(|field, _| !field.starts_with("slow") && field != "keyLatency");
     assert_eq!(fields.len(), all - 2);
     assert_eq!(Evidence::of(Some(&stored.to_string()), PAIR, None), old, "from an older operator");
-    let updated = RouterTraffic { boot_id: "b".to_owned(), ..sticky_router(8, false).unwrap() };
-    let new = seen_by_clusters(&[sticky_router(0, true), sticky_router(100, true), Some(updated)]);
+    let updated = |requests| Some(RouterTraffic { boot_id: "b".to_owned(), ..sticky_router(requests, false).unwrap() });
+    let new = seen_by_clusters(&[sticky_router(0, true), sticky_router(100, true), updated(8), updated(16)]);
     assert_eq!(check(&new).map(|check| check.samples), Some(1));
     assert!(new.differs(&old));
     let inputs = new.as_input();
@@ -317,7 +323,95 @@ fn counters_of_routers_that_are_long_gone_are_forgotten() {
         let key = format!("b{boot}/2/canary");
         (evidence.keys.knows(&key), evidence.key_latency.knows(&key))
     };
-    assert_eq!([0, 3, 4, 19].map(knows), [(false, false), (false, false), (true, true), (true, true)]);
+    assert_eq!([0, 9, 10, 19].map(knows), [(false, false), (false, false), (true, true), (true, true)]);
+}
+
+#[test]
+fn of_many_routers_the_clusters_of_some_are_counted_and_never_twice() {
+    let router = |boot: &str, requests| {
+        Some(RouterTraffic { boot_id: boot.to_owned(), ..sticky_router(requests, false).unwrap() })
+    };
+    let all = |requests: u64, first: Option<RouterTraffic>| -> Vec<Option<RouterTraffic>> {
+        let others = (1..20).map(|boot| router(&format!("b{boot:02}"), requests));
+        std::iter::once(first).chain(others).collect()
+    };
+    let seen = |looks: &[(u64, Option<RouterTraffic>)]| {
+        let looks: Vec<_> = looks.iter().map(|(requests, first)| all(*requests, first.clone())).collect();
+        seen_by_routers(&looks).clusters.canary_requests()
+    };
+    let first = |requests| router("b00", requests);
+    let newer = |requests| router("a", requests);
+    assert_eq!(seen(&[(40, first(40)), (140, first(140))]), 10 * 100);
+    let looks = [(40, first(40)), (140, first(140)), (140, newer(900)), (140, newer(907))];
+    assert_eq!(seen(&looks[..3]), 10 * 100, "it may have been left out before");
+    assert_eq!(seen(&looks), 10 * 100 + 7);
+    let gone = [(40, first(40)), (140, None), (150, first(150)), (151, first(151))];
+    assert_eq!(seen(&gone[..3]), 9 * 110, "another stood in for it");
+    assert_eq!(seen(&gone), 9 * 110 + 10);
+}
+
+/// A pod whose server has predicted so often in each of three clusters, of which the first two are stable's at 5 %.
+fn predicting(uid: &str, revision: &str, restarts: u64, predicted: u64) -> ServerPod {
+    let mut pod = pod(uid, revision, restarts, true, predicted);
+    let clusters = [0, 379, 380].map(|cluster| (cluster, vec![predicted]));
+    let sketches = pod.sketches.as_mut().unwrap();
+    sketches.sticky_predictions = BTreeMap::from([("label/3".to_owned(), BTreeMap::from(clusters))]);
+    pod
+}
+
+/// What the check on predictions by clusters says first.
+fn predictions_by_clusters(evidence: &Evidence) -> Option<String> {
+    let check = evidence.drift_clusters.check(false, &EvidenceSettings::default())?;
+    Some(check.message.split(':').next().unwrap_or_default().to_owned())
+}
+
+fn between(canary: u64, stable: u64) -> Option<String> {
+    let what = "predictions between";
+    Some(format!("{what} {canary} canary requests of 1 clusters of keys and {stable} of 2 of stable"))
+}
+
+#[test]
+fn predictions_of_a_cluster_count_for_the_revision_it_belongs_to_from_the_second_look_on() {
+    let mut evidence = Evidence::of(None, PAIR, None);
+    let pods =
+        |restarts, predicted| [predicting("c", "canary", 0, predicted), predicting("s", "stable", restarts, predicted)];
+    looked(&mut evidence, 2, 5, vec![], &pods(0, 900));
+    assert_eq!(predictions_by_clusters(&evidence), None);
+    let stored = evidence.clone();
+    looked(&mut evidence, 2, 5, vec![], &pods(0, 907));
+    assert_eq!(predictions_by_clusters(&evidence), between(7, 14));
+    assert!(evidence.differs(&stored));
+    looked(&mut evidence, 2, 5, vec![], &pods(1, 910));
+    assert_eq!(predictions_by_clusters(&evidence), between(10, 14), "a process heard for the first time");
+    looked(&mut evidence, 2, 5, vec![], &pods(1, 911));
+    assert_eq!(predictions_by_clusters(&evidence), between(11, 16));
+    let inputs = evidence.as_input();
+    assert_eq!(inputs.drift_clusters, evidence.drift_clusters, "what a verdict rests on is kept");
+    assert_ne!(inputs.key_predictions, evidence.key_predictions);
+    let mut older = serde_json::to_value(&evidence).unwrap();
+    older.as_object_mut().unwrap().retain(|field, _| field != "driftClusters" && field != "keyPredictions");
+    assert_eq!(predictions_by_clusters(&Evidence::of(Some(&older.to_string()), PAIR, None)), None);
+    looked(&mut evidence, 3, 5, vec![], &pods(1, 990));
+    assert_eq!(predictions_by_clusters(&evidence), between(11, 16), "another plan");
+}
+
+#[test]
+fn predictions_by_clusters_are_those_of_a_few_servers() {
+    let mut evidence = Evidence::of(None, PAIR, None);
+    let stable = |names: &[&str], predicted| -> Vec<ServerPod> {
+        let all = names.iter().map(|name| predicting(name, "stable", 0, predicted));
+        all.chain([predicting("c", "canary", 0, predicted)]).collect()
+    };
+    let all = ["s0", "s1", "s2", "s3", "s4", "s5"];
+    looked(&mut evidence, 2, 5, vec![], &stable(&all, 100));
+    looked(&mut evidence, 2, 5, vec![], &stable(&all, 110));
+    assert_eq!(predictions_by_clusters(&evidence), between(10, 4 * 20));
+    looked(&mut evidence, 2, 5, vec![], &stable(&all[1..], 120));
+    assert_eq!(predictions_by_clusters(&evidence), between(20, 4 * 20 + 3 * 20), "another takes the place of one gone");
+    looked(&mut evidence, 2, 5, vec![], &stable(&all[1..], 130));
+    assert_eq!(predictions_by_clusters(&evidence), between(30, 4 * 20 + 3 * 20 + 4 * 20));
+    let known = all.map(|name| evidence.key_predictions.knows(&format!("{name}-0")));
+    assert_eq!(known, [true, true, true, true, true, false]);
 }
 
 fn seen_by(

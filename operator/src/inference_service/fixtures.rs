@@ -137,6 +137,7 @@ pub fn reports(revision: &RevisionStatus) -> ServerSketches {
         rows: 0,
         features: Vec::new(),
         predictions: Vec::new(),
+        sticky_predictions: Default::default(),
         drawn: Default::default(),
         refused: None,
         payload_log: None,

@@ -334,6 +334,7 @@ mod tests {
             rows: 0,
             features: Vec::new(),
             predictions: Vec::new(),
+            sticky_predictions: Default::default(),
             drawn: Default::default(),
             refused: None,
             payload_log: None,

@@ -146,6 +146,7 @@ impl Scrape for Pods {
             rows: 0,
             features: Vec::new(),
             predictions: Vec::new(),
+            sticky_predictions: Default::default(),
             drawn,
             refused,
             payload_log: None,

@@ -5,5 +5,6 @@
 mod rollouts;
 mod simulations;
 mod sticky;
+mod sticky_drift;
 mod sticky_latency;
 mod users;

@@ -11,14 +11,14 @@ use millrace_profile::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::users::{CLUSTERS, next, users};
+use crate::users::{CLUSTERS, next, one_of_twenty, users};
 
 const ALPHA: f64 = 0.005 / 3.0;
 
 /// Whether the test by requests and the one by clusters roll back; the canary's requests have so many more errors.
 fn rollout(random: &mut ChaCha8Rng, more_errors: f64) -> (bool, bool) {
     // One user of twenty has 20 % errors.
-    let users = users(random, 0.2, 0.01);
+    let users = users(random, |random| one_of_twenty(random, 0.2, 0.01));
     let settings =
         EvidenceSettings { checks: vec![CanaryCheck::ErrorRate], alpha: ALPHA, ..EvidenceSettings::default() };
     let mut by_request = CanaryEvidence::new(&[], &settings);

@@ -8,7 +8,7 @@ use millrace_profile::{canary_evidence::EvidenceSettings, cumulative::StickyLate
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::users::{CLUSTERS, User, next, users};
+use crate::users::{CLUSTERS, User, next, one_of_twenty, users};
 
 /// How the canary is slower than stable.
 #[derive(Clone, Copy, PartialEq)]
@@ -30,7 +30,7 @@ fn milliseconds(random: &mut ChaCha8Rng, user: &User, harm: Harm) -> f64 {
 /// Whether a rollout of 30,000 requests in three steps is rolled back.
 fn is_rolled_back(random: &mut ChaCha8Rng, harm: Harm) -> bool {
     // One user of twenty waits five times as long.
-    let users = users(random, 5.0, 1.0);
+    let users = users(random, |random| one_of_twenty(random, 5.0, 1.0));
     let settings = EvidenceSettings::default();
     let mut evidence = StickyLatency::default();
     for (share, looks) in [(5, 16), (25, 16), (50, 28)] {

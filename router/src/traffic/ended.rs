@@ -6,10 +6,7 @@ use std::{
     sync::{OnceLock, atomic::AtomicU64},
 };
 
-use millrace_contract::{
-    routing_policy::STICKY_BUCKETS,
-    traffic::{self, BUCKETS_PER_CLUSTER, CLUSTER_BINS, RevisionTraffic, cluster_bin},
-};
+use millrace_contract::traffic::{self, BUCKETS_PER_CLUSTER, CLUSTER_BINS, CLUSTERS, RevisionTraffic, cluster_bin};
 
 use super::{add, read};
 use crate::counting::Outcome;
@@ -133,7 +130,7 @@ pub struct Clusters(Box<[Cluster]>);
 
 impl Default for Clusters {
     fn default() -> Self {
-        Self((0..STICKY_BUCKETS.div_ceil(BUCKETS_PER_CLUSTER)).map(|_| Cluster::default()).collect())
+        Self((0..CLUSTERS).map(|_| Cluster::default()).collect())
     }
 }
 

@@ -1,9 +1,9 @@
-//! Servers are told which requests were not split at random, so that their predictions compare nothing.
+//! Servers are told which requests were not split at random, so that their predictions compare nothing, and of which cluster a key is.
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use millrace_contract::{
-    routing::{RoutingPlan, UNMEASURED_HEADER},
+    routing::{CLUSTER_HEADER, RoutingPlan, UNMEASURED_HEADER},
     routing_policy::{Fallback, Key, Match, Mirror, Route, Share, Sticky, Value},
 };
 
@@ -56,6 +56,10 @@ fn routed(plan: &mut RoutingPlan) {
     }];
 }
 
+fn sticky(plan: &mut RoutingPlan) {
+    plan.policy.sticky = Some(Sticky { key: Key::Header("x-user".into()), salt: String::new(), cookie_seconds: 60 });
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_drawn_or_came_by_its_key_is_measured_and_no_client_can_say_otherwise() {
     let two = Two::start([1, 0], Behaviour::Answer(200), routed).await;
@@ -66,13 +70,31 @@ async fn what_was_drawn_or_came_by_its_key_is_measured_and_no_client_can_say_oth
         call(two.running.address, method, &[(UNMEASURED_HEADER, "1")]).await;
         assert_eq!(two.marked(), (Some(false), None), "{method}");
     }
-    let sticky = |plan: &mut RoutingPlan| {
-        plan.policy.sticky =
-            Some(Sticky { key: Key::Header("x-user".into()), salt: String::new(), cookie_seconds: 60 });
-    };
     let two = Two::start([0, 1], Behaviour::Answer(200), sticky).await;
     send(&two.running, INFER, &[("x-user", "alice")]).await;
     assert_eq!(two.marked(), (None, Some(false)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_revisions_are_compared_servers_are_told_the_cluster_of_a_key() {
+    let has_cluster = |backend: &Backend, expected: Option<&str>| {
+        let headers = backend.last_headers.lock().expect("not poisoned");
+        headers.get(CLUSTER_HEADER).map(|value| value.to_str().expect("text").to_owned()).as_deref() == expected
+    };
+    // Bucket 2,451 of 10,000, in clusters of 25.
+    let alice = [("x-user", "alice"), (CLUSTER_HEADER, "7")];
+    for (weights, expected) in [([1, 1], Some("98")), ([1, 0], None)] {
+        let two = Two::start(weights, Behaviour::Answer(200), sticky).await;
+        send(&two.running, INFER, &alice).await;
+        assert!(has_cluster(&two.a, expected), "{weights:?}");
+        call(two.running.address, "ModelInfer", &alice).await;
+        assert!(has_cluster(&two.a, expected), "{weights:?} over gRPC");
+        send(&two.running, "/v2/models/fraud/ready", &alice).await;
+        assert!(has_cluster(&two.a, None), "{weights:?}: no prediction");
+    }
+    let two = Two::start([1, 1], Behaviour::Answer(200), sticky).await;
+    send(&two.running, INFER, &[(CLUSTER_HEADER, "7")]).await;
+    assert!(has_cluster(&two.a, None) && has_cluster(&two.b, None), "without a key");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,8 +36,8 @@ pub(super) fn undecided(rollout: &Rollout, checks: &mut [Check]) {
     }
 }
 
-/// With sticky keys, errors and latency are judged by clusters of keys, and what counts single requests decides nothing: requests of one
-/// key are not independent of each other. Routers may be too old to count latency by clusters.
+/// With sticky keys, all is judged by clusters of keys, and what counts single requests decides nothing: requests of one key are not
+/// independent of each other. Routers may be too old to count latency by clusters, and routers or servers to count predictions.
 pub(super) fn by_clusters(analysis: &Analysis, evidence: &Evidence, goal: Goal, checks: &mut [Check]) {
     let min_requests = u64::try_from(analysis.min_requests).unwrap_or_default();
     let promotes = goal == Goal::Promote;
@@ -45,6 +45,7 @@ pub(super) fn by_clusters(analysis: &Analysis, evidence: &Evidence, goal: Goal, 
         let by_clusters = match &*check.name {
             "errorRate" => Some(evidence.clusters.check(min_requests, promotes)),
             "latency" => evidence.slow_clusters.check(min_requests, promotes, &settings(analysis)),
+            "predictionDrift" => evidence.drift_clusters.check(promotes, &settings(analysis)),
             _ => None,
         };
         if let Some(by_clusters) = by_clusters {
