@@ -1,4 +1,5 @@
-"""What the demo demands of its numbers: measured weights that chance explains, and an operator that stays small."""
+"""What the demo demands of its numbers: measured weights that chance explains, next to no user who met a bad model, and an operator that stays
+small."""
 
 from scipy.stats import binom
 
@@ -9,6 +10,8 @@ MOST_MEGABYTES = 40
 CONFIDENCE = 0.999
 # A measured weight of fewer requests shows nothing.
 LEAST_REQUESTS = 50
+# Of a hundred users, how many may meet a bad model: get an error, a wrong answer, or none within the client's 2 s.
+MOST_MET = 0.5
 
 
 class Weights:
@@ -39,6 +42,33 @@ class Weights:
                 problems.append(f"the weight of {version} was {step['measured']} %, expected {intended} %, {low:.1f} to {high:.1f} by chance")
         measured = {version for (version, intended), step in self.steps.items() if intended < 100 and step["requests"] >= LEAST_REQUESTS}
         return problems + [f"no step of {version} was measured over {LEAST_REQUESTS} requests or more" for version in versions if version not in measured]
+
+
+class Met:
+    """Who met a bad model: what failed while one was tried, whoever answered."""
+
+    def __init__(self):
+        self.tried = []
+
+    def look(self, what, revision, before, after):
+        """Takes down a bad rollout by the client's counts before and after it."""
+        answered = after["revisions"].get(revision, 0) - before["revisions"].get(revision, 0)
+        self.tried.append((what, answered, after["failed"] - before["failed"], after["sent"] - before["sent"]))
+
+    def problems(self, whole):
+        """Tells every bad rollout, and the whole by the client's last counts; returns those in which too many met one."""
+        problems = []
+        for what, answered, failed, sent in self.tried:
+            told = f"{what}: {failed} of {sent} requests failed while it was tried, {answered} were answered by it"
+            problems += self.too_many(told, failed, sent)
+        if self.tried:
+            problems += self.too_many(f"in the whole demo {whole['failed']} of {whole['sent']} requests failed", whole["failed"], whole["sent"])
+        return problems
+
+    def too_many(self, told, failed, sent):
+        share = 100 * failed / max(1, sent)
+        say(f"  users who met a bad model: {share:.2f} %, expected less than {MOST_MET} % ({told})")
+        return [f"{share:.2f} % of the users met a bad model ({told})"] if share >= MOST_MET or not sent else []
 
 
 def bounds(intended, requests):

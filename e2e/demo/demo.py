@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 import bad_models
-from demands import Weights, problems_of_memory
+from demands import Met, Weights, problems_of_memory
 from kube import Failed, Namespace, condition, kubectl, main_exit, say, wait
 from store import FEATURES, Store, digest, probabilities, split
 
@@ -31,7 +31,7 @@ class Demo:
         self.ns, self.system = Namespace(NAMESPACE), Namespace(SYSTEM)
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="millrace-demo-"))
         self.store, self.models, self.live, self.client = None, {}, {}, None
-        self.times, self.failures, self.weights, self.promoted = {}, [], Weights(), []
+        self.times, self.failures, self.weights, self.met, self.promoted = {}, [], Weights(), Met(), []
         self.since = time.monotonic()
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -120,6 +120,13 @@ class Demo:
 
     def stats(self):
         return json.loads((self.work / "stats.json").read_text())
+
+    def fresh_stats(self):
+        """The client's counts, written after now."""
+        file = self.work / "stats.json"
+        known = file.stat().st_mtime_ns
+        wait("the client has counted", lambda: file.stat().st_mtime_ns != known, 10)
+        return self.stats()
 
     def start_traffic(self, **mix):
         address = kubectl("get", "service", "flights", "-o", "jsonpath={.spec.clusterIP}", namespace=NAMESPACE)
@@ -221,7 +228,7 @@ class Demo:
 
     def bad_model(self, number, make, what, reasons):
         name, data = f"flights-{number}", make(self.models[self.best])
-        uri = self.store.put(f"models/external/{what}.onnx", data)
+        uri, before = self.store.put(f"models/external/{what}.onnx", data), self.stats()
         self.ns.apply(bad_models.MANIFEST, NUMBER=number, URI=uri, DIGEST=digest(data), WHAT=what)
         self.from_now()
         self.approved(name)
@@ -231,6 +238,7 @@ class Demo:
         say(f"  {entry['reason']}: {entry['message']}")
         if entry["reason"] not in reasons:
             raise Failed(f"{name} was rejected for {entry['reason']}, expected {' or '.join(reasons)}")
+        self.met.look(f"{name} ({what})", entry["revision"], before, self.fresh_stats())
         status = self.status()
         if status["stable"]["modelVersion"] != self.best or condition({"status": status}, "Ready")[0] != "True":
             raise Failed(f"after the rollback stable is {status['stable']['modelVersion']}, Ready {condition({'status': status}, 'Ready')}")
@@ -293,6 +301,7 @@ class Demo:
                 say(f"    {example}")
             if stats["failed"]:
                 self.failures.append(f"{stats['failed']} of {stats['sent']} requests failed")
+            self.failures += self.met.problems(stats)
         self.failures += self.weights.problems(self.promoted)
         for title, seconds in self.times.items():
             say(f"  {seconds:6.1f} s  {title}")

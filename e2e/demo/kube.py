@@ -1,6 +1,7 @@
 """kubectl for the demo: apply, read, wait with a deadline and progress. Knows nothing of the demo's story."""
 
 import atexit
+import concurrent.futures
 import functools
 import http.client
 import json
@@ -99,8 +100,10 @@ class Namespace:
         many = {"networkpolicy": "networkpolicies"}.get(kind, kind if kind.endswith("s") else f"{kind}s")
         return f"{GROUPS[many]}/namespaces/{self.name}/{many}"
 
-    def apply(self, text, **values):
-        kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=string.Template(text).substitute(values), namespace=self.name)
+    def apply(self, *texts, **values):
+        """All of them by one kubectl, in this order; of several none may be JSON."""
+        documents = "\n---\n".join(string.Template(text).substitute(values) for text in texts)
+        kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=documents, namespace=self.name)
 
     def get(self, kind, name):
         return read(f"{self.path(kind)}/{name}")
@@ -159,6 +162,14 @@ def wait(what, look, deadline, tell=None, every=0.2):
         if time.monotonic() - began > deadline:
             raise Failed(f"waited {deadline} s in vain for: {what}" + (f" (last: {told})" if told else ""))
         time.sleep(every)
+
+
+def at_once(*stories):
+    """Lets several things happen at the same time, none of which knows of another; fails as the first of them does, once all have ended."""
+    with concurrent.futures.ThreadPoolExecutor(len(stories)) as pool:
+        told = [pool.submit(story) for story in stories]
+    for one in told:
+        one.result()
 
 
 def main_exit(failures):

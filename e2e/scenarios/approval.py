@@ -84,8 +84,6 @@ def decided(reason):
 def requests():
     """One version serves, the other, which nobody approved, is rehearsed."""
     kubectl("create", "rolebinding", "ann-edits", "--clusterrole=edit", "--user=ann", namespace=NS.name, check=False)
-    kubectl("delete", "inferenceservice", NAME, "--ignore-not-found", namespace=NS.name)
-    NS.apply(SERVICE)
     wait("the approved version serves", lambda: (status_of(NAME).get("stable") or {}).get("loaded"), 120, lambda: status_of(NAME).get("nextStep"))
     rehearse = {"verb": "rehearse", "modelVersion": "approvals-902", "requests": 10}
     if ask("eve", "ann", **rehearse):
@@ -119,6 +117,9 @@ def main():
             raise Failed(f"an approval {what} was accepted")
         say(f"  refused: an approval {what}")
     leave_it_to_the_gates()
+    # It starts while the approval is looked at.
+    kubectl("delete", "inferenceservice", NAME, "--ignore-not-found", namespace=NS.name)
+    NS.apply(SERVICE)
     if not approve(901, "ann", "ann"):
         raise Failed("ann, who may approve, was refused")
     wait("ann's approval counts", lambda: phase_of("approvals-901") == "Approved", 60, lambda: " ".join(condition(NS.get("modelversion", "approvals-901"), "Ready")))

@@ -74,15 +74,10 @@ def bad_datasets(store):
     store.put("overwritten/a.csv", MALFORMED)
     refresh("overwritten")
     store.put("parquet/a.parquet", b"PAR1" + rows())
-    NS.apply(dataset("parquet", "parquet/", file_format="Parquet"))
+    NS.apply(dataset("parquet", "parquet/", file_format="Parquet"), dataset("missing", "nothing/"), dataset("forbidden", "data/", bucket="millrace-tenant-a"),
+             dataset("secretless", "good/", secret="lake"), dataset("blocked", "blocked/", extra=blocked), *(dataset(name, f"{name}/") for name in REPLACED))
     kubectl("create", "namespace", STORELESS.name, check=False)
     STORELESS.apply(dataset("storeless", "good/"))
-    NS.apply(dataset("missing", "nothing/"))
-    NS.apply(dataset("forbidden", "data/", bucket="millrace-tenant-a"))
-    NS.apply(dataset("secretless", "good/", secret="lake"))
-    NS.apply(dataset("blocked", "blocked/", extra=blocked))
-    for name in REPLACED:
-        NS.apply(dataset(name, f"{name}/"))
     if IS_LOCAL:
         NS.apply(secret("other-lake", OTHER.get("secret", "millrace-store")["data"]))
         bucket("delete", "millrace-tenant-b")
@@ -90,28 +85,23 @@ def bad_datasets(store):
 
 
 def bad_jobs():
-    NS.apply(job("no-dataset", "later", good_trainer(), "healed"))
-    NS.apply(job("no-image", "good", "{image: localhost/there-is-none:1}", "healed"))
-    NS.apply(job("no-model", "good", f"{{image: {TRAINER}, args: ['-c', 'print(1)']}}"))
-    NS.apply(job("too-many-gpus", "good", f"{{image: {TRAINER}, gpu: {{count: 16}}}}"))
-    NS.apply(job("no-class", "good", good_trainer(scheduling={"priorityClassName": LATE_CLASS}), "healed"))
-    if IS_LOCAL:
-        NS.apply(job("late-image", "good", good_trainer(LATE_IMAGE), "healed"))
+    late_image = [job("late-image", "good", good_trainer(LATE_IMAGE), "healed")] if IS_LOCAL else []
+    NS.apply(job("no-dataset", "later", good_trainer(), "healed"), job("no-image", "good", "{image: localhost/there-is-none:1}", "healed"),
+             job("no-model", "good", f"{{image: {TRAINER}, args: ['-c', 'print(1)']}}"), job("too-many-gpus", "good", f"{{image: {TRAINER}, gpu: {{count: 16}}}}"),
+             job("no-class", "good", good_trainer(scheduling={"priorityClassName": LATE_CLASS}), "healed"), *late_image)
 
 
 def bad_versions(store):
     nan = nan_model()
     truncated = nan[: len(nan) // 2]
     wrong = {2: ("truncated", truncated), 4: ("nan", nan), 5: ("two-inputs", two_inputs_model()), 6: ("disconnected", disconnected_model())}
-    for number, (name, model) in wrong.items():
-        NS.apply(version(number, store.put(f"models/{name}.onnx", model), digest(model)))
-    NS.apply(version(1, "s3://millrace-bad-input/models/nan.onnx", digest(b"another file")))
-    NS.apply(version(3, "s3://millrace-bad-input/models/none.onnx", digest(good_model())))
+    NS.apply(*(version(number, store.put(f"models/{name}.onnx", model), digest(model)) for number, (name, model) in wrong.items()),
+             version(1, "s3://millrace-bad-input/models/nan.onnx", digest(b"another file")),
+             version(3, "s3://millrace-bad-input/models/none.onnx", digest(good_model())))
 
 
 def bad_services():
-    NS.apply(service("follows", "{name: latecomer}"))
-    NS.apply(service("pinned", "{modelVersion: latecomer-1}"))
+    NS.apply(service("follows", "{name: latecomer}"), service("pinned", "{modelVersion: latecomer-1}"))
 
 
 # -- what is said of it ------------------------------------------------------------------------------------------------------------------------
@@ -251,12 +241,14 @@ def tidy():
 
 def main():
     store = Store(NS)
-    for name in ("good", "overwritten"):
+    first = ("good", "overwritten")
+    for name in first:
         store.put(f"{name}/a.csv", rows())
-        NS.apply(dataset(name, f"{name}/"))
+    NS.apply(*(dataset(name, f"{name}/") for name in first))
+    for name in first:
         # An earlier run may have left something bad there.
         refresh(name)
-    for name in ("good", "overwritten"):
+    for name in first:
         heals("dataset", name)
     before = current("overwritten")
     try:

@@ -16,7 +16,8 @@ NAME, WEIGHT = "breach", 0.2
 MOST_SECONDS, MOST_MET = 10.0, 0.005
 # decision 5: alpha of the rollout over three checks, nine tenths of the error check's for errors.
 ALPHA = 0.005 / 3 * 0.9
-FAR = body([ROW[0], 4500.0, *ROW[2:]])
+FAR_ROW = [ROW[0], 4500.0, *ROW[2:]]
+FAR = body(FAR_ROW)
 
 
 def install(per_ten_thousand):

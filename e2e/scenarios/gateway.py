@@ -1,7 +1,8 @@
 """A service behind a Gateway: first without the Gateway API, then without a Gateway, then without a controller, then with Traefik. A new version
 rolls out under requests through Traefik; a Gateway that is missing and one that says no take nothing away from the one that carries them. Then
 Traefik shares requests out itself (mode Native): the mode changes there and back under requests, and a version of another service is promoted by
-what servers counted, with 20 % of the requests by the client's own count.
+what servers counted, with 20 % of the requests by the client's own count. Traefik makes no copies and does not say that it could: status names the
+feature, requests go on, and copies come once the routers have the requests again.
 
 Traefik runs on the host, from its Python package; the CRDs come from the Go module of the Gateway API."""
 
@@ -16,11 +17,15 @@ import threading
 from scipy.stats import binom
 
 from kube import Failed, condition, kubectl, say, wait
+from rollouts import approve, millrace
 from served import BODY, NS, Requests, approved, in_threads, model_version, status_of
 
 NAME, DEALT = "gated", "dealt"
 COUNTED, SHARE, THREADS = 4000, 0.2, 8
+COPIES = 100
 TRAEFIK, GATEWAY_API = "3.7.15", "v1.5.1"
+# What a GatewayClass lists whose Gateways make copies.
+MIRRORS = "HTTPRouteRequestMirror"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "millrace"
 PORT = 18480
 HOST = "models.example"
@@ -124,6 +129,9 @@ def main():
         apply(service("web"), NS.name)
         wait("the first version serves", lambda: stable() == f"{NAME}-1" and get()["status"].get("phase") == "Serving", 120,
              lambda: get()["status"].get("nextStep"))
+        # The others are evaluated meanwhile.
+        others = ((NAME, 2, "Manual"), (DEALT, 1, "Automatic"), (DEALT, 2, "Manual"))
+        NS.apply(*(model_version(model, number, artifacts[number - 1], approval) for model, number, approval in others))
         says("False", "GatewayAPINotInstalled", "install the CRDs")
         kubectl("apply", "--server-side", "-f", definitions)
         says("False", "GatewayNotFound", "spec.gateway.parentRefs[0], Gateway default/web")
@@ -134,14 +142,15 @@ def main():
         says("True", "Accepted")
         leads_to_the_model_only()
         requests = Requests(f"127.0.0.1:{PORT}", NAME, host=HOST)
-        NS.apply(model_version(NAME, 2, artifacts[1]))
+        approve(f"{NAME}-2")
         wait("the second version is promoted", lambda: stable() == f"{NAME}-2" and not get()["status"].get("canary"), 240,
              lambda: get()["status"].get("nextStep"))
         goes_on_as_it_was()
+        apply(dealt("Manual"), NS.name)
         changes_its_mode()
         requests.stop()
         expect("revisions that answered through Traefik", len(requests.revisions - {None}), 2)
-        is_dealt_out_by_traefik(artifacts)
+        is_dealt_out_by_traefik()
         apply(service(), NS.name)
         wait("the route is gone", lambda: not NS.get("httproute", NAME) and not condition(get(), "GatewayReady")[0], 60)
         wait("Traefik leads nowhere", lambda: ask()[0] == 404, 60, lambda: str(ask()))
@@ -184,10 +193,30 @@ def changes_its_mode():
     wait("Traefik leads to the servers", lambda: ask() == (200, None), 60, lambda: str(ask()))
     if not policy():
         raise Failed("the servers are reached without a NetworkPolicy that allows it")
+    gets_no_copies()
     apply(service("web"), NS.name)
     wait("Traefik leads to the router", lambda: ask()[0] == 200 and ask()[1], 60, lambda: str(ask()))
     wait("the servers are closed again", lambda: not policy(), 60)
     says("True", "Accepted")
+    rehearsal = lambda: status_of(NAME).get("rehearsal") or {}
+    ended = wait("routers make the copies", lambda: rehearsal().get("endTime") and rehearsal(), 120, lambda: rehearsal().get("message"))
+    say(f"  {ended['verdict']}: {ended['message']}")
+    if ended["compared"] < COPIES:
+        raise Failed(f"the rehearsal ended with {ended['compared']} copies, not {COPIES}: {ended['message']}")
+
+
+def gets_no_copies():
+    """A rehearsal needs copies. Traefik would take the filter and answer 500 to the live requests, so none is asked of it."""
+    features = (json.loads(kubectl("get", "gatewayclass", "traefik", "-o", "json")).get("status") or {}).get("supportedFeatures") or []
+    names = {feature if isinstance(feature, str) else feature["name"] for feature in features}
+    if MIRRORS in names:
+        raise Failed(f"Traefik {TRAEFIK} makes copies: this scenario has to look for them")
+    say(f"  Traefik lists {len(names)} features, without {MIRRORS}")
+    millrace("rehearse", NAME, f"{NAME}-1", "--requests", str(COPIES))
+    says("True", "Accepted", f"only routers make copies: not every GatewayClass lists {MIRRORS}")
+    expect("the answer through Traefik meanwhile", ask(), (200, None))
+    if "RequestMirror" in json.dumps(NS.get("httproute", NAME)["spec"]["rules"]):
+        raise Failed("copies are asked of a Gateway that does not make them")
 
 
 def dealt_to():
@@ -215,9 +244,7 @@ def is_answered(version):
         return False
 
 
-def is_dealt_out_by_traefik(artifacts):
-    NS.apply(model_version(DEALT, 1, artifacts[0]))
-    apply(dealt("Manual"), NS.name)
+def is_dealt_out_by_traefik():
     serves = lambda number: (status_of(DEALT).get("stable") or {}).get("modelVersion") == f"{DEALT}-{number}" and not status_of(DEALT).get("canary")
     weight_of_stable = lambda: (status_of(DEALT).get("stable") or {}).get("weight") or {}
     wait("the first version serves", lambda: serves(1), 120, lambda: status_of(DEALT).get("nextStep"))
@@ -226,7 +253,7 @@ def is_dealt_out_by_traefik(artifacts):
     wait("Traefik leads to it", lambda: is_answered("1"), 60)
     requests = Requests(f"127.0.0.1:{PORT}", DEALT, host=HOST)
     try:
-        NS.apply(model_version(DEALT, 2, artifacts[1]))
+        approve(f"{DEALT}-2")
         weight = lambda: (status_of(DEALT).get("canary") or {}).get("weight") or {}
         wait("routers and Gateway follow the canary's weight", lambda: weight().get("accepted") == 100 * SHARE, 120,
              lambda: status_of(DEALT).get("nextStep"))

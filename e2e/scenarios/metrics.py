@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 
 from kube import Failed, condition, kubectl, say, wait
+from rollouts import approve
 from served import BODY, NS, Requests, address_of, approved, model_version, status_of
 
 NAME = "measured"
@@ -123,14 +124,16 @@ def main():
     artifacts = [version["spec"]["artifact"] for version in approved()[:2]]
     surroundings, requests = Surroundings(), None
     try:
-        surroundings.start()
-        NS.apply(model_version(NAME, 1, artifacts[0]))
+        # All are evaluated while something else is awaited.
+        versions = ((1, "Automatic"), (2, "Manual"), (3, "Manual"))
+        NS.apply(*(model_version(NAME, number, artifacts[(number - 1) % 2], approval) for number, approval in versions))
         NS.apply(service(surroundings))
+        surroundings.start()
         wait("the first version serves", lambda: stable() == f"{NAME}-1" and status_of(NAME).get("phase") == "Serving", 120, lambda: status_of(NAME).get("nextStep"))
         # Enough of them that a promotion is not waited for for want of requests.
         requests = Requests(address_of(NAME), NAME, clients=5)
-        waits_and_goes_on(surroundings, artifacts[1])
-        is_rejected(surroundings, artifacts[0])
+        waits_and_goes_on(surroundings)
+        is_rejected(surroundings)
         is_rejected_by_a_job()
         waits_for_a_job_and_passes()
     finally:
@@ -144,9 +147,9 @@ def main():
             kubectl("delete", "modelversion", *(f"{NAME}-{number}" for number in (1, 2, 3)), "--wait=false", "--ignore-not-found", namespace=NS.name)
 
 
-def waits_and_goes_on(surroundings, artifact):
+def waits_and_goes_on(surroundings):
     NS.apply(service(surroundings, query="sum(nobody_has_this)"))
-    NS.apply(model_version(NAME, 2, artifact))
+    approve(f"{NAME}-2")
     says("answers is still open: no data: the query returns nothing")
     NS.apply(service(surroundings, query="sum("))
     says("answers is still open: no data: the query fails")
@@ -159,9 +162,9 @@ def waits_and_goes_on(surroundings, artifact):
         raise Failed(f"the history does not hold both checks: {checks}")
 
 
-def is_rejected(surroundings, artifact):
+def is_rejected(surroundings):
     surroundings.refused.write_text(f"{NAME}-3")
-    NS.apply(model_version(NAME, 3, artifact))
+    approve(f"{NAME}-3")
     wait("the third version is rejected", lambda: any(entry["modelVersion"] == f"{NAME}-3" for entry in status_of(NAME).get("rejected", [])), 180,
          lambda: status_of(NAME).get("nextStep"))
     entry = status_of(NAME)["rejected"][0]

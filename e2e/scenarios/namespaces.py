@@ -3,7 +3,7 @@
 import time
 
 from small_objects import dataset, good_trainer, job, rows
-from kube import Failed, Namespace, condition, kubectl, say, wait
+from kube import Failed, Namespace, at_once, condition, kubectl, say, wait
 from store import Store
 from upgrade import install
 
@@ -55,8 +55,7 @@ def main():
         Store(namespace).put("watched/a.csv", rows())
         namespace.apply(dataset(NAME, "watched/", bucket=f"millrace-{namespace.name}"))
     is_ready(A, "dataset", NAME, 180)
-    trains()
-    serves()
+    at_once(trains, serves)
     if B.get("dataset", NAME)["status"].get("observedGeneration", -1) != -1:
         raise Failed("a Dataset in a namespace that is not watched was reconciled")
     say("  one in another namespace was left alone")

@@ -1,35 +1,17 @@
 """An outage of the stable revision of both services of the scenario routing: a fallback answers for the one, also over gRPC and under requests of
 which none may fail; for the other a new revision stands in, whose rollout a person has paused. Then the stable ones are back."""
 
-import json
-import subprocess
-
+from grpc_calls import calls
 from kube import Failed, condition, kubectl, read, say, wait
 from routed import PARTED, RETURNED, Connection, asked, bearer, routers, says, total
 from served import NS, ROW, Requests, address_of, status_of
 
 IN_OUTAGE = 100
-# One call, and what the router says of its answer.
-GRPC = """
-import json, sys
-import grpc, numpy
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-address, host, token, row = sys.argv[1:]
-row = json.loads(row)
-request = service_pb2.ModelInferRequest(model_name=host.split(".")[0])
-request.inputs.add(name="X", datatype="FP32", shape=[1, len(row)])
-request.raw_input_contents.append(numpy.asarray(row, numpy.float32).tobytes())
-channel = grpc.insecure_channel(address, options=[("grpc.default_authority", host), ("grpc.enable_http_proxy", 0)])
-stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-_, call = stub.ModelInfer.with_call(request, timeout=10, metadata=[("authorization", "Bearer " + token)])
-print(json.dumps({name: value for name, value in call.initial_metadata() if name.startswith("x-millrace-")}))
-"""
 
 
-def goes_without_stable_pods(revisions, address, issuer, grpc_client):
+def goes_without_stable_pods(revisions, address, issuer):
     """No node takes a pod, and the stable ones of both services are deleted: so they stay away until the nodes take pods again."""
-    token = issuer.token()
-    headers, stable = bearer(token), {name: status_of(name)["stable"]["revision"] for name in (PARTED, RETURNED)}
+    headers, stable = bearer(issuer.token()), {name: status_of(name)["stable"]["revision"] for name in (PARTED, RETURNED)}
     nodes = [node["metadata"]["name"] for node in read("/api/v1/nodes")["items"] if not node["spec"].get("unschedulable")]
     other = address_of(RETURNED)
     requests = Requests(address, PARTED, headers=headers)
@@ -39,7 +21,7 @@ def goes_without_stable_pods(revisions, address, issuer, grpc_client):
             selector = f"millrace.dev/component=server,millrace.dev/inference-service={name},millrace.dev/revision={revision}"
             kubectl("delete", "pod", "-l", selector, "--wait=false", namespace=NS.name)
         falls_back(address, revisions, headers)
-        over_grpc(grpc_client, address, token, revisions[1])
+        over_grpc(address, headers, revisions[1])
         stands_in(other)
     finally:
         kubectl("uncordon", *nodes)
@@ -72,12 +54,8 @@ def falls_back(address, revisions, headers):
     say(f"  {version} by its name got 503: nobody stands in for it")
 
 
-def over_grpc(python, address, token, backup):
-    command = [python, "-c", GRPC, f"{address}:80", f"{PARTED}.{NS.name}.svc", token, json.dumps(ROW)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode != 0:
-        raise Failed(f"the call over gRPC failed: {done.stderr[-500:]}")
-    found = json.loads(done.stdout)
+def over_grpc(address, headers, backup):
+    found = calls(address, f"{PARTED}.{NS.name}.svc", ROW, **headers)[0]
     if (found.get("x-millrace-revision"), found.get("x-millrace-fallback")) != (backup, "absence"):
         raise Failed(f"over gRPC the answer says {found}")
     say(f"  over gRPC the answer says {found}")

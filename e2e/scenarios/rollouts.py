@@ -1,14 +1,18 @@
-"""One switch after a preview, a gate, a rollback while the former revision is warm, a rehearsal on copies of live requests, and a decision
-computed again: by kubectl millrace, under requests of which none may fail."""
+"""One switch after a preview, a gate, a rollback while the former revision is warm, a rehearsal on copies of live requests, shadows over each wire
+(copies.py), and a decision computed again: by kubectl millrace, under requests of which none may fail."""
 
 import http.client
 import subprocess
 import time
 
+from breach import FAR_ROW, fails_on_far_rows
+from copies import Live, are_compared, fail_alone
+from grpc_calls import interpreter
 from kube import Failed, kubectl, say, wait
-from served import BODY, CLI, NS, Requests, address_of, address_that_answers, approved, model_version, phase_of, status_of
+from served import BODY, CLI, NS, ROW, Requests, address_of, address_that_answers, approved, model_version, phase_of, status_of
 
 NAME = "switched"
+SHADOW = "{strategy: Shadow, shadow: {minCopies: 200, minAgreement: 0.5, maxLatencyRatio: 10}, switch: {holdSeconds: 1, approval: APPROVAL}}"
 
 
 def service(rollout):
@@ -34,6 +38,12 @@ def millrace(*arguments, fails=False):
         raise Failed(f"kubectl millrace {' '.join(arguments)} ended with {done.returncode}: {text}")
     say(f"  $ kubectl millrace {' '.join(arguments)}: {text.splitlines()[-1] if text else ''}")
     return text
+
+
+def approve(version):
+    """One that was made to wait for it, so that it could be evaluated while something else was looked at."""
+    wait(f"{version} awaits approval", lambda: phase_of(version) == "AwaitingApproval", 180, lambda: phase_of(version))
+    millrace("approve", version)
 
 
 def answered_by(address, host):
@@ -93,33 +103,47 @@ def roll_back(first):
         raise Failed(f"a rollback started pods: {[pod['metadata']['name'] for pod in started]}")
 
 
-def shadow(second):
-    NS.apply(service("{strategy: Shadow, shadow: {minCopies: 200, minAgreement: 0.5, maxLatencyRatio: 10}, switch: {holdSeconds: 1}}"))
+def shadow(bad, second, address):
+    """Of two versions, each with copies of the live requests: one fails them, the other takes over, once a person has looked at what is said of it."""
+    live = Live(address, NAME)
+    millrace("approve", bad)
+    NS.apply(service(SHADOW.replace("APPROVAL", "Manual")))
     millrace("resume", NAME)
-    wait(f"{second} is promoted on its copies", lambda: version_of("stable") == second and not status_of(NAME).get("canary"), 240, lambda: status_of(NAME).get("nextStep"))
+    fail_alone(live, bad, FAR_ROW)
+    are_compared(live, second, ROW)
+    say(f"  {live.sent} live requests were answered meanwhile, the slowest within {live.slowest:.2f} s")
+    requests = Requests(address, NAME)
+    try:
+        NS.apply(service(SHADOW.replace("APPROVAL", "Automatic")))
+        wait(f"{second} is promoted on its copies", lambda: version_of("stable") == second and not status_of(NAME).get("canary"), 240, lambda: status_of(NAME).get("nextStep"))
+    finally:
+        requests.stop()
     decision = next(one for one in status_of(NAME)["history"] if one["reason"] == "Switched")
     if "the same verdict, and the same numbers" not in millrace("replay", NAME, str(decision["id"])):
         raise Failed("a decision computed again has another result")
 
 
 def main():
-    good = approved()
-    first, second = f"{NAME}-1", f"{NAME}-2"
-    NS.apply(model_version(NAME, 1, good[0]["spec"]["artifact"], "Automatic"))
-    NS.apply(model_version(NAME, 2, good[1]["spec"]["artifact"], "Manual"))
-    NS.apply(service("{strategy: BlueGreen, switch: {holdSeconds: 1, approval: Manual}, bakeSeconds: 600}"))
-    wait(f"{first} serves, {second} awaits approval", lambda: version_of("stable") == first and phase_of(second) == "AwaitingApproval", 180, lambda: status_of(NAME).get("nextStep"))
+    good, bad = approved(), NS.get("modelversion", fails_on_far_rows())
+    first, second, third = (f"{NAME}-{number}" for number in (1, 2, 3))
+    NS.apply(*(model_version(NAME, number, model["spec"]["artifact"], approval)
+               for number, model, approval in ((1, good[0], "Automatic"), (2, good[1], "Manual"), (3, bad, "Manual"))),
+             service("{strategy: BlueGreen, switch: {holdSeconds: 1, approval: Manual}, bakeSeconds: 600}"))
+    interpreter()
+    waiting = lambda: all(phase_of(version) == "AwaitingApproval" for version in (second, third))
+    wait(f"{first} serves, {second} and {third} await approval", lambda: version_of("stable") == first and waiting(), 180, lambda: status_of(NAME).get("nextStep"))
     address = address_that_answers(NAME)
     requests = Requests(address, NAME)
     try:
         rehearse(second)
         switch(second, address)
         roll_back(first)
-        shadow(second)
-    finally:
         requests.stop()
+        shadow(third, second, address)
+    finally:
+        requests.stopped = True
         kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name)
-        kubectl("delete", "modelversion", first, second, "--wait=false", namespace=NS.name)
+        kubectl("delete", "modelversion", first, second, third, "--wait=false", namespace=NS.name)
 
 
 if __name__ == "__main__":

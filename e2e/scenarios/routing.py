@@ -2,14 +2,13 @@
 outage (outage.py), keys that stay with their revision through every router and a restart of all of them, and a promoted version that fails and gives its
 requests back by itself."""
 
-import pathlib
-import subprocess
 import threading
 import time
 
 from scipy.stats import binom
 
 from breach import FAR, fails_on_far_rows
+from grpc_calls import interpreter
 from issuer import Issuer
 from kube import Failed, condition, kubectl, say, wait
 from outage import goes_without_stable_pods
@@ -17,7 +16,6 @@ from rollouts import millrace
 from routed import PARTED, RETURNED, ROUTES, Connection, asked, bearer, next_step, parted, returned, routers, says, serves, total, traffic
 from served import BODY, NS, Requests, address_of, approved, in_threads, status_of
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 COUNTED, THREADS = 1000, 4
 KEYS = [f"user-{number}" for number in range(300)]
 # What each count may miss by chance: a right router is outside once in ten thousand times.
@@ -189,7 +187,7 @@ def follow_the_routes(versions, headers):
 def main():
     versions = [one["metadata"]["name"] for one in approved() if one["spec"]["model"] == "flights"][:2]
     first, bad = versions[0], fails_on_far_rows()
-    grpc_client = subprocess.run([ROOT / "e2e/conformance/python"], check=True, stdout=subprocess.PIPE, text=True, timeout=600).stdout.strip()
+    interpreter()
     issuer = Issuer("routing-issuer")
     try:
         NS.apply(returned(first, "BlueGreen"))
@@ -203,7 +201,7 @@ def main():
         reaches_by_name(versions, revisions, headers)
         wait(f"the switch to {bad} is prepared", is_prepared, 180, next_step(RETURNED))
         millrace("pause", RETURNED)
-        goes_without_stable_pods(revisions, address, issuer, grpc_client)
+        goes_without_stable_pods(revisions, address, issuer)
         keep_their_revision(bad)
         gives_back(first, bad)
     finally:

@@ -9,8 +9,8 @@ import subprocess
 import onnx
 
 from kube import Failed, condition, kubectl, read, say, wait
-from rollouts import millrace
-from served import NS, Requests, address_that_answers, approved, model_version, phase_of, status_of
+from rollouts import approve, millrace
+from served import NS, Requests, address_that_answers, approved, model_version, status_of
 from store import Store, digest
 
 NAME = "swapped"
@@ -66,8 +66,8 @@ def are_the_same(before, revision):
             raise Failed(f"pod {pod['metadata']['name']} is not {revision}'s as it should be: {labels} {owners} {sorted(annotations)}")
 
 
-def swap_in(good, before):
-    NS.apply(model_version(NAME, 2, good[1]["spec"]["artifact"]))
+def swap_in(before):
+    approve(VERSIONS[1])
     begun = wait("the swap begins", lambda: (status_of(NAME).get("rollout") or {}).get("swap") and status_of(NAME), 180, next_step)
     if begun["history"][0]["reason"] != "Swapping" or "swaps in place: no node has room" not in begun["history"][0]["message"]:
         raise Failed(f"it began otherwise: {begun['history'][0]}")
@@ -84,20 +84,17 @@ def rejected(version):
 
 
 def the_same_again(store, good, number):
-    """A version with the same model, in another file."""
+    """A version with the same model, in another file, that awaits its approval."""
     model = onnx.load_from_string(store.get(good[0]["spec"]["artifact"]["uri"]))
     model.doc_string = f"the same again, as number {number}"
     data = model.SerializeToString()
     uri = store.put(f"models/external/{NAME}-{number}.onnx", data)
-    NS.apply(model_version(NAME, number, {"uri": uri, "digest": digest(data)}))
+    NS.apply(model_version(NAME, number, {"uri": uri, "digest": digest(data)}, "Manual"))
 
 
-def refuse(good, before, revision):
+def refuse(store, before, revision):
     """The object is replaced while the new pods wait for room: then no server can load it."""
-    store = Store(NS)
-    the_same_again(store, good, 3)
-    phase = lambda: phase_of(VERSIONS[2])
-    wait(f"{VERSIONS[2]} is approved", lambda: phase() == "Approved", 180, phase, every=0.05)
+    approve(VERSIONS[2])
     store.put(f"models/external/{NAME}-3.onnx", b"damaged")
     found = wait("it is rejected", lambda: rejected(VERSIONS[2]), 180, next_step)
     say(f"  {found['reason']}: {found['message']}")
@@ -109,9 +106,9 @@ def refuse(good, before, revision):
     are_the_same(before, revision)
 
 
-def give_back(good, before, revision):
+def give_back(before, revision):
     """The pod that was handed over loads the former model again: it is not started anew."""
-    the_same_again(Store(NS), good, 4)
+    approve(VERSIONS[3])
     swap = lambda: (status_of(NAME).get("rollout") or {}).get("swap")
     # A pause keeps a pod from its turn: the first has its own by then, and the second does not get one.
     wait("it is the first pod's turn", lambda: (swap() or {}).get("pod"), 180, next_step)
@@ -130,17 +127,21 @@ def main():
     gpus = sum(int(node["status"]["allocatable"].get(GPU, "0")) for node in read("/api/v1/nodes")["items"])
     if gpus != GPUS:
         raise Failed(f"the nodes were to have {GPUS} {GPU} together, they have {gpus}")
-    good = approved()
+    good, store = approved(), Store(NS)
     NS.apply(model_version(NAME, 1, good[0]["spec"]["artifact"]))
     NS.apply(SERVICE)
+    # All are evaluated while something else is awaited.
+    NS.apply(model_version(NAME, 2, good[1]["spec"]["artifact"], "Manual"))
+    for number in (3, 4):
+        the_same_again(store, good, number)
     wait(f"{VERSIONS[0]} serves", lambda: serves(VERSIONS[0]), 180, next_step)
     before, former = with_a_node(), status_of(NAME)["stable"]["revision"]
     requests = Requests(address_that_answers(NAME), NAME)
     try:
-        revision = swap_in(good, before)
-        refuse(good, before, revision)
+        revision = swap_in(before)
+        refuse(store, before, revision)
         answered = set(requests.revisions)
-        give_back(good, before, revision)
+        give_back(before, revision)
     finally:
         requests.stop()
         kubectl("delete", "inferenceservice", NAME, "--wait=false", namespace=NS.name)

@@ -49,30 +49,21 @@ def buckets(a, b):
     refused("a lists b's bucket", lambda: a.client.list_objects_v2(Bucket=b.bucket))
 
 
-def dataset_of_the_other():
-    A.apply(f"""
-apiVersion: millrace.dev/v1alpha1
-kind: Dataset
-metadata: {{name: stolen}}
-spec:
-  source: {{files: {{uri: s3://millrace-{B.name}/data/, format: CSV}}}}
-""")
-    look = lambda: condition(A.get("dataset", "stolen"), "Ready")
-    wait("a's Dataset over b's bucket is refused", lambda: look()[1] == "AccessDenied", 150, lambda: " ".join(look()))
-    say(f"    {look()[2]}")
-
-
-def model_of_the_other(b):
-    """The same file makes a version in b, so that what a is refused is a good model."""
+def of_the_other(b):
+    """a's Dataset over b's bucket, and its version of b's model. The same file makes a version in b, so that what a is refused is a good model."""
     uri = b.put("models/own.onnx", good_model())
+    A.apply(STOLEN)
     for namespace in (A, B):
         Store(namespace).put("own/a.csv", rows())
         namespace.apply(OWN_DATASET.replace("BUCKET", f"millrace-{namespace.name}").replace("COLUMN", COLUMN))
         namespace.apply(version(1, uri, digest(good_model()), "own"))
-    look = lambda namespace: condition(namespace.get("modelversion", "own-1"), "Ready")
-    wait("b's version of its own model is approved", lambda: look(B)[0] == "True", 120, lambda: " ".join(look(B)))
-    wait("a's version of b's model is refused", lambda: look(A)[1] == "AccessDenied", 120, lambda: " ".join(look(A)))
-    say(f"    {look(A)[2]}")
+    dataset = lambda: condition(A.get("dataset", "stolen"), "Ready")
+    model = lambda namespace: condition(namespace.get("modelversion", "own-1"), "Ready")
+    wait("a's Dataset over b's bucket is refused", lambda: dataset()[1] == "AccessDenied", 150, lambda: " ".join(dataset()))
+    wait("b's version of its own model is approved", lambda: model(B)[0] == "True", 120, lambda: " ".join(model(B)))
+    wait("a's version of b's model is refused", lambda: model(A)[1] == "AccessDenied", 120, lambda: " ".join(model(A)))
+    for refused_for in (dataset, lambda: model(A)):
+        say(f"    {refused_for()[2]}")
 
 
 def guard():
@@ -153,6 +144,14 @@ def over_tls(address, right, trust):
     look = lambda: called(address, trust)
     wait(f"https://{HOST} answers as without TLS", lambda: look() == right, 120, lambda: f"answers {look()[0]}")
 
+
+STOLEN = f"""
+apiVersion: millrace.dev/v1alpha1
+kind: Dataset
+metadata: {{name: stolen}}
+spec:
+  source: {{files: {{uri: s3://millrace-{B.name}/data/, format: CSV}}}}
+"""
 
 OWN_DATASET = """
 apiVersion: millrace.dev/v1alpha1
@@ -265,8 +264,7 @@ print(json.dumps(sorted(name for name, reached in zip(targets, answers) if reach
 
 def main():
     buckets(Store(A), Store(B))
-    dataset_of_the_other()
-    model_of_the_other(Store(B))
+    of_the_other(Store(B))
     guard()
     trust = certify()
     # Meanwhile the kubelet brings keys and certificate to the routers.

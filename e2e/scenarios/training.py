@@ -6,7 +6,7 @@ import os
 import pathlib
 import subprocess
 
-from kube import Failed, Namespace, condition, kubectl, read, say, wait
+from kube import Failed, Namespace, at_once, condition, kubectl, read, say, wait
 
 NS = Namespace("bad-input")
 GPU_NODES = pathlib.Path(__file__).resolve().parents[1] / "cluster" / "gpu-nodes"
@@ -153,13 +153,18 @@ def placed():
         subprocess.run([GPU_NODES, "0"], check=False, stdout=subprocess.DEVNULL, timeout=120)
 
 
-if __name__ == "__main__":
-    # These two take their time while the others are looked at.
-    NS.apply(job("fails-twice", "raise SystemExit(7)", restarts=1))
-    if IS_LOCAL:
-        NS.apply(job("needs-gpus", "pass", trainer=f"gpu: {{count: {GPUS}}}"))
+def counts():
     killed()
     suspended()
     exhausted()
-    if IS_LOCAL:
-        placed()
+
+
+def main():
+    # These two take their time while the others are looked at.
+    needs_gpus = [job("needs-gpus", "pass", trainer=f"gpu: {{count: {GPUS}}}")] if IS_LOCAL else []
+    NS.apply(job("fails-twice", "raise SystemExit(7)", restarts=1), *needs_gpus)
+    at_once(counts, *([placed] if IS_LOCAL else []))
+
+
+if __name__ == "__main__":
+    main()

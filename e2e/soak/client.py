@@ -53,7 +53,7 @@ class Load:
             problem = "late: no answer within 2 s"
         except (rest.Refused, rpc.Refused) as error:
             problem, revision = f"refused: {error}", error.revision
-        except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
+        except Exception as error:  # whatever the answer made of this client: it was no right one, and must be counted
             problem = f"{type(error).__name__}: {error}"
         finally:
             self.in_flight -= 1

@@ -18,7 +18,7 @@ RIGHT, WRONG = 0.25, 0.75
 # What the server does, and the word that the client must have for it; none where nothing is wrong.
 ANSWERS = {
     "right": None, "wrong": "wrong answer", "status 503": "refused: status 503", "late": "late", "closes": "EOFError", "resets": "Connection", "half": "EOFError",
-    "nonsense": "JSONDecodeError", "two": "ValueError",
+    "nonsense": "JSONDecodeError", "null": "TypeError", "two": "ValueError",
 }
 
 
@@ -43,7 +43,7 @@ async def serve(how, reader, writer):
                 return
             writer.write({"right": answer(200, body(RIGHT)), "late": answer(200, body(RIGHT)), "wrong": answer(200, body(WRONG)),
                           "status 503": answer(503, b"full"), "closes": b"", "half": answer(200, body(RIGHT))[:-5],
-                          "nonsense": answer(200, b"[not JSON"), "two": answer(200, body(RIGHT)) * 2}[how])
+                          "nonsense": answer(200, b"[not JSON"), "null": answer(200, b"null"), "two": answer(200, body(RIGHT)) * 2}[how])
             await writer.drain()
             if how in ("closes", "half") or b"connection: close" in head.lower():
                 break

@@ -116,9 +116,9 @@ class Events:
 
     def operator_kill(self):
         """The leading operator, without grace; the other one takes over."""
-        holder = self.leader()
+        holder = wait("an operator leads", self.leader, 120)
         pods = [pod for pod in done("list operators", self.rig.operators) if is_ready(pod)]
-        leads = [pod for pod in pods if holder and pod["metadata"]["name"] in holder] or pods
+        leads = [pod for pod in pods if pod["metadata"]["name"] in holder] or pods
         if not leads:
             raise Failed("no operator to kill")
         name = leads[0]["metadata"]["name"]

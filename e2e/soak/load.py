@@ -1,5 +1,6 @@
 """The clients of a run: starts one process a kind (client.py), tells them how fast to send, and collects what they count."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -8,11 +9,15 @@ import subprocess
 import threading
 import time
 
+from kube import Failed
+
 HERE = pathlib.Path(__file__).resolve().parent
 KINDS = {"kept": "REST keep-alive", "fresh": "REST fresh", "grpc": "gRPC unary"}
 # In flight at once while the capacity is measured: REST on kept connections is most of what services get.
 CLOSED = {"kept": 8, "fresh": 3, "grpc": 6}
 START_SECONDS = 60
+# A client writes its counts every quarter of a second.
+MOST_SILENT_SECONDS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Client:
 
     def __init__(self, python, kind, address, host, rows, failed):
         self.kind, self.failed, self.counts, self.latencies, self.worst_lag = kind, failed, {}, {}, 0
+        self.heard = time.monotonic()
         command = [python, str(HERE / "client.py"), kind, address, host, rows]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "GRPC_"))}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -45,6 +51,7 @@ class Client:
     def read(self):
         for line in self.process.stdout:
             said = json.loads(line)
+            self.heard = time.monotonic()
             if "failure" in said:
                 self.failed(Failure(self.kind, said["failure"], said["sent"], said["ended"], said["revision"], said["lag_ms"]))
                 continue
@@ -53,6 +60,15 @@ class Client:
 
     def sent(self):
         return self.counts.get("sent", 0)
+
+    def trouble(self):
+        """Why it sends or tells nothing any more; nothing where it does."""
+        if (code := self.process.poll()) is not None:
+            return f"has ended with {code}"
+        if not self.thread.is_alive():
+            return "is not listened to any more"
+        silent = time.monotonic() - self.heard
+        return f"has said nothing for {silent:.0f} s" if silent > MOST_SILENT_SECONDS else None
 
 
 class Load:
@@ -67,6 +83,17 @@ class Load:
         with self.lock:
             self.failures.append(failure)
         self.told(failure)
+
+    def check(self):
+        """Fails where a client does not go on: what nobody sends can't fail."""
+        for client in self.clients:
+            if trouble := client.trouble():
+                raise Failed(f"the client for {KINDS[client.kind]} {trouble}")
+
+    def untold(self):
+        """Failures that clients counted, and of which they told nothing as there were too many."""
+        told = collections.Counter(failure.client for failure in self.failures)
+        return sum(max(0, client.counts.get("failed", 0) - told[client.kind]) for client in self.clients)
 
     def capacity(self, seconds):
         """Requests a second of each kind, all at once, each as fast as answers come. The first part does not count: connections are made, code is warm after."""

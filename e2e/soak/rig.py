@@ -9,7 +9,7 @@ import time
 
 import models
 from api import Answered, Api, done, seen
-from kube import Failed, Namespace, condition, kubectl, say, wait
+from kube import Failed, Namespace, condition, kubectl, wait
 from store import Store, digest
 
 NAME, SYSTEM = "soak", "millrace-system"
@@ -83,9 +83,9 @@ class Rig:
         return ((seen(lambda: self.api.get("modelversions", self.namespace, version)) or {}).get("status") or {}).get("phase")
 
     def approve(self, version):
-        """As its approver does, once it is evaluated."""
+        """As its approver does, once it is evaluated: the API server may be away for a minute meanwhile."""
         look = lambda: self.phase(version)
-        wait(f"{version} is evaluated", lambda: look() == "AwaitingApproval", 120, look)
+        wait(f"{version} is evaluated", lambda: look() == "AwaitingApproval", 240, look)
         body = {"spec": {"approved": {"by": self.user}}}
         done(f"approve {version}", lambda: self.api.patch("modelversions", self.namespace, version, body))
 
@@ -112,10 +112,15 @@ class Rig:
 
     def command(self, verb, revision):
         """As `kubectl millrace` asks."""
-        expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60))
-        asked = {"verb": verb, "revision": revision, "nonce": f"soak-{time.time_ns()}", "expires": expires}
-        body = {"metadata": {"annotations": {"millrace.dev/command": json.dumps(asked)}}}
-        done(verb, lambda: self.api.patch("inferenceservices", self.namespace, NAME, body))
+        nonce = f"soak-{time.time_ns()}"
+
+        def ask():
+            # Each try has its own minute: the API server may be away for longer, and a request that has expired is refused.
+            expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60))
+            asked = {"verb": verb, "revision": revision, "nonce": nonce, "expires": expires}
+            body = {"metadata": {"annotations": {"millrace.dev/command": json.dumps(asked)}}}
+            return self.api.patch("inferenceservices", self.namespace, NAME, body)
+        done(verb, ask)
 
     def scale(self, replicas):
         self.replicas = replicas

@@ -21,11 +21,10 @@ def kinds():
 
 
 def slots(singles, pairs, seed):
-    """`singles` of each kind and so many pairs, mixed; each slot is a tuple of one or two kinds. The number of pods goes up and down in turn, and ends
-    where it began."""
+    """These kinds alone and these pairs, mixed; each slot is a tuple of one or two kinds. The number of pods goes up and down in turn, and ends where it
+    began."""
     chance = random.Random(seed)
-    mixed = [(kind,) for kind in (*VERSIONS, *CALM) for _ in range(singles)] + [("scale",)] * (2 * singles)
-    mixed += list(pairs)
+    mixed = [(kind,) for kind in singles] + list(pairs)
     chance.shuffle(mixed)
     scalings = sum(slot.count("scale") for slot in mixed)
     if scalings % 2:
@@ -38,9 +37,10 @@ def long(seed):
     """At least 200 events, 10 of each kind, 20 pairs."""
     chance = random.Random(seed)
     pairs = chance.sample(PAIRS, 24)
-    return slots(14, pairs, seed)
+    return slots((*VERSIONS, *CALM, "scale", "scale") * 14, pairs, seed)
 
 
 def short(seed):
-    """Each kind once, and a few pairs."""
-    return slots(1, SHORT_PAIRS, seed)
+    """A few pairs, and alone what is in none of them."""
+    paired = {kind for pair in SHORT_PAIRS for kind in pair}
+    return slots([kind for kind in (*VERSIONS, *CALM) if kind not in paired], SHORT_PAIRS, seed)

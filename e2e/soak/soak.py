@@ -3,7 +3,8 @@
     soak.py [--long] [--naive] [--namespace NAME]
 
 `run` beside this file brings a cluster up for it. SOAK_SHARE: share of the capacity that was measured first, 0.7 on four cores or more, else 0.35. SOAK_RATE: requests a second instead.
-SOAK_SEED (1), SOAK_OUTAGE_SECONDS (60, or 10 in the short run), SOAK_REQUESTS (1,000,000; 0 in the short run): events go on until so many were sent.
+SOAK_SEED (1), SOAK_OUTAGE_SECONDS (60, or 10 in the short run), SOAK_REQUESTS (1,000,000; 0 in the short run): events go on until so many were sent at
+that rate. The long run also fails where there were fewer than 200 events, 20 overlapping pairs or 10 events of a kind; the short one where a kind is missing.
 """
 
 import argparse
@@ -37,7 +38,8 @@ class Soak:
         self.share, self.seed = float(os.environ.get("SOAK_SHARE", USUAL_SHARE)), int(os.environ.get("SOAK_SEED", "1"))
         outage = float(os.environ.get("SOAK_OUTAGE_SECONDS", "60" if options.long else "10"))
         self.events = Events(self.rig, outage)
-        self.least = int(os.environ.get("SOAK_REQUESTS", "1000000" if options.long else "0"))
+        requests = int(os.environ.get("SOAK_REQUESTS", "1000000" if options.long else "0"))
+        self.least = report.Least(requests, events=200, pairs=20, of_each=10) if options.long else report.Least(requests, of_each=1)
         self.happened, self.problems, self.printed = [], [], collections.Counter()
         self.load, self.capacity = None, {}
         self.began, self.before, self.busy = time.time(), 0, busy()
@@ -55,16 +57,25 @@ class Soak:
 
     def start_traffic(self):
         self.load = Load(self.rig.address(), f"{NAME}.{self.rig.namespace}", str(self.rig.work / "rows.json"), self.told)
-        self.capacity = self.load.capacity(20 if self.options.long else 8)
+        given = os.environ.get("SOAK_RATE")
+        # With a given rate the capacity only says which part of it is each kind's.
+        self.capacity = self.load.capacity(20 if self.options.long else 3 if given else 8)
         total = sum(self.capacity.values())
         if not total:
             raise Failed("no request was answered while the capacity was measured")
         say(f"  capacity with clients, servers and cluster on {os.cpu_count()} cores: {total:.0f} requests/s ({told(self.capacity)})")
-        share = float(os.environ["SOAK_RATE"]) / total if os.environ.get("SOAK_RATE") else self.share
+        share = float(given) / total if given else self.share
         rates = {kind: share * rate for kind, rate in self.capacity.items()}
         self.load.rates(rates)
         self.began, self.before, self.busy = time.time(), self.load.total(), busy()
         say(f"  sending {sum(rates.values()):.0f} requests/s, {100 * share:.0f} % of it ({told(rates)})")
+
+    def sent(self):
+        """Since the rate was set: what the capacity was measured by met no event."""
+        return self.load.total() - self.before
+
+    def failed(self):
+        return len(self.load.failures) + self.load.untold()
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -76,7 +87,8 @@ class Soak:
         for place, kind in enumerate(kinds):
             if place:
                 time.sleep(chance.uniform(*OFFSET_SECONDS))
-            event = report.Event(kind, len(kinds) > 1, time.time())
+            overlaps = place > 0 and self.is_under_way(threads)
+            event = report.Event(kind, len(kinds) > 1, time.time(), overlaps=overlaps)
             self.happened.append(event)
             began.append((event, self.load.total()))
             threads.append(threading.Thread(target=self.attempt, args=(event, actions[kind])))
@@ -89,6 +101,10 @@ class Soak:
             self.problems.append(f"after {' + '.join(kinds)}: {error}")
         for event, before in began:
             event.end, event.requests = time.time(), self.load.total() - before
+
+    def is_under_way(self, threads):
+        """An event is over when it was brought about and all is at rest again."""
+        return any(thread.is_alive() for thread in threads) or self.rig.unsettled() is not None
 
     def rest(self):
         if not self.options.naive:
@@ -108,25 +124,25 @@ class Soak:
         time.sleep(2)
         if self.options.naive:
             self.naively()
-        elif self.options.long:
-            self.go_through(schedule.long)
         else:
-            self.go_through(schedule.short)
+            self.go_through(schedule.long if self.options.long else schedule.short)
+            self.problems += report.shortfalls(self.happened, self.sent(), schedule.kinds(), self.least)
         time.sleep(2)
 
     def go_through(self, plan):
         """Once, and then again with another seed while there are too few requests."""
         repeat = 0
-        while repeat == 0 or self.load.total() < self.least:
+        while repeat == 0 or self.sent() < self.least.requests:
             for kinds in plan(self.seed + repeat):
-                if repeat and self.load.total() >= self.least and self.rig.replicas == 2:
+                if repeat and self.sent() >= self.least.requests and self.rig.replicas == 2:
                     return
                 self.happen(kinds, self.events.kinds)
                 self.progress()
             repeat += 1
 
     def progress(self):
-        say(f"  {self.load.total():,} requests, {len(self.load.failures)} failed")
+        self.load.check()
+        say(f"  {self.sent():,} requests, {self.failed()} failed")
 
     def naively(self):
         operator = naive.Naive(self.rig)
@@ -141,7 +157,7 @@ class Soak:
         if not self.load:
             return
         seconds, idle = time.time() - self.began, busy()
-        sent = self.load.total() - self.before
+        sent = self.sent()
         self.load.stop()
         say("=== summary")
         for line in report.table(["event", "times", "in pairs", "requests", "failed", *KINDS], report.by_kind(self.happened, self.load.failures, KINDS)):
@@ -151,10 +167,14 @@ class Soak:
         print()
         for line in report.table(["client", "requests", "failed", "p50 ms", "p99 ms", "longest ms", "not sent", "behind ms"], rows):
             print(f"  {line}")
-        pairs = sum(event.pair for event in self.happened) // 2
+        if untold := self.load.untold():
+            say(f"  {untold} more failures were counted, and belong to no event here: clients tell of so many only")
+        pairs, happened = sum(event.pair for event in self.happened) // 2, len(report.came_about(self.happened))
         working = 100 * (idle[0] - self.busy[0]) / max(1, idle[1] - self.busy[1])
-        say(f"  {self.load.total():,} requests, {len(self.load.failures)} failed; {len(self.happened)} events, {pairs} pairs; {sent / seconds:.0f} requests/s "
-            f"for {seconds:.0f} s, {100 * sent / seconds / max(1, sum(self.capacity.values())):.0f} % of the capacity; the machine was busy for {working:.0f} % of the time")
+        say(f"  {self.sent():,} requests, {self.failed()} failed (with {self.before:,} before them, by which the capacity was measured)")
+        say(f"  {happened} of {len(self.happened)} events came about, {pairs} pairs, of which {report.overlapping(self.happened)} overlapped")
+        say(f"  {sent / seconds:.0f} requests/s for {seconds:.0f} s, {100 * sent / seconds / max(1, sum(self.capacity.values())):.0f} % of the capacity; "
+            f"the machine was busy for {working:.0f} % of the time")
 
     def verdict(self):
         failures = self.load.failures if self.load else []
@@ -165,8 +185,8 @@ class Soak:
             else:
                 say(f"  as it should be, the naive configuration failed requests in {len(kinds)} kinds of events: {', '.join(sorted(kinds))}")
             return self.problems
-        if failures:
-            self.problems.append(f"{len(failures)} of {self.load.total()} requests failed")
+        if self.load and self.failed():
+            self.problems.append(f"{self.failed()} of {self.load.total()} requests failed")
         return self.problems
 
 
@@ -193,9 +213,11 @@ def run(arguments=None):
     except Failed as error:
         soak.problems.append(str(error))
     finally:
-        soak.end()
-        problems = soak.verdict()
-        soak.rig.stop()
+        try:
+            soak.end()
+            problems = soak.verdict()
+        finally:
+            soak.rig.stop()
     return problems
 
 
