@@ -35,7 +35,11 @@ use_addresses_of_slot() {
     SERVICE_IP=10.202.$slot.1
     DNS_IP=10.202.$slot.10
     FAKE_CIDR=10.203.$slot.1/24
-    export LINK HOST_IP NODE_IP POD_CIDR SERVICE_CIDR SERVICE_IP DNS_IP FAKE_CIDR
+    # Clients on the host keep their address on the way to a service, as pods do. Hidden behind the node's one address, one in some
+    # thousand new connections would wait for a second: it gets the port of another client that has just closed, and with a kernel whose
+    # timestamps differ by port the pod takes it for a late packet of that one.
+    LOCAL_CIDR=10.200.0.0/15
+    export LINK HOST_IP NODE_IP POD_CIDR LOCAL_CIDR SERVICE_CIDR SERVICE_IP DNS_IP FAKE_CIDR
 }
 
 say() {

@@ -120,7 +120,7 @@ apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables
 clientConnection: {kubeconfig: "$STATE/kube-proxy.kubeconfig"}
-clusterCIDR: "$POD_CIDR"
+clusterCIDR: "$LOCAL_CIDR"
 hostnameOverride: "$NODE_NAME"
 oomScoreAdj: 0
 bindAddress: 0.0.0.0
