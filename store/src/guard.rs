@@ -298,6 +298,20 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn a_guarded_client_does_not_connect_to_what_a_name_leads_to_and_is_refused() {
+        // Whoever was first has set it, to the same one.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let url = Url::parse("http://localhost:1/a").unwrap();
+        let cases: [(&[Network], bool); 2] = [(&[], true), (&Network::LOOPBACK, false)];
+        for (allowed, is_refused) in cases {
+            let builder = guarded(reqwest::Client::builder().no_proxy(), &url, allowed).unwrap();
+            let answer = builder.build().unwrap().get(url.clone()).send().await;
+            let error = format!("{:?}", answer.unwrap_err());
+            assert_eq!(error.contains("loopback"), is_refused, "{error}");
+        }
+    }
+
     #[test]
     fn a_network_is_an_address_with_or_without_bits() {
         for bad in ["", "host", "10.0.0.0/33", "10.0.0.0/", "::/129", "10.0.0/8"] {

@@ -27,6 +27,8 @@ pub struct Tally {
 #[derive(Debug)]
 struct Lost {
     why: String,
+    /// When this reason was met first.
+    since: Instant,
     at: Instant,
     /// Nothing was written after it.
     is_newest: bool,
@@ -47,9 +49,17 @@ impl Tally {
         self.metrics.payload_log(Written::Written, records);
     }
 
-    /// The sink has not taken so many records. `why` stays the same for as long as the reason does: it has no name of a file or a request.
+    /// The sink has not taken so many records. `why` stays the same for as long as the reason does: it has no name of a file or a request. Of
+    /// reasons that take turns one is told for a minute, or each look at the server would find another.
     pub fn lost(&self, records: u64, why: String, now: Instant) {
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Lost { why, at: now, is_newest: true });
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_told = |known: &&mut Lost| now.saturating_duration_since(known.since) < REMEMBERED;
+        if let Some(known) = lost.as_mut().filter(|known| known.why == why || is_told(known)) {
+            known.at = now;
+            known.is_newest = true;
+        } else {
+            *lost = Some(Lost { why, since: now, at: now, is_newest: true });
+        }
         self.metrics.payload_log(Written::DroppedSink, records);
     }
 
@@ -86,5 +96,19 @@ mod tests {
         tally.lost(1, "NotFound".to_owned(), begin + Duration::from_secs(90));
         assert_eq!(trouble(91).as_deref(), Some("NotFound"));
         assert_eq!(tally.report(begin).written, 2);
+    }
+
+    #[test]
+    fn of_reasons_that_take_turns_one_is_told_for_a_minute() {
+        let tally = Tally::new(Metrics::new().0);
+        let begin = Instant::now();
+        let told = |seconds, why: &str| {
+            let now = begin + Duration::from_secs(seconds);
+            tally.lost(1, why.to_owned(), now);
+            tally.report(now).trouble.unwrap()
+        };
+        for (seconds, why, expected) in [(0, "a", "a"), (1, "b", "a"), (59, "b", "a"), (60, "b", "b"), (61, "a", "b")] {
+            assert_eq!(told(seconds, why), expected, "{why} after {seconds} s");
+        }
     }
 }

@@ -89,16 +89,22 @@ fn a_ready_canary_gets_its_weight_in_plan_and_status_alike() {
 #[test]
 fn that_a_payload_log_is_not_written_is_said_and_changes_nothing_else() {
     let status = serving(&approved("fraud", 1));
-    let mut observed = observed(&status);
-    let trouble = Some("AccessDenied".to_owned());
-    observed.pods[0].sketches.as_mut().unwrap().payload_log = Some(PayloadLogReport { written: 3, trouble });
     let mut service = service("svc", spec("fraud"));
     let log = json!({"parquet": {"uri": "s3://b/log"}});
     service.spec.server.payload_log = serde_json::from_value(log).unwrap();
-    service.status = Some(status);
-    let decided = decide(&service, &observed, &settings(), at(100));
-    let reason = |kind| find(&decided.status.conditions, kind).map(|found| found.reason.as_str());
-    assert_eq!((reason(PAYLOAD_LOG_READY), reason(READY)), (Some("RecordsLost"), Some("Serving")));
+    service.status = Some(status.clone());
+    let decided = |trouble: Option<&str>| {
+        let mut observed = observed(&status);
+        let report = PayloadLogReport { written: 3, trouble: trouble.map(str::to_owned) };
+        observed.pods[0].sketches.as_mut().unwrap().payload_log = Some(report);
+        let mut decided = decide(&service, &observed, &settings(), at(100));
+        let reason = find(&decided.status.conditions, PAYLOAD_LOG_READY).map(|found| found.reason.clone());
+        decided.status.conditions.retain(|condition| condition.type_ != PAYLOAD_LOG_READY);
+        (reason.unwrap(), decided.status, decided.plan)
+    };
+    let (well, lost) = (decided(None), decided(Some("AccessDenied")));
+    assert_eq!((&*well.0, &*lost.0), ("RecordsWritten", "RecordsLost"));
+    assert_eq!((well.1, well.2), (lost.1, lost.2));
 }
 
 #[test]

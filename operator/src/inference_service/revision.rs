@@ -72,7 +72,6 @@ impl Revision {
 #[cfg(test)]
 mod tests {
     use millrace_contract::server_options::AccessLog;
-    use serde_json::json;
 
     use super::*;
     use crate::inference_service::fixtures::model_version;
@@ -98,10 +97,12 @@ mod tests {
 
     #[test]
     fn a_field_of_the_server_block_that_nobody_set_is_not_in_the_hash() {
-        let batching = json!({"maxSize": 32, "maxDelayMicroseconds": 0});
-        let queue = json!({"maxRequests": 512, "timeoutMilliseconds": 5000});
-        let first_release = json!({"batching": batching, "queue": queue, "concurrency": 1});
-        assert_eq!(json!(Server::default()), first_release, "an upgrade would roll every service out anew");
+        // The order is part of it, too.
+        let batching = r#"{"maxSize":32,"maxDelayMicroseconds":0}"#;
+        let queue = r#"{"maxRequests":512,"timeoutMilliseconds":5000}"#;
+        let first_release = format!(r#"{{"batching":{batching},"queue":{queue},"concurrency":1}}"#);
+        let now = serde_json::to_string(&Server::default()).unwrap();
+        assert_eq!(now, first_release, "an upgrade would roll every service out anew");
     }
 
     #[test]

@@ -74,8 +74,8 @@ impl Deciding<'_> {
 
     /// By what each server says of its own.
     fn payload_log(&self) -> Option<Said> {
-        let reports = payload_log::reports(&self.observed.pods);
-        payload_log::said(self.service.spec.server.payload_log.as_ref(), &reports, self.said_before(PAYLOAD_LOG_READY))
+        let heard = payload_log::heard(&self.observed.pods);
+        payload_log::said(self.service.spec.server.payload_log.as_ref(), &heard, self.said_before(PAYLOAD_LOG_READY))
     }
 
     /// What the former status says of this generation of the spec.
