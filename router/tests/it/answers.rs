@@ -145,6 +145,19 @@ async fn a_server_that_is_silent_in_the_middle_of_an_answer_is_given_up_and_blam
 }
 
 #[tokio::test]
+async fn a_short_answer_whose_body_stays_away_is_a_504_when_its_time_is_up() {
+    for answer in ["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"] {
+        let server = Raw::start(answer.as_bytes().to_vec(), false).await;
+        let mut plan = plan(1, &[("a", 1)]);
+        plan.timeout_milliseconds = 200;
+        let running = Running::start(inputs(plan, &[("a", &[server.address])])).await;
+        let client = TestClient::keeping(running.address);
+        assert_eq!(client.send(infer(&running)).await.expect("an answer").status, 504, "{answer:?}");
+        crate::support::until("it is counted", || running.stats(1, "a").errors == 1).await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_http_is_a_502() {
     for answer in ["nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"] {
         let server = Raw::start(answer.as_bytes().to_vec(), false).await;

@@ -61,6 +61,30 @@ async fn a_body_of_unannounced_length_is_cut_off_at_the_limit() {
 }
 
 #[tokio::test]
+async fn a_body_that_never_comes_or_comes_too_slowly_is_a_408() {
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let settings = Settings { body_timeout: Duration::from_millis(500), ..Settings::default() };
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
+    let running = Running::start_with(inputs, settings, FrontDoor::default()).await;
+    for piece in ["", " "] {
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: fraud\r\ncontent-length: 10000\r\n\r\n").await.expect("sent");
+        let answered = async {
+            loop {
+                stream.write_all(piece.as_bytes()).await.expect("sent");
+                // So much time is between two pieces.
+                if let Ok(line) = timeout(Duration::from_millis(20), first_line(&mut stream)).await {
+                    break line;
+                }
+            }
+        };
+        let line = timeout(PATIENCE, answered).await.expect("it is not waited for as long as something comes");
+        assert!(line.starts_with("HTTP/1.1 408"), "{piece:?}: {line}");
+    }
+    assert_eq!(backend.served.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn memory_for_bodies_is_bounded_over_all_requests() {
     let backend = Backend::start(Behaviour::Answer(200)).await;
     let settings = Settings { body_budget: 10_010, ..Settings::default() };
