@@ -152,21 +152,20 @@ impl Front {
         response
     }
 
-    async fn answer_grpc<B>(&self, mut request: Request<B>, flow: Arc<Flow>) -> Response<Reply>
+    async fn answer_grpc<B>(&self, request: Request<B>, flow: Arc<Flow>) -> Response<Reply>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let is_stream = is_stream(request.uri().path());
         let limit = if is_stream { Duration::MAX } else { self.api.body_timeout };
-        request.extensions_mut().insert(Arc::clone(&flow));
         let (api, held) = (Arc::clone(&self.api), Arc::clone(&flow));
         let request = request.map(|body| {
             let body = Metered::new(SlowBody::new(body, limit, Patience::Whole), held);
             let end = is_stream.then(|| api.status.ending());
             Ending::new(body, end).map_err(move |error| in_grpc(&api, error))
         });
-        self.grpc.answer(request).await.map(|body| Reply::new(Form::Grpc(body)).holding(flow))
+        self.grpc.answer(request, Arc::clone(&flow)).await.map(|body| Reply::new(Form::Grpc(body)).holding(flow))
     }
 
     async fn elsewhere(&self, request: Request<Boxed>) -> Response<Reply> {

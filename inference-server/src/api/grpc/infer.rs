@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use tonic::{Code, Status, metadata::MetadataMap};
 
-use super::{Service, status};
+use super::{Service, status, unary::PREFIX};
 use crate::{
     api::{
         contents,
@@ -19,8 +19,6 @@ use crate::{
     telemetry::{Begun, Ended, Protocol},
 };
 
-/// Bytes before a message on the wire.
-const PREFIX: usize = 5;
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 
 /// What the metadata of a call says of each of its messages.
@@ -59,6 +57,20 @@ fn timeout(metadata: &MetadataMap) -> Option<Duration> {
 }
 
 impl Service {
+    /// Answers a call of one message, of which `metadata` says the rest.
+    pub(super) async fn call(
+        &self,
+        message: pb::ModelInferRequest,
+        metadata: MetadataMap,
+        flow: Option<&Flow>,
+    ) -> Result<pb::ModelInferResponse, Status> {
+        let said = Said::of_call(&metadata);
+        let begun = self.api.beside.telemetry.begin(metadata.as_ref());
+        // It would be kept until the answer is there, and with it what the connection has read.
+        drop(metadata);
+        self.infer(message, said, begun, flow).await
+    }
+
     /// Answers a request and counts it.
     pub(super) async fn infer(
         &self,
