@@ -177,8 +177,8 @@ impl Front {
     }
 }
 
-/// Methods of gRPC whose clients may say nothing for long.
-fn is_stream(path: &str) -> bool {
+/// Methods of gRPC whose clients may say nothing for long, or send many requests at once.
+pub(crate) fn is_stream(path: &str) -> bool {
     path.ends_with("/ModelStreamInfer") || path.ends_with("/ServerReflectionInfo")
 }
 
