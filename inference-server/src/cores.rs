@@ -228,13 +228,14 @@ where
         let in_flight = seen.request();
         // What HTTP/2 has brought together is begun together, and asks here last before any of it goes on.
         is_alone(open.load(Ordering::Relaxed) == 1 && seen.has_one() && !is_stream(request.uri().path()));
-        async move {
+        // In a box, as it is some kilobytes: over HTTP/2 it is handed on half a dozen times before it is where it stays.
+        Box::pin(async move {
             let response = front.answer(request).await;
             Ok::<_, Infallible>(response.map(|reply| {
                 let flow = reply.flow();
                 Sent::new(reply, in_flight, flow)
             }))
-        }
+        })
     });
     let stop = Gated::new(async move { _ = stopped.wait_for(Option::is_some).await });
     let mut builder = auto::Builder::new(Streams::new(ways.limits.write, &ways.metrics));

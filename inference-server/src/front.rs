@@ -122,7 +122,8 @@ impl Front {
             Some(Infer { model, version }) => self.api.infer((model, version), &head.headers, body, flow).await,
             None => {
                 let body = Metered::new(SlowBody::new(body, self.api.body_timeout, Patience::Whole), flow);
-                self.elsewhere(Request::from_parts(head, Boxed::new(body))).await
+                // Apart: every request has room for the largest of all ways.
+                Box::pin(self.elsewhere(Request::from_parts(head, Boxed::new(body)))).await
             }
         };
         // While the server is stopping, an HTTP/1.1 client is asked to come back over a new connection, which then goes elsewhere.

@@ -72,7 +72,7 @@ impl Grpc {
         let mut response = if path == MODEL_INFER && is_uncompressed(request.headers()) {
             self.infer(request, flow).await
         } else if path.starts_with(INFERENCE) {
-            self.by_library(request, flow).await
+            Box::pin(self.by_library(request, flow)).await
         } else {
             let answered: Result<_, Infallible> = self.others.clone().oneshot(request.map(Body::new)).await;
             let Ok(response) = answered;
@@ -87,7 +87,8 @@ impl Grpc {
         response
     }
 
-    /// An inference whose message is not compressed: by the library only where its body is not as those of most are.
+    /// An inference whose message is not compressed: by the library only where its body is not as those of most are, and then in a box, as every
+    /// call has room for the largest of all ways.
     async fn infer<B>(&self, request: http::Request<B>, flow: Arc<Flow>) -> http::Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -99,7 +100,7 @@ impl Grpc {
                 let answered = self.plainly(message, MetadataMap::from_headers(head.headers), &flow).await;
                 answered.unwrap_or_else(Status::into_http)
             }
-            Err(again) => self.by_library(http::Request::from_parts(head, again), flow).await,
+            Err(again) => Box::pin(self.by_library(http::Request::from_parts(head, again), flow)).await,
         }
     }
 
