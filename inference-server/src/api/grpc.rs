@@ -1,7 +1,8 @@
 //! The Open Inference Protocol over gRPC. One service beside health and reflection, called on the port that REST has too. Its calls are in
-//! `calls`, the way of an inference in `infer`, and in `unary` how most inferences come and go without the library.
+//! `calls`, the way of an inference in `infer`, and in `unary` and `encoded` how most inferences come and go without the library.
 
 mod calls;
+mod encoded;
 mod infer;
 mod unary;
 
@@ -18,6 +19,7 @@ use tonic::{
 use tonic_health::pb::health_server::HealthServer;
 use tower::ServiceExt;
 
+use self::encoded::Encoded;
 use super::{
     codec, health::ModelHealth, http::Api, message::Limits,
     pb::grpc_inference_service_server::GrpcInferenceServiceServer, reflection,
@@ -111,8 +113,8 @@ impl Grpc {
         flow: &Flow,
     ) -> Result<http::Response<Body>, Status> {
         let message = codec::decode(message)?;
-        let answer = self.service.call(message, metadata, Some(flow)).await?;
-        unary::answer(&answer)
+        let answer = self.service.call::<Encoded>(message, metadata, Some(flow)).await?;
+        unary::answer(answer)
     }
 
     async fn by_library<B>(&self, mut request: http::Request<B>, flow: Arc<Flow>) -> http::Response<Body>

@@ -13,10 +13,9 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use prost::Message;
 use tonic::Status;
 
-use super::STATUS_HEADER;
+use super::{STATUS_HEADER, encoded::Encoded, infer::Form};
 
 /// Bytes before a message on the wire: whether it is compressed, and its length.
 pub(super) const PREFIX: usize = 5;
@@ -102,18 +101,15 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Again<B> {
 ///
 /// # Errors
 /// When a message cannot be that long.
-pub(super) fn answer(message: &impl Message) -> Result<Response<tonic::body::Body>, Status> {
-    let length = message.encoded_len();
+pub(super) fn answer(message: Encoded) -> Result<Response<tonic::body::Body>, Status> {
+    let length = message.bytes();
     let Ok(prefix) = u32::try_from(length) else {
-        return Err(Status::resource_exhausted(format!(
-            "the answer has {length} bytes, a message has less than 4 GiB"
-        )));
+        let why = format!("the answer has {length} bytes, a message has less than 4 GiB");
+        return Err(Status::resource_exhausted(why));
     };
-    let mut bytes = Vec::with_capacity(PREFIX + length);
-    bytes.push(0);
-    bytes.extend_from_slice(&prefix.to_be_bytes());
-    // A vector has room for everything.
-    _ = message.encode(&mut bytes);
+    let Encoded(mut bytes) = message;
+    // The byte before says that it is not compressed.
+    bytes[1..PREFIX].copy_from_slice(&prefix.to_be_bytes());
     let body = Answer { message: Some(bytes.into()), has_ended: false };
     let mut response = Response::new(tonic::body::Body::new(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -157,7 +153,6 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
-    use crate::api::pb::ServerLiveResponse;
 
     /// A frame of a body, or how the body breaks off.
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -227,7 +222,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_its_message_and_then_its_status() {
-        let mut body = answer(&ServerLiveResponse { live: true }).unwrap().into_body();
+        let mut body = answer(Encoded(b"\0\0\0\0\0\x08\x01".to_vec())).unwrap().into_body();
         let mut next = || body.frame().now_or_never().unwrap().map(|frame| frame.unwrap());
         assert_eq!(next().unwrap().into_data().unwrap(), b"\0\0\0\0\x02\x08\x01".as_slice());
         assert_eq!(next().unwrap().into_trailers().unwrap()["grpc-status"], "0");
