@@ -13,7 +13,6 @@ use std::{
 };
 
 use futures::future::join_all;
-use http::Version;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::{
@@ -25,7 +24,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    front::Front,
+    front::{Front, is_stream},
     gated::Gated,
     inline::{become_core, is_alone},
     limits::{FIRST_REQUEST, Guarded, Limits, Sent, Streams, Watch, drive},
@@ -227,15 +226,16 @@ where
     let service = service_fn(move |request: http::Request<Incoming>| {
         let front = Arc::clone(&front);
         let in_flight = seen.request();
-        // HTTP/1.1 has one request at a time in a connection.
-        is_alone(request.version() <= Version::HTTP_11 && open.load(Ordering::Relaxed) == 1);
-        async move {
+        // What HTTP/2 has brought together is begun together, and asks here last before any of it goes on.
+        is_alone(open.load(Ordering::Relaxed) == 1 && seen.has_one() && !is_stream(request.uri().path()));
+        // In a box, as it is some kilobytes: over HTTP/2 it is handed on half a dozen times before it is where it stays.
+        Box::pin(async move {
             let response = front.answer(request).await;
             Ok::<_, Infallible>(response.map(|reply| {
                 let flow = reply.flow();
                 Sent::new(reply, in_flight, flow)
             }))
-        }
+        })
     });
     let stop = Gated::new(async move { _ = stopped.wait_for(Option::is_some).await });
     let mut builder = auto::Builder::new(Streams::new(ways.limits.write, &ways.metrics));

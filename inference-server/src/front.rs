@@ -122,7 +122,8 @@ impl Front {
             Some(Infer { model, version }) => self.api.infer((model, version), &head.headers, body, flow).await,
             None => {
                 let body = Metered::new(SlowBody::new(body, self.api.body_timeout, Patience::Whole), flow);
-                self.elsewhere(Request::from_parts(head, Boxed::new(body))).await
+                // Apart: every request has room for the largest of all ways.
+                Box::pin(self.elsewhere(Request::from_parts(head, Boxed::new(body)))).await
             }
         };
         // While the server is stopping, an HTTP/1.1 client is asked to come back over a new connection, which then goes elsewhere.
@@ -152,21 +153,20 @@ impl Front {
         response
     }
 
-    async fn answer_grpc<B>(&self, mut request: Request<B>, flow: Arc<Flow>) -> Response<Reply>
+    async fn answer_grpc<B>(&self, request: Request<B>, flow: Arc<Flow>) -> Response<Reply>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let is_stream = is_stream(request.uri().path());
         let limit = if is_stream { Duration::MAX } else { self.api.body_timeout };
-        request.extensions_mut().insert(Arc::clone(&flow));
         let (api, held) = (Arc::clone(&self.api), Arc::clone(&flow));
         let request = request.map(|body| {
             let body = Metered::new(SlowBody::new(body, limit, Patience::Whole), held);
             let end = is_stream.then(|| api.status.ending());
             Ending::new(body, end).map_err(move |error| in_grpc(&api, error))
         });
-        self.grpc.answer(request).await.map(|body| Reply::new(Form::Grpc(body)).holding(flow))
+        self.grpc.answer(request, Arc::clone(&flow)).await.map(|body| Reply::new(Form::Grpc(body)).holding(flow))
     }
 
     async fn elsewhere(&self, request: Request<Boxed>) -> Response<Reply> {
@@ -178,8 +178,8 @@ impl Front {
     }
 }
 
-/// Methods of gRPC whose clients may say nothing for long.
-fn is_stream(path: &str) -> bool {
+/// Methods of gRPC whose clients may say nothing for long, or send many requests at once.
+pub(crate) fn is_stream(path: &str) -> bool {
     path.ends_with("/ModelStreamInfer") || path.ends_with("/ServerReflectionInfo")
 }
 

@@ -1,44 +1,64 @@
 //! A future that is only polled when it woke up by itself. A connection is polled for every packet; what it also waits for (the end of the
-//! server, which comes once) takes a lock to look at each time, the same lock for all connections of all cores.
+//! server, the next look at its limits) takes locks and atomic exchanges to look at each time. Here that look is one load.
 
 use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
-
-use futures::task::AtomicWaker;
 
 /// The future behind its gate.
 #[derive(Debug)]
 pub struct Gated<F> {
     inner: Pin<Box<F>>,
     bell: Arc<Bell>,
+    /// Whom the bell was told to wake last.
+    told: Option<Waker>,
 }
 
 #[derive(Debug)]
 struct Bell {
+    /// It has rung, and nobody has looked since. Only changed together with `outer`, under its lock: as long as it has not rung,
+    /// it wakes whom it was told to.
     rung: AtomicBool,
     /// Whoever polls the gate.
-    outer: AtomicWaker,
+    outer: Mutex<Option<Waker>>,
+}
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.outer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells it whom to wake; whether it has rung before.
+    fn tell(&self, waker: Waker) -> bool {
+        let mut outer = self.lock();
+        *outer = Some(waker);
+        self.rung.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
+        let mut outer = self.lock();
         self.rung.store(true, Ordering::Release);
-        self.outer.wake();
+        let waker = outer.take();
+        drop(outer);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
 impl<F: Future> Gated<F> {
     /// `inner`, which will be polled once, and then whenever it says so.
     pub fn new(inner: F) -> Self {
-        let bell = Bell { rung: AtomicBool::new(true), outer: AtomicWaker::new() };
-        Self { inner: Box::pin(inner), bell: Arc::new(bell) }
+        let bell = Bell { rung: AtomicBool::new(true), outer: Mutex::new(None) };
+        Self { inner: Box::pin(inner), bell: Arc::new(bell), told: None }
     }
 }
 
@@ -46,9 +66,12 @@ impl<F: Future> Future for Gated<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Registered before the look, so that a bell in between is not lost.
-        self.bell.outer.register(context.waker());
-        if !self.bell.rung.swap(false, Ordering::AcqRel) {
+        let is_told = self.told.as_ref().is_some_and(|told| told.will_wake(context.waker()));
+        if is_told && !self.bell.rung.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        self.told = Some(context.waker().clone());
+        if !self.bell.tell(context.waker().clone()) {
             return Poll::Pending;
         }
         let waker = Waker::from(Arc::clone(&self.bell));
@@ -60,7 +83,7 @@ impl<F: Future> Future for Gated<F> {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use futures::{FutureExt, future::poll_fn};
+    use futures::{FutureExt, StreamExt, channel::mpsc, future::poll_fn};
     use tokio::sync::Notify;
 
     use super::*;
@@ -82,5 +105,36 @@ mod tests {
         notify.notify_one();
         gated.await;
         assert_eq!(polls.load(Ordering::Relaxed), 2);
+    }
+
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_polled_last_is_woken_each_time_it_wakes() {
+        let (sender, mut received) = mpsc::unbounded();
+        let mut gated = Gated::new(poll_fn(move |context| {
+            while received.poll_next_unpin(context).is_ready() {}
+            Poll::<()>::Pending
+        }));
+        let counters: [Arc<Counter>; 2] = Default::default();
+        let wakers = counters.clone().map(Waker::from);
+        let mut expected = [0, 0];
+        for polled in [0, 0, 1, 1, 0, 1] {
+            let mut context = Context::from_waker(&wakers[polled]);
+            for _ in 0..3 {
+                assert!(gated.poll_unpin(&mut context).is_pending());
+            }
+            sender.unbounded_send(()).unwrap();
+            expected[polled] += 1;
+            let woken = [0, 1].map(|index: usize| counters[index].0.load(Ordering::Relaxed));
+            assert_eq!(woken, expected);
+        }
     }
 }

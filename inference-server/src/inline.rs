@@ -2,7 +2,7 @@
 //!
 //! Requests put themselves into their core's queue. The first one starts a task on the same core, which lets everything else that has
 //! arrived go first (one turn of the core's event loop), then runs the batch of all of them. Nothing is handed to another thread. On a core
-//! with one connection a request is run where it is.
+//! with one connection, and one request on it, that is run where it is.
 
 use std::{
     cell::Cell,

@@ -16,7 +16,10 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::limits::{Guarded, Limits, Sent, Watch, drive};
+use crate::{
+    gated::Gated,
+    limits::{Guarded, Limits, Sent, Watch, drive},
+};
 
 /// Connections at the same time.
 const CONNECTIONS: usize = 64;
@@ -95,6 +98,6 @@ async fn connection(
         }
     });
     let io = TokioIo::new(Guarded::new(stream, Arc::clone(&watch)));
-    let stop = async move { _ = stopped.wait_for(|stopped| *stopped).await };
+    let stop = Gated::new(async move { _ = stopped.wait_for(|stopped| *stopped).await });
     _ = drive(builder.serve_connection(io, service), &watch, limits, stop).await;
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millrace_engine::{Data, Datatype, Lent, NamedTensor};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{elements, intake::room, message::Limits};
+use super::{elements, intake::more_room, message::Limits};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors are handed on as they lie in memory, which must be little-endian");
@@ -94,8 +94,8 @@ impl Growing {
 /// Makes room for so many elements more, where there will be `count`.
 fn reserve<T>(elements: &mut Vec<T>, more: usize, count: usize) {
     let needed = elements.len() + more;
-    if needed > elements.capacity() {
-        elements.reserve_exact(room(needed, count, size_of::<T>()) - elements.len());
+    if let Some(room) = more_room(needed, elements.capacity(), count, size_of::<T>()) {
+        elements.reserve_exact(room - elements.len());
     }
 }
 

@@ -1,9 +1,9 @@
 //! Protobuf for gRPC, with a look at a message before it is decoded: a few bytes on the wire can become many in memory, and only the number of
 //! fields tells. Pure.
 
-use std::marker::PhantomData;
+use std::{fmt, marker::PhantomData};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use prost::Message;
 use tonic::{
     Status,
@@ -55,16 +55,26 @@ impl<U: Message + Default> Decoder for GuardedDecoder<U> {
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         look(source.chunk()).map_err(Status::invalid_argument)?;
-        let decoded = self.0.decode(source);
-        // What cannot be decoded is the client's mistake, which the library calls an internal one.
-        decoded.map_err(|status| {
-            Status::invalid_argument(format!("the message is no valid protobuf: {}", status.message()))
-        })
+        self.0.decode(source).map_err(|status| invalid(status.message()))
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         self.0.buffer_settings()
     }
+}
+
+/// A message out of its bytes, behind the look; what it holds as bytes stays where it is.
+///
+/// # Errors
+/// When it is none, or has too much in it.
+pub fn decode<U: Message + Default>(message: Bytes) -> Result<U, Status> {
+    look(&message).map_err(Status::invalid_argument)?;
+    U::decode(message).map_err(invalid)
+}
+
+/// What cannot be decoded is the client's mistake, which the library calls an internal one.
+fn invalid(why: impl fmt::Display) -> Status {
+    Status::invalid_argument(format!("the message is no valid protobuf: {why}"))
 }
 
 /// Counts fields. What is no protobuf passes: it is decoded to no more than it is long.

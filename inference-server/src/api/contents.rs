@@ -190,8 +190,17 @@ fn number(whose: impl fmt::Display, parameters: &Parameters, name: &str) -> Resu
 /// [`Reason::InvalidTensor`], [`Reason::Unsupported`].
 pub fn write(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<ModelInferResponse, Refusal> {
     let outputs = chosen(&answer.outputs, wanted)?;
+    Ok(message(answer, &outputs, is_raw(&outputs, options)))
+}
+
+/// Whether tensors are written raw: that was asked for, or one of them has no typed form.
+pub(super) fn is_raw(outputs: &[Chosen<'_>], options: &Options) -> bool {
     let has_typed_form = |output: &Chosen<'_>| list_of(output.tensor().tensor.data.datatype()).is_some();
-    let is_raw = options.binary_output || !outputs.iter().all(has_typed_form);
+    options.binary_output || !outputs.iter().all(has_typed_form)
+}
+
+/// The message of these outputs.
+pub(super) fn message(answer: &Answer, outputs: &[Chosen<'_>], is_raw: bool) -> ModelInferResponse {
     let mut response = ModelInferResponse {
         model_name: answer.model.to_string(),
         model_version: answer.version.as_deref().unwrap_or_default().to_owned(),
@@ -200,7 +209,7 @@ pub fn write(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<Mo
         outputs: Vec::with_capacity(outputs.len()),
         raw_output_contents: Vec::new(),
     };
-    for output in &outputs {
+    for output in outputs {
         let NamedTensor { name, tensor: Tensor { shape, data } } = output.tensor();
         if is_raw {
             response.raw_output_contents.push(binary::write(&output.tensors, output.index));
@@ -213,7 +222,7 @@ pub fn write(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<Mo
             contents: (!is_raw).then(|| contents(data)),
         });
     }
-    Ok(response)
+    response
 }
 
 fn contents(data: &Data) -> InferTensorContents {

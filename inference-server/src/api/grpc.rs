@@ -1,8 +1,10 @@
 //! The Open Inference Protocol over gRPC. One service beside health and reflection, called on the port that REST has too. Its calls are in
-//! `calls`, the way of an inference in `infer`.
+//! `calls`, the way of an inference in `infer`, and in `unary` and `encoded` how most inferences come and go without the library.
 
 mod calls;
+mod encoded;
 mod infer;
+mod unary;
 
 use std::{convert::Infallible, fmt, sync::Arc};
 
@@ -11,23 +13,29 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::{
     Code, Status,
     body::Body,
-    metadata::MetadataValue,
+    metadata::{MetadataMap, MetadataValue},
     service::{Routes, RoutesBuilder},
 };
 use tonic_health::pb::health_server::HealthServer;
 use tower::ServiceExt;
 
+use self::encoded::Encoded;
 use super::{
-    health::ModelHealth, http::Api, message::Limits, pb::grpc_inference_service_server::GrpcInferenceServiceServer,
-    reflection,
+    codec, health::ModelHealth, http::Api, message::Limits,
+    pb::grpc_inference_service_server::GrpcInferenceServiceServer, reflection,
 };
-use crate::{errors::Refusal, runtime::Serving};
+use crate::{errors::Refusal, limits::Flow, runtime::Serving};
 
 const STATUS_HEADER: HeaderName = HeaderName::from_static("grpc-status");
+const ENCODING_HEADER: HeaderName = HeaderName::from_static("grpc-encoding");
+/// Where the calls of the inference service begin.
+const INFERENCE: &str = "/inference.GRPCInferenceService/";
+const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// Everything that is asked for with content type `application/grpc`.
 #[derive(Clone)]
 pub struct Grpc {
+    service: Service,
     inference: GrpcInferenceServiceServer<Service>,
     others: Routes,
 }
@@ -47,28 +55,31 @@ impl Grpc {
     /// The services in front of these models.
     pub fn new(api: &Arc<Api>, limits: Limits) -> Self {
         let service = Service { api: Arc::clone(api), limits };
-        let inference = GrpcInferenceServiceServer::new(service)
+        let inference = GrpcInferenceServiceServer::new(service.clone())
             .max_decoding_message_size(api.max_body_bytes)
             .max_encoding_message_size(usize::MAX);
         let mut others = RoutesBuilder::default();
         others.add_service(HealthServer::new(ModelHealth(Arc::clone(api))));
         reflection::add(&mut others);
-        Self { inference, others: others.routes().prepare() }
+        Self { service, inference, others: others.routes().prepare() }
     }
 
-    /// Answers a request, always.
-    pub async fn answer<B>(&self, request: http::Request<B>) -> http::Response<Body>
+    /// Answers a request, always. What it holds is in `flow`.
+    pub async fn answer<B>(&self, request: http::Request<B>, flow: Arc<Flow>) -> http::Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
-        let is_inference = request.uri().path().starts_with("/inference.GRPCInferenceService/");
-        let answered: Result<_, Infallible> = if is_inference {
-            self.inference.clone().oneshot(request).await
+        let path = request.uri().path();
+        let mut response = if path == MODEL_INFER && is_uncompressed(request.headers()) {
+            self.infer(request, flow).await
+        } else if path.starts_with(INFERENCE) {
+            Box::pin(self.by_library(request, flow)).await
         } else {
-            self.others.clone().oneshot(request.map(Body::new)).await
+            let answered: Result<_, Infallible> = self.others.clone().oneshot(request.map(Body::new)).await;
+            let Ok(response) = answered;
+            response
         };
-        let Ok(mut response) = answered;
         // The library's word for a message above the limit is "out of range"; gRPC's own is "resource exhausted".
         if let Some(code) = response.headers_mut().get_mut(STATUS_HEADER)
             && *code == HeaderValue::from(Code::OutOfRange as i32)
@@ -77,6 +88,50 @@ impl Grpc {
         }
         response
     }
+
+    /// An inference whose message is not compressed: by the library only where its body is not as those of most are, and then in a box, as every
+    /// call has room for the largest of all ways.
+    async fn infer<B>(&self, request: http::Request<B>, flow: Arc<Flow>) -> http::Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let (head, body) = request.into_parts();
+        match unary::message(body, self.service.api.max_body_bytes).await {
+            Ok(message) => {
+                let answered = self.plainly(message, MetadataMap::from_headers(head.headers), &flow).await;
+                answered.unwrap_or_else(Status::into_http)
+            }
+            Err(again) => Box::pin(self.by_library(http::Request::from_parts(head, again), flow)).await,
+        }
+    }
+
+    async fn plainly(
+        &self,
+        message: Bytes,
+        metadata: MetadataMap,
+        flow: &Flow,
+    ) -> Result<http::Response<Body>, Status> {
+        let message = codec::decode(message)?;
+        let answer = self.service.call::<Encoded>(message, metadata, Some(flow)).await?;
+        unary::answer(answer)
+    }
+
+    async fn by_library<B>(&self, mut request: http::Request<B>, flow: Arc<Flow>) -> http::Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        request.extensions_mut().insert(flow);
+        let answered: Result<_, Infallible> = self.inference.clone().oneshot(request).await;
+        let Ok(response) = answered;
+        response
+    }
+}
+
+/// Whether the messages of a call are as they are.
+fn is_uncompressed(headers: &HeaderMap) -> bool {
+    headers.get(ENCODING_HEADER).is_none_or(|encoding| encoding == "identity")
 }
 
 /// The inference service.

@@ -27,6 +27,13 @@ pub(super) fn room(needed: usize, whole: usize, width: usize) -> usize {
     needed.saturating_mul(AHEAD).max(AT_FIRST / width).min(whole).max(needed)
 }
 
+/// The same, if there has to be more than the `capacity` that there is; or if there may now be all: what has come is least then, and moved once.
+pub(super) fn more_room(needed: usize, capacity: usize, whole: usize, width: usize) -> Option<usize> {
+    let room = room(needed, whole, width);
+    let may_be_all = capacity > 0 && capacity < whole && room == whole;
+    (needed > capacity || may_be_all).then_some(room)
+}
+
 /// A body on its way.
 #[derive(Debug)]
 pub struct Intake<'l> {
@@ -147,8 +154,8 @@ impl Text {
             return;
         }
         let needed = before + piece.len();
-        if let Some(whole) = whole.filter(|_| needed > self.joined.capacity()) {
-            self.joined.reserve_exact(room(needed, whole, 1) - self.joined.len());
+        if let Some(room) = whole.and_then(|whole| more_room(needed, self.joined.capacity(), whole, 1)) {
+            self.joined.reserve_exact(room - self.joined.len());
         }
         self.joined.extend_from_slice(&std::mem::take(&mut self.first));
         self.joined.extend_from_slice(&piece);
@@ -323,6 +330,25 @@ mod tests {
             (30, whole),
             "and nothing has more than it needs in the end"
         );
+    }
+
+    #[test]
+    fn there_is_room_for_all_as_soon_as_there_may_be() {
+        let whole = 3 << 20;
+        let part = whole / AHEAD;
+        for (needed, capacity, expected) in [
+            (0, 0, None),
+            (100, 0, Some(AT_FIRST)),
+            (part - 1, AT_FIRST, None),
+            (part, AT_FIRST, Some(whole)),
+            (whole, whole, None),
+            (whole + 1, whole, Some(whole + 1)),
+        ] {
+            assert_eq!(more_room(needed, capacity, whole, 1), expected, "{needed} of {whole}");
+        }
+        let large = 64 * AT_FIRST;
+        assert_eq!(more_room(AT_FIRST, AT_FIRST, large, 1), None);
+        assert_eq!(more_room(AT_FIRST + 1, AT_FIRST, large, 1), Some((AT_FIRST + 1) * AHEAD));
     }
 
     #[test]

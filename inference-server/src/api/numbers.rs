@@ -27,7 +27,12 @@ const FLOAT_TENS: [f64; 17] = {
 
 /// Integers up to here are exact in an FP64.
 const EXACT: u64 = 1 << 53;
+/// Digits of which every number is also an `i64`: that becomes an FP64 in one step.
+const MOST_DIGITS: usize = 18;
 const ZEROS: u64 = 0x3030_3030_3030_3030;
+const COMMAS: u64 = 0x2c2c_2c2c_2c2c_2c2c;
+/// The highest bit of each byte.
+const HIGHEST: u64 = 0x8080_8080_8080_8080;
 
 /// A number of a usual form.
 struct Decimal {
@@ -61,10 +66,14 @@ fn last(bytes: &[u8], at: usize) -> u64 {
 /// Digits that the eight bytes begin with.
 #[inline(always)]
 fn leading(chunk: u64) -> usize {
-    let values = chunk ^ ZEROS;
-    // A byte above 9 gets its highest bit; the carry only ever reaches bytes behind the first such.
-    let others = (values.wrapping_add(0x7676_7676_7676_7676) | values) & 0x8080_8080_8080_8080;
-    (others.trailing_zeros() / 8) as usize
+    (others(chunk ^ ZEROS).trailing_zeros() / 8) as usize
+}
+
+/// The highest bit of the first byte that is above 9, and none where all are values of digits. One above it may be wrong, as the carry only ever
+/// reaches bytes behind the first such.
+#[inline(always)]
+fn others(values: u64) -> u64 {
+    (values.wrapping_add(0x7676_7676_7676_7676) | values) & HIGHEST
 }
 
 /// The number that eight digits write, each the value of a byte.
@@ -87,42 +96,52 @@ fn byte(bytes: &[u8], at: usize) -> u8 {
     bytes.get(at).copied().unwrap_or_default()
 }
 
-/// The commonest form, read in one go: an optional sign, one digit, a point, up to 15 more digits.
+/// How many of these bytes are before the first comma; 16 where there is none.
 #[inline(always)]
-fn common(bytes: &[u8], at: usize) -> Option<Decimal> {
+fn before_comma(low: u64, high: u64) -> usize {
+    let [low, high] = [low, high].map(|word| {
+        let others = word ^ COMMAS;
+        // The lowest of these bits is that of the first comma; one above it may be wrong.
+        let commas = others.wrapping_sub(0x0101_0101_0101_0101) & !others & HIGHEST;
+        (commas.trailing_zeros() / 8) as usize
+    });
+    // Of the second eight only where none of the first is one; without a branch, as nobody can foretell it.
+    low + (high & 0_usize.wrapping_sub(low >> 3))
+}
+
+/// The commonest form in a list, read in one go: an optional sign, one digit, a point, 1 to 12 more digits (13 without a sign), a comma. The comma
+/// is looked for first: where the next number begins then depends on nothing else, and the processor begins it while it still reads this one.
+#[inline(always)]
+fn listed(bytes: &[u8], at: usize) -> Option<Decimal> {
     let window = bytes.get(at..)?.first_chunk::<32>()?;
+    let word = |from: usize| window[from..].first_chunk().map(|word| u64::from_le_bytes(*word));
+    let length = before_comma(word(0)?, word(8)?);
     let negative = window[0] == b'-';
     let start = usize::from(negative);
     let (first, point) = (window[start], window[start + 1]);
-    if !first.is_ascii_digit() || point != b'.' {
+    let digits = length.wrapping_sub(start + 1);
+    if !first.is_ascii_digit() || point != b'.' || !(2..15).contains(&digits) || length == 16 {
         return None;
     }
-    let low = u64::from_le_bytes(*window[start + 1..].first_chunk()?);
-    let high = u64::from_le_bytes(*window[start + 9..].first_chunk()?);
     // The first digit takes the place of the point: now all digits stand side by side.
-    let low = low & !0xff | u64::from(first);
-    let low_digits = leading(low);
-    // Of the second eight only where all of the first are digits; without a branch, as nobody can foretell it.
-    let high_digits = leading(high) & 0_usize.wrapping_sub(low_digits >> 3);
-    let digits = low_digits + high_digits;
-    let end = start + 1 + digits;
-    let next = window[end & 31];
-    if digits == 1 || next | 0x20 == b'e' || next.is_ascii_digit() {
+    let low = word(start + 1)? & !0xff | u64::from(first);
+    let values = u128::from(word(start + 9)? ^ ZEROS) << 64 | u128::from(low ^ ZEROS);
+    let aligned = values << (128 - 8 * digits as u32);
+    let (early, late) = (aligned as u64, (aligned >> 64) as u64);
+    if others(early) | others(late) != 0 {
         return None;
     }
-    let values = u128::from(high ^ ZEROS) << 64 | u128::from(low ^ ZEROS);
-    let aligned = values << (128 - 8 * digits as u32);
-    let number = of_digits(aligned as u64) * 100_000_000 + of_digits((aligned >> 64) as u64);
-    Some(Decimal { negative, digits: number, scale: digits - 1, end: at + end })
+    let number = of_digits(early) * 100_000_000 + of_digits(late);
+    Some(Decimal { negative, digits: number, scale: digits - 1, end: at + length })
 }
 
-/// An optional sign, up to 7 digits, and up to 16 more behind a point, 19 in all; `None` for every other form, and for what is no number.
+/// An optional sign, up to 7 digits, and up to 16 more behind a point, 18 in all; `None` for every other form, and for what is no number.
 #[inline(always)]
 fn decimal(bytes: &[u8], at: usize) -> Option<Decimal> {
-    common(bytes, at).or_else(|| usual(bytes, at))
+    listed(bytes, at).or_else(|| usual(bytes, at))
 }
 
-/// What is not quite so common. Apart, so that the loop around [`common`] stays small.
+/// What is not quite so common. Apart, so that the loop around [`listed`] stays small.
 #[inline(never)]
 fn usual(bytes: &[u8], at: usize) -> Option<Decimal> {
     let negative = byte(bytes, at) == b'-';
@@ -144,11 +163,17 @@ fn usual(bytes: &[u8], at: usize) -> Option<Decimal> {
     let scale = one_digits + two_digits;
     let end = point + 1 + scale;
     let next = byte(bytes, end);
-    if one_digits == 0 || whole_digits + scale > 19 || next | 0x20 == b'e' || next.is_ascii_digit() {
+    if one_digits == 0 || whole_digits + scale > MOST_DIGITS || next | 0x20 == b'e' || next.is_ascii_digit() {
         return None;
     }
     let digits = whole * TENS[scale] + value(one, one_digits) * TENS[two_digits] + value(two, two_digits);
     Some(Decimal { negative, digits, scale, end })
+}
+
+/// The number that at most [`MOST_DIGITS`] digits write, `scale` of them behind the point.
+#[inline(always)]
+fn quotient(digits: u64, scale: usize) -> f64 {
+    digits as i64 as f64 / FLOAT_TENS[scale]
 }
 
 #[inline(always)]
@@ -160,14 +185,14 @@ fn signed(magnitude: f64, negative: bool) -> f64 {
 #[inline(always)]
 pub fn float64(bytes: &[u8], at: usize) -> Option<(f64, usize)> {
     let Decimal { negative, digits, scale, end } = decimal(bytes, at)?;
-    (digits <= EXACT).then(|| (signed(digits as f64 / FLOAT_TENS[scale], negative), end))
+    (digits <= EXACT).then(|| (signed(quotient(digits, scale), negative), end))
 }
 
 /// The number at an offset and the offset after it; `None` when it has to be read another way.
 #[inline(always)]
 pub fn float32(bytes: &[u8], at: usize) -> Option<(f32, usize)> {
     let Decimal { negative, digits, scale, end } = decimal(bytes, at)?;
-    let nearly = digits as f64 / FLOAT_TENS[scale];
+    let nearly = quotient(digits, scale);
     // Two roundings moved it by less than two units in its last place; only within that of the middle could that decide an FP32.
     let from_middle = (nearly.to_bits() & 0x1fff_ffff).abs_diff(0x1000_0000);
     (from_middle > 2).then(|| (signed(nearly, negative) as f32, end))
@@ -239,7 +264,74 @@ mod tests {
         assert_eq!(float32(b"1.000000059604644", 0), Some((1.0, 17)));
     }
 
+    /// Followed by as much as a window reads.
+    fn in_list(text: &str) -> String {
+        format!("{text},1.5,1.5,1.5,1.5,1.5,1.5,1.5,1.5,1.5")
+    }
+
+    #[test]
+    fn a_list_is_read_in_one_go_only_where_each_number_has_the_commonest_form() {
+        for (text, negative, digits, scale) in [
+            ("0.5", false, 5, 1),
+            ("-0.50", true, 50, 2),
+            ("9.87654321", false, 987_654_321, 8),
+            ("-1.234567", true, 1_234_567, 6),
+            ("-9.999999999999", true, 9_999_999_999_999, 12),
+            ("9.9999999999999", false, 99_999_999_999_999, 13),
+        ] {
+            let read =
+                listed(in_list(text).as_bytes(), 0).map(|read| (read.negative, read.digits, read.scale, read.end));
+            assert_eq!(read, Some((negative, digits, scale, text.len())), "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            "5",
+            "5.",
+            "-5.",
+            ".5",
+            "-.5",
+            "--5.0",
+            "12.5",
+            "0.5 ",
+            "0.5]",
+            "0.5],[0.5",
+            "1.5e3",
+            "0.1x2",
+            "0.1/2",
+            "0.1:2",
+            "1.2.3",
+            "0.-5",
+            "-0.1234567890123",
+            "0.12345678901234",
+            "0.12345678901234567890123456789012345678901234567890",
+        ] {
+            assert!(listed(in_list(text).as_bytes(), 0).is_none(), "{text}");
+        }
+        assert!(listed(b"0.5,0.5", 0).is_none(), "there must be a whole window");
+    }
+
     proptest! {
+        #[test]
+        fn numbers_of_a_list_are_read_one_after_the_other(texts in prop::collection::vec("-?[0-9]\\.[0-9]{1,12}", 1..9)) {
+            let list = in_list(&texts.join(","));
+            let mut at = 0;
+            for text in &texts {
+                let read = listed(list.as_bytes(), at).map(|read| (read.negative, read.digits, read.scale, read.end));
+                let behind = text.len() - text.find('.').unwrap() - 1;
+                let digits = text.replace(['-', '.'], "").parse().unwrap();
+                let end = at + text.len();
+                prop_assert_eq!(read, Some((text.starts_with('-'), digits, behind, end)));
+                if let Some((number, _)) = float32(list.as_bytes(), at) {
+                    prop_assert_eq!(number.to_bits(), text.parse::<f32>().unwrap().to_bits());
+                }
+                if let Some((number, _)) = float64(list.as_bytes(), at) {
+                    prop_assert_eq!(number.to_bits(), text.parse::<f64>().unwrap().to_bits());
+                }
+                at = end + 1;
+            }
+        }
+
         #[test]
         fn what_is_read_is_what_the_standard_library_reads(whole in 0_u64..20_000_000, behind in "[0-9]{0,18}", minus: bool) {
             let point = if behind.is_empty() { "" } else { "." };

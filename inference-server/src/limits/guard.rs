@@ -14,7 +14,7 @@ use std::{
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Sleep,
+    time::{Sleep, sleep_until},
 };
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     judge::{Judge, Verdict},
     watch::Watch,
 };
-use crate::metrics::Closed;
+use crate::{gated::Gated, metrics::Closed};
 
 /// Longest that a client's last bytes are waited for once the server has said that it is done.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
 const HTTP2: &[u8] = b"PRI";
 
 /// Drives a connection to its end: that of the client, that of the server (`stop`: what is in flight is answered first), or a limit.
-/// Says which limit it was.
+/// Says which limit it was. `stop` is polled for every packet, so it had better be [`Gated`].
 pub async fn drive<C>(connection: C, watch: &Watch, limits: &Limits, stop: impl Future<Output = ()>) -> Option<Closed>
 where
     C: GracefulConnection,
@@ -58,7 +58,10 @@ where
             Verdict::Close(closed) => return Some(why.unwrap_or(closed)),
             Verdict::LookAgain(then) => then,
         };
+        let next_look = sleep_until(goodbye.unwrap_or(look_again).min(look_again).into());
         tokio::select! {
+            // The connection is polled for every packet, and first; what else there is must cost it next to nothing.
+            biased;
             // A client that breaks its connection is no event of ours.
             _ = connection.as_mut() => return why,
             () = &mut stop, if !stopping => {
@@ -69,7 +72,7 @@ where
                     goodbye = Some(Instant::now() + FIRST_REQUEST);
                 }
             }
-            () = tokio::time::sleep_until(goodbye.unwrap_or(look_again).min(look_again).into()) => {
+            () = Gated::new(next_look) => {
                 if goodbye.take_if(|due| *due <= Instant::now()).is_some() {
                     connection.as_mut().graceful_shutdown();
                 }

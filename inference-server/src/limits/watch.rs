@@ -46,6 +46,11 @@ impl Watch {
         InFlight(Arc::clone(self))
     }
 
+    /// One request is not done, and no more.
+    pub fn has_one(&self) -> bool {
+        self.in_flight.load(Relaxed) == 1
+    }
+
     /// A request has begun on this connection, at some time.
     pub(super) fn has_begun(&self) -> bool {
         self.started.load(Relaxed) > 0
@@ -162,7 +167,9 @@ mod tests {
     #[test]
     fn a_part_of_which_nothing_goes_in_a_whole_round_is_left_whatever_others_do() {
         let watch = Arc::new(Watch::default());
+        assert!(!watch.has_one());
         let request = watch.request();
+        assert!(watch.has_one());
         let (mut taken, still, long) = (request.unsent(false), request.unsent(false), request.unsent(true));
         assert_eq!((watch.seen().unsent, watch.seen().short, watch.seen().left), (3, 2, false));
         watch.turn();

@@ -1,9 +1,13 @@
 //! gRPC over a real socket: the service's calls, their codes, streams, health and reflection.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use http::{HeaderMap, Version};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use millrace_contract::{
     routing::{CLUSTER_HEADER, UNMEASURED_HEADER},
     server::ServerConfig,
@@ -12,6 +16,7 @@ use millrace_inference_server::api::pb::{
     self, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
 };
+use prost::Message;
 use tonic::{Code, Request, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -305,6 +310,46 @@ async fn reflection_lists_the_services() {
     let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
     assert!(names.contains(&"inference.GRPCInferenceService".to_owned()), "{names:?}");
     assert!(names.contains(&"grpc.health.v1.Health".to_owned()), "{names:?}");
+    server.end().await.unwrap();
+}
+
+/// A usual call is answered without the library, any other by it; nobody must be able to tell.
+#[tokio::test]
+async fn a_call_is_answered_alike_whatever_pieces_its_message_comes_in() {
+    let server = Server::ready(config("classifier")).await;
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let message = good("in pieces").encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let wire = Bytes::from([&[0], length.as_slice(), &message].concat());
+    let (whole, end) = (wire.len(), wire.len() - 1);
+    let mut answers = Vec::new();
+    for (cuts, encoding, has_trailers) in [
+        (vec![whole], None, false),
+        (vec![whole, whole], None, false),
+        (vec![whole], Some("identity"), false),
+        (vec![whole], None, true),
+        (vec![3, 5, end, whole], None, false),
+        (vec![end, whole], Some("identity"), true),
+    ] {
+        let starts = std::iter::once(0).chain(cuts.clone());
+        let pieces = starts.zip(cuts.clone()).map(|(start, cut)| Frame::data(wire.slice(start..cut)));
+        let trailers = has_trailers.then(|| Frame::trailers(HeaderMap::new()));
+        let frames: Vec<_> = pieces.chain(trailers).map(Ok::<_, Infallible>).collect();
+        let request = http::Request::post(format!("http://{}/inference.GRPCInferenceService/ModelInfer", server.http))
+            .version(Version::HTTP_2)
+            .header("content-type", "application/grpc");
+        let request = encoding.into_iter().fold(request, |request, encoding| request.header("grpc-encoding", encoding));
+        let request = request.body(StreamBody::new(stream::iter(frames))).unwrap();
+        let (head, body) = client.request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap();
+        let status = body.trailers().and_then(|trailers| trailers.get("grpc-status")).cloned();
+        assert_eq!(status.as_ref().map(|status| status.as_bytes()), Some(&b"0"[..]), "{cuts:?}: {:?}", head.headers);
+        answers.push((head.headers["content-type"].clone(), body.to_bytes()));
+    }
+    let first = &answers[0];
+    let answer = pb::ModelInferResponse::decode(first.1.slice(5..)).unwrap();
+    assert_eq!((&*answer.id, first.1[0], answer.raw_output_contents.len()), ("in pieces", 0, answer.outputs.len()));
+    assert!(answers.iter().all(|answer| answer == first), "{answers:?}");
     server.end().await.unwrap();
 }
 

@@ -21,7 +21,7 @@ use crate::{
 /// Requests of one stream that are worked on at the same time.
 const STREAMED: usize = 8;
 
-/// What a call holds, as [`crate::front`] noted it.
+/// What a call holds, as [`super::Grpc`] noted it.
 fn flow_of<T>(request: &Request<T>) -> Option<Arc<Flow>> {
     request.extensions().get().cloned()
 }
@@ -91,10 +91,9 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<pb::ModelInferRequest>,
     ) -> Result<Response<pb::ModelInferResponse>, Status> {
-        let said = Said::of_call(request.metadata());
-        let begun = self.api.beside.telemetry.begin(request.metadata().as_ref());
         let flow = flow_of(&request);
-        self.infer(request.into_inner(), said, begun, flow.as_deref()).await.map(Response::new)
+        let (metadata, _, message) = request.into_parts();
+        self.call(message, metadata, flow.as_deref()).await.map(Response::new)
     }
 
     type ModelStreamInferStream = Answers;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use tonic::{Code, Status, metadata::MetadataMap};
 
-use super::{Service, status};
+use super::{Service, status, unary::PREFIX};
 use crate::{
     api::{
         contents,
@@ -14,13 +14,11 @@ use crate::{
     },
     errors::{Reason, Refusal},
     limits::Flow,
-    request::Sketched,
+    request::{Answer, Options, Sketched, Wanted},
     runtime::Serving,
     telemetry::{Begun, Ended, Protocol},
 };
 
-/// Bytes before a message on the wire.
-const PREFIX: usize = 5;
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 
 /// What the metadata of a call says of each of its messages.
@@ -58,18 +56,54 @@ fn timeout(metadata: &MetadataMap) -> Option<Duration> {
     }
 }
 
+/// What an answer is made into.
+pub(super) trait Form: Sized + Send {
+    /// The outputs that were asked for.
+    ///
+    /// # Errors
+    /// [`Reason::InvalidTensor`], [`Reason::Unsupported`].
+    fn of(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<Self, Refusal>;
+
+    /// Bytes of its message.
+    fn bytes(&self) -> usize;
+}
+
+impl Form for pb::ModelInferResponse {
+    fn of(answer: &Answer, wanted: &[Wanted], options: &Options) -> Result<Self, Refusal> {
+        contents::write(answer, wanted, options)
+    }
+
+    fn bytes(&self) -> usize {
+        self.encoded_len()
+    }
+}
+
 impl Service {
+    /// Answers a call of one message, of which `metadata` says the rest.
+    pub(super) async fn call<F: Form>(
+        &self,
+        message: pb::ModelInferRequest,
+        metadata: MetadataMap,
+        flow: Option<&Flow>,
+    ) -> Result<F, Status> {
+        let said = Said::of_call(&metadata);
+        let begun = self.api.beside.telemetry.begin(metadata.as_ref());
+        // It would be kept until the answer is there, and with it what the connection has read.
+        drop(metadata);
+        self.infer(message, said, begun, flow).await
+    }
+
     /// Answers a request and counts it.
-    pub(super) async fn infer(
+    pub(super) async fn infer<F: Form>(
         &self,
         message: pb::ModelInferRequest,
         said: Said,
         begun: Option<Begun>,
         flow: Option<&Flow>,
-    ) -> Result<pb::ModelInferResponse, Status> {
+    ) -> Result<F, Status> {
         let started = Instant::now();
         let told = begun.map(|begun| Told::new(begun, &message));
-        let answered = self.answer(message, said, started, flow).await;
+        let answered = self.answer::<F>(message, said, started, flow).await;
         if let Some(told) = told {
             told.end(&self.api, started.elapsed(), &answered);
         }
@@ -77,25 +111,25 @@ impl Service {
     }
 
     /// The answer, counted.
-    async fn answer(
+    async fn answer<F: Form>(
         &self,
         message: pb::ModelInferRequest,
         said: Said,
         started: Instant,
         flow: Option<&Flow>,
-    ) -> Result<pb::ModelInferResponse, Refusal> {
+    ) -> Result<F, Refusal> {
         let without_model = |refusal: &Refusal| self.api.metrics.refused(refusal);
         let _counted = self.api.beside.request().inspect_err(without_model)?;
         let serving = self.find(&message.model_name, &message.model_version).inspect_err(without_model)?;
         let answered = match said.timeout {
-            None => self.run(&serving, message, said, started, flow).await,
+            None => self.run::<F>(&serving, message, said, started, flow).await,
             Some(limit) => {
                 let late = || {
                     let message =
                         format!("the request took longer than the {} ms that its client gave it", limit.as_millis());
                     Refusal::new(Reason::QueueTimeout, message)
                 };
-                tokio::time::timeout(limit, self.run(&serving, message, said, started, flow))
+                tokio::time::timeout(limit, self.run::<F>(&serving, message, said, started, flow))
                     .await
                     .unwrap_or_else(|_| Err(late()))
             }
@@ -104,14 +138,14 @@ impl Service {
         answered
     }
 
-    async fn run(
+    async fn run<F: Form>(
         &self,
         serving: &Serving,
         message: pb::ModelInferRequest,
         said: Said,
         now: Instant,
         flow: Option<&Flow>,
-    ) -> Result<pb::ModelInferResponse, Refusal> {
+    ) -> Result<F, Refusal> {
         let mut infer = contents::read(message, &self.limits)?;
         infer.options.timeout = match (infer.options.timeout, said.timeout) {
             (Some(one), Some(other)) => Some(one.min(other)),
@@ -121,9 +155,9 @@ impl Service {
         let (wanted, options) = (infer.wanted.clone(), infer.options);
         let answer = serving.door.infer(infer, now).await?;
         let ran = Instant::now();
-        let written = contents::write(&answer, &wanted, &options)?;
+        let written = F::of(&answer, &wanted, &options)?;
         if let Some(flow) = flow {
-            let made = flow.made(PREFIX + written.encoded_len());
+            let made = flow.made(PREFIX + written.bytes());
             made.map_err(|full| Refusal::new(Reason::MemoryFull, full.to_string()))?;
         }
         serving.metrics.responded(ran.elapsed());
@@ -151,9 +185,9 @@ impl Told {
         }
     }
 
-    fn end(self, api: &Api, duration: Duration, answered: &Result<pb::ModelInferResponse, Refusal>) {
+    fn end(self, api: &Api, duration: Duration, answered: &Result<impl Form, Refusal>) {
         let (code, outcome, response_bytes) = match answered {
-            Ok(response) => (Code::Ok, "ok", response.encoded_len()),
+            Ok(response) => (Code::Ok, "ok", response.bytes()),
             Err(refusal) => (refusal.reason.facts().grpc, refusal.reason.facts().word, 0),
         };
         let ended = Ended {
