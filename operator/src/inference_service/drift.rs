@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use millrace_contract::{
-    decision::{Check, Decision, Verdict},
+    decision::{Check, Decision, Question, Verdict},
     sketch::{Counts, FieldSketch},
 };
 use millrace_crds::inference_service::{DriftMonitoring, DriftStatus, RevisionStatus};
@@ -78,13 +78,20 @@ impl Monitoring {
         inputs
     }
 
-    /// The newest window, where drift is raised for this revision and no verdict says so: an earlier release, or one whose status was lost, raised it.
-    /// The decision that tells of it is to have this number. The next window may be long in coming, and a training need not wait for it.
-    pub fn raised_before(&mut self, revision: &str, next: i64) -> Option<&DriftStatus> {
-        let is_untold = self.is_raised(revision) && self.verdict.is_none();
-        let newest = self.newest.as_ref().filter(|_| is_untold)?;
-        self.verdict = Some(DriftVerdict::raised_before(next));
-        Some(newest)
+    /// The newest window, where drift is raised for this revision, and neither a verdict nor the history says so: the decision that tells of it
+    /// is to have this number. An earlier release kept no verdict; the decision that it recorded counts where it is there, and nothing is
+    /// returned then. The next window may be long in coming, and a training need not wait for it.
+    pub fn raised_before(&mut self, stable: &RevisionStatus, history: &[Decision], next: i64) -> Option<&DriftStatus> {
+        if !self.is_raised(&stable.revision) || self.verdict.is_some() {
+            return None;
+        }
+        let newest = self.newest.as_ref()?;
+        let known = history
+            .iter()
+            .find(|known| known.question == Question::Drift && known.subject == stable.model_version)
+            .filter(|known| known.verdict == Verdict::Fail && is_made_since(known, self.raised_at));
+        self.verdict = Some(DriftVerdict::raised_before(known.map_or(next, |known| known.id)));
+        known.is_none().then_some(newest)
     }
 
     /// Number of the decision that tells of the newest verdict.
@@ -151,6 +158,12 @@ impl Monitoring {
     }
 }
 
+/// Whether a decision tells of what has been so since this second, and not of an earlier time.
+fn is_made_since(decision: &Decision, second: Option<i64>) -> bool {
+    let made = decision.time.parse::<Timestamp>();
+    made.is_ok_and(|made| second.is_none_or(|second| made.as_second() >= second))
+}
+
 fn status_of(closed: &ClosedWindow) -> DriftStatus {
     let time = |second: i64| Timestamp::from_second(second).ok().map(Time);
     DriftStatus {
@@ -177,7 +190,7 @@ pub fn drifted_features(features: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use millrace_contract::{
-        decision::{DecidedBy, Question},
+        decision::DecidedBy,
         sketch::{Bins, ServerSketches},
     };
 

@@ -158,7 +158,7 @@ impl DriftVerdict {
         Self { verdict, decision: None, inputs: Some(inputs) }
     }
 
-    /// Drift that an earlier release raised, and kept nothing of what it rests on: the decision of this number tells of it.
+    /// Drift that was raised before, and nothing of what it rests on is kept: the decision of this number tells of it.
     pub fn raised_before(decision: i64) -> Self {
         Self { verdict: Verdict::Fail, decision: Some(decision), inputs: None }
     }

@@ -62,8 +62,10 @@ pub async fn reconcile(
     let wrote = report(&ctx, &service, &decided).await?;
     checks?;
     end_checks(&ctx, &owner, &service, &observed, &decided, wrote).await?;
-    end_waiting(&ctx, &owner, &service, &observed, &decided, wrote).await?;
+    // Whoever keeps a Deployment from being scaled keeps no pod from its way.
+    let waiting = end_waiting(&ctx, &owner, &service, &observed, &decided, wrote).await;
     mark_pods(&ctx, &service, &decided, wrote).await?;
+    waiting?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
     let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
     let closes = decided.closing == Some(Closing::Now);

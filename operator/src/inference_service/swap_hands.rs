@@ -82,7 +82,7 @@ impl Found<'_> {
         (is_owned && (is_had || is_taken_out)).then(|| json!({"ownerReferences": others}))
     }
 
-    fn other_owners<'b>(self, pod: &'b ServerPod) -> impl Iterator<Item = &'b OwnerReference> {
+    fn other_owners(self, pod: &ServerPod) -> impl Iterator<Item = &OwnerReference> {
         pod.belonging.owners.iter().filter(move |owner| owner.uid != self.uid)
     }
 

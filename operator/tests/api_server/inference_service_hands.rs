@@ -91,6 +91,8 @@ async fn an_abort_begins_the_way_back_at_once_though_the_rollout_is_paused() {
     let canary = canary_revision(&world).await;
     ask(&world, "pause", &canary).await;
     come_to_rest(&world, &ctx).await;
+    let held = expect_revisions(&world, Some("fraud-1"), Some(("fraud-2", 99))).await.unwrap();
+    assert!(held.rollout.unwrap().paused_since.is_some());
     let abort = json!({"verb": "abort", "revision": canary, "nonce": "n2", "expires": "2200-01-01T00:00:00Z"});
     let change = json!({"metadata": {"annotations": {COMMAND: abort.to_string()}}});
     world.merge::<InferenceService>(NAME, change).await.unwrap();

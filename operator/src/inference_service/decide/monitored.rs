@@ -33,22 +33,21 @@ pub(super) struct Monitored {
 impl Deciding<'_> {
     /// Steps the drift windows, and tells of a verdict that is another than the one before.
     pub(super) fn monitored(&self, moved: &mut Moved) -> Monitored {
-        let (Some(monitoring), Some(stable)) = (&self.service.spec.monitoring, &moved.status.stable) else {
+        let (Some(monitoring), Some(stable)) = (&self.service.spec.monitoring, moved.status.stable.clone()) else {
             return Monitored::default();
         };
         let stored = self.observed.monitoring.as_ref().and_then(|map| map.data.as_ref()?.get(MONITORING_KEY));
         let before = Monitoring::of(stored.map(String::as_str));
         let mut after = before.clone();
-        after.step(&monitoring.drift, stable, &self.observed.pods, self.now);
-        let (version, revision) = (stable.model_version.clone(), stable.revision.clone());
+        after.step(&monitoring.drift, &stable, &self.observed.pods, self.now);
         // Decisions are numbered in the order in which they were made.
         let next = next_id(&moved.status.history) + i64::try_from(moved.made.len()).unwrap_or_default();
         let inputs = after.untold(&moved.status.history, next);
         if let Some(inputs) = &inputs {
-            tell_drift(inputs, &version, moved);
+            tell_drift(inputs, &stable.model_version, moved);
         }
-        if let Some(newest) = after.raised_before(&revision, next) {
-            tell_raised_before(newest, &version, moved);
+        if let Some(newest) = after.raised_before(&stable, &moved.status.history, next) {
+            tell_raised_before(newest, &stable.model_version, moved);
         }
         let must_write = after.differs(&before);
         Monitored { windows: Some(after), must_write, inputs }
@@ -94,7 +93,8 @@ impl Deciding<'_> {
         let (newest, decision) = (monitoring.newest.as_ref()?, monitoring.decision()?);
         monitoring
             .is_recorded(&stable.revision, &self.former.history)
-            .then(|| format!("{} (decision {decision})", drifted_features(&newest.features)))
+            // The newest window may be too small to name one.
+            .then(|| format!("{} (decision {decision})", drifted_features(&newest.features)).trim_start().to_owned())
     }
 }
 
@@ -128,7 +128,7 @@ fn tell_drift(inputs: &DriftInputs, version: &str, moved: &mut Moved) {
 fn tell_raised_before(newest: &DriftStatus, version: &str, moved: &mut Moved) {
     let features = drifted_features(&newest.features);
     let what = if features.is_empty() { features } else { format!(": {features}") };
-    let message = format!("inputs of {version} had drifted when this release began to record it{what}");
+    let message = format!("inputs of {version} had drifted before the history tells of it{what}");
     moved.told.push(warning(Happened::Drifted, message.clone()));
     moved.made.push(Made {
         question: Question::Drift,

@@ -65,6 +65,14 @@ impl Watch {
         decided
     }
 
+    /// Changes what is stored of the windows.
+    fn store(&mut self, change: impl FnOnce(&mut Value)) {
+        let data = self.observed.monitoring.as_mut().unwrap().data.as_mut().unwrap();
+        let mut windows: Value = serde_json::from_str(&data[MONITORING_KEY]).unwrap();
+        change(&mut windows);
+        data.insert(MONITORING_KEY.to_owned(), windows.to_string());
+    }
+
     /// A window with these rows; the look after which it is closed.
     fn window(&mut self, number: i64, rows: [u64; 2]) -> Decided {
         self.served = [self.served[0] + rows[0], self.served[1] + rows[1]];
@@ -172,25 +180,77 @@ fn a_verdict_that_a_crash_kept_from_the_status_is_told_by_the_next_look() {
     assert!(about(&watch.look(122), Question::Drift).is_empty(), "it is told once");
 }
 
-/// Drift is raised, and nothing but that is known of it: as an earlier release left it.
+/// Drift is raised and recorded, and no verdict is kept of it: as an earlier release left it.
 fn raised_by_an_earlier_release() -> Watch {
     let mut watch = Watch::new();
     watch.look(0);
     watch.window(0, [10, 190]);
     watch.window(1, [10, 190]);
-    let data = watch.observed.monitoring.as_mut().unwrap().data.as_mut().unwrap();
-    let mut windows: Value = serde_json::from_str(&data[MONITORING_KEY]).unwrap();
-    assert!(windows.as_object_mut().unwrap().remove("verdict").is_some());
-    data.insert(MONITORING_KEY.to_owned(), windows.to_string());
-    let status = watch.service.status.as_mut().unwrap();
-    (status.history, status.retraining) = (Vec::new(), None);
+    watch.store(|windows| assert!(windows.as_object_mut().unwrap().remove("verdict").is_some()));
+    watch.service.status.as_mut().unwrap().retraining = None;
     watch.observed.records = None;
     watch
 }
 
-#[test]
-fn drift_that_an_earlier_release_raised_is_recorded_at_once_and_a_training_starts_for_it_once() {
+/// As that, and the history does not tell of it any more.
+fn raised_and_forgotten() -> Watch {
     let mut watch = raised_by_an_earlier_release();
+    watch.service.status.as_mut().unwrap().history.clear();
+    watch
+}
+
+#[test]
+fn drift_that_an_earlier_release_recorded_keeps_its_decision() {
+    let mut watch = raised_by_an_earlier_release();
+    let recorded = watch.service.status.as_ref().unwrap().history[0].clone();
+    assert_eq!((recorded.question, recorded.verdict), (Question::Drift, Verdict::Fail));
+    let first = watch.look(121);
+    assert_eq!(about(&first, Question::Drift).len(), 0);
+    let because = &first.job.as_ref().unwrap().metadata.annotations.as_ref().unwrap()[CREATED_BECAUSE];
+    assert!(because.contains(&format!("(decision {})", recorded.id)), "{because}");
+    assert_eq!(about(&watch.look(122), Question::Drift).len(), 0);
+}
+
+#[test]
+fn a_training_names_its_decision_also_where_the_newest_window_is_too_small_to_name_a_feature() {
+    let mut watch = raised_by_an_earlier_release();
+    watch.store(|windows| windows["newest"]["features"] = json!([]));
+    let started = watch.look(121);
+    assert!(about(&started, Question::Retrain)[0].message.starts_with("inputs of svc drifted: (decision "));
+}
+
+#[test]
+fn a_decision_that_tells_of_something_else_is_none_about_drift_that_was_raised_before() {
+    let cases: [(&str, fn(&mut Decision)); 4] = [
+        ("of an earlier time", |known| known.time = at(59).to_string()),
+        ("of another version", |known| "fraud-0".clone_into(&mut known.subject)),
+        ("that it is over", |known| known.verdict = Verdict::Pass),
+        ("of a training", |known| known.question = Question::Retrain),
+    ];
+    for (case, change) in cases {
+        let mut watch = raised_by_an_earlier_release();
+        change(&mut watch.service.status.as_mut().unwrap().history[0]);
+        let recorded = [121, 122].map(|second| about(&watch.look(second), Question::Drift).len());
+        assert_eq!(recorded, [1, 0], "{case}");
+    }
+}
+
+#[test]
+fn drift_of_a_version_that_serves_no_more_is_neither_recorded_nor_trained_for() {
+    let mut watch = raised_and_forgotten();
+    let status = serving(&approved("fraud", 2));
+    let monitoring = watch.observed.monitoring.take();
+    watch.observed = Observed { monitoring, sources: sources(), ..observed(&status) };
+    watch.service.status = Some(status);
+    for second in [121, 122] {
+        let decided = watch.look(second);
+        assert_eq!((about(&decided, Question::Drift).len(), decided.job.is_some()), (0, false), "at {second}");
+    }
+}
+
+#[test]
+fn raised_drift_that_the_history_does_not_tell_of_is_recorded_at_once_and_a_training_starts_for_it_once() {
+    let mut watch = raised_and_forgotten();
     let first = watch.look(121);
     let told = about(&first, Question::Drift);
     let said: Vec<_> = told.iter().map(|made| (made.verdict, &*made.reason, made.checks.len())).collect();
@@ -212,8 +272,8 @@ fn drift_that_an_earlier_release_raised_is_recorded_at_once_and_a_training_start
 }
 
 #[test]
-fn drift_of_an_earlier_release_that_a_crash_kept_from_the_status_is_recorded_by_the_next_look() {
-    let mut watch = raised_by_an_earlier_release();
+fn raised_drift_that_a_crash_kept_from_the_status_once_more_is_recorded_by_the_next_look() {
+    let mut watch = raised_and_forgotten();
     let status = watch.service.status.clone();
     watch.look(121);
     watch.service.status = status;
