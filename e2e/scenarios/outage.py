@@ -1,12 +1,39 @@
 """An outage of the stable revision of both services of the scenario routing: a fallback answers for the one, also over gRPC and under requests of
 which none may fail; for the other a new revision stands in, whose rollout a person has paused. Then the stable ones are back."""
 
+import json
+
 from grpc_calls import calls
 from kube import Failed, condition, kubectl, read, say, wait
 from routed import PARTED, RETURNED, Connection, asked, bearer, routers, says, total
 from served import NS, ROW, Requests, address_of, status_of
 
 IN_OUTAGE = 100
+# kubelet tells the truth about its pods within ten seconds.
+ALARMS, ASKED = 6, 20
+
+
+def is_called_not_ready(revision, headers):
+    """All pods of a revision are called not ready, as by a Kubernetes that has lost their node, though nothing is wrong with them."""
+    child, selector = f"{PARTED}-{revision}", f"millrace.dev/component=server,millrace.dev/inference-service={PARTED},millrace.dev/revision={revision}"
+    alarm = json.dumps({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]}})
+    slices = f"/apis/discovery.k8s.io/v1/namespaces/{NS.name}/endpointslices?labelSelector=kubernetes.io/service-name={child}"
+    has_none = lambda: not any(one["conditions"]["ready"] for each in read(slices)["items"] for one in each.get("endpoints") or [])
+    every = [Connection(pod["status"]["podIP"], PARTED, 8080) for pod in routers().values()]
+    for _ in range(ALARMS):
+        for pod in NS.list("pods", selector):
+            kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "-p", alarm, namespace=NS.name)
+        try:
+            wait("no server is called ready", has_none, 5)
+        except Failed:
+            continue
+        found = {one.ask(**headers) for one in every for _ in range(ASKED)}
+        if found != {(200, revision, None)}:
+            raise Failed(f"while no server was called ready, requests got {found}")
+        if has_none():
+            say(f"  meanwhile {len(every) * ASKED} requests through {len(every)} routers were answered as ever")
+            return
+    raise Failed("kubelet was always sooner")
 
 
 def goes_without_stable_pods(revisions, address, issuer):

@@ -11,7 +11,7 @@ from breach import FAR, fails_on_far_rows
 from grpc_calls import interpreter
 from issuer import Issuer
 from kube import Failed, condition, kubectl, say, wait
-from outage import goes_without_stable_pods
+from outage import goes_without_stable_pods, is_called_not_ready
 from rollouts import millrace
 from routed import PARTED, RETURNED, ROUTES, Connection, asked, bearer, next_step, parted, returned, routers, says, serves, total, traffic
 from served import BODY, NS, Requests, address_of, approved, in_threads, status_of
@@ -201,6 +201,7 @@ def main():
         reaches_by_name(versions, revisions, headers)
         wait(f"the switch to {bad} is prepared", is_prepared, 180, next_step(RETURNED))
         millrace("pause", RETURNED)
+        is_called_not_ready(revisions[0], headers)
         goes_without_stable_pods(revisions, address, issuer)
         keep_their_revision(bad)
         gives_back(first, bad)

@@ -13,10 +13,21 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Name of the port that takes requests, where a Service has several.
 const PORT_NAME: &str = "http";
 
-/// Usable addresses by Service: the ready ones; where none is ready, those that end but still serve, as kube-proxy has it.
-pub fn addresses<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> BTreeMap<String, BTreeSet<SocketAddr>> {
-    let mut ready: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
-    let mut ending: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
+/// Addresses by Service.
+pub type Addresses = BTreeMap<String, BTreeSet<SocketAddr>>;
+
+/// What slices say.
+#[derive(Debug, Default, PartialEq)]
+pub struct Found {
+    /// The ready ones; where none is ready, those that end but still serve, as kube-proxy has it.
+    pub usable: Addresses,
+    /// Neither ready nor ending.
+    pub unready: Addresses,
+}
+
+/// The addresses of all slices.
+pub fn found<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Found {
+    let (mut ready, mut ending, mut unready) = (Addresses::new(), Addresses::new(), Addresses::new());
     for slice in slices {
         let Some(service) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) else {
             continue;
@@ -26,7 +37,8 @@ pub fn addresses<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> BTr
             let kind = match state(endpoint) {
                 State::Ready => &mut ready,
                 State::Ending => &mut ending,
-                State::Unusable => continue,
+                State::Unready => &mut unready,
+                State::Gone => continue,
             };
             let addresses = endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
             kind.entry(service.clone()).or_default().extend(addresses.map(|address| SocketAddr::new(address, port)));
@@ -35,13 +47,14 @@ pub fn addresses<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> BTr
     for (service, addresses) in ending {
         ready.entry(service).or_insert(addresses);
     }
-    ready
+    Found { usable: ready, unready }
 }
 
 enum State {
     Ready,
     Ending,
-    Unusable,
+    Unready,
+    Gone,
 }
 
 fn state(endpoint: &Endpoint) -> State {
@@ -49,10 +62,11 @@ fn state(endpoint: &Endpoint) -> State {
     let is_terminating = conditions.terminating.unwrap_or(false);
     let is_ready = conditions.ready.unwrap_or(true);
     let is_serving = conditions.serving.unwrap_or(is_ready);
-    match (is_ready && !is_terminating, is_serving && is_terminating) {
-        (true, _) => State::Ready,
-        (false, true) => State::Ending,
-        (false, false) => State::Unusable,
+    match (is_terminating, is_ready, is_serving) {
+        (false, true, _) => State::Ready,
+        (false, false, _) => State::Unready,
+        (true, _, true) => State::Ending,
+        (true, _, false) => State::Gone,
     }
 }
 
@@ -97,9 +111,9 @@ mod tests {
         }
     }
 
-    fn found(slices: &[EndpointSlice]) -> Vec<(String, Vec<String>)> {
+    fn usable(slices: &[EndpointSlice]) -> Vec<(String, Vec<String>)> {
         let text = |set: BTreeSet<SocketAddr>| set.iter().map(ToString::to_string).collect();
-        addresses(slices).into_iter().map(|(service, set)| (service, text(set))).collect()
+        found(slices).usable.into_iter().map(|(service, set)| (service, text(set))).collect()
     }
 
     #[test]
@@ -113,7 +127,7 @@ mod tests {
             ("fraud-a".to_owned(), vec!["10.0.0.1:8080".to_owned(), "10.0.0.2:8080".to_owned()]),
             ("fraud-b".to_owned(), vec!["10.0.0.3:8080".to_owned()]),
         ];
-        assert_eq!(found(&slices), expected);
+        assert_eq!(usable(&slices), expected);
     }
 
     #[test]
@@ -121,23 +135,26 @@ mod tests {
         let ending = endpoint("10.0.0.1", Some(false), Some(true), Some(true));
         let ready = endpoint("10.0.0.2", Some(true), Some(true), None);
         assert_eq!(
-            found(&[slice("a", vec![ending.clone(), ready])]),
+            usable(&[slice("a", vec![ending.clone(), ready])]),
             [("a".to_owned(), vec!["10.0.0.2:8080".to_owned()])]
         );
-        assert_eq!(found(&[slice("a", vec![ending])]), [("a".to_owned(), vec!["10.0.0.1:8080".to_owned()])]);
+        assert_eq!(usable(&[slice("a", vec![ending])]), [("a".to_owned(), vec!["10.0.0.1:8080".to_owned()])]);
     }
 
     #[test]
     fn a_pod_that_neither_is_ready_nor_serves_is_not_used() {
         let starting = endpoint("10.0.0.1", Some(false), Some(false), Some(false));
         let gone = endpoint("10.0.0.2", Some(false), Some(false), Some(true));
-        assert_eq!(found(&[slice("a", vec![starting, gone])]), []);
+        let slices = [slice("a", vec![starting, gone])];
+        assert_eq!(usable(&slices), []);
+        let unready = [SocketAddr::from(([10, 0, 0, 1], 8080))].into();
+        assert_eq!(found(&slices).unready, [("a".to_owned(), unready)].into());
     }
 
     #[test]
     fn a_slice_without_a_port_has_the_servers_port() {
         let mut given = slice("a", vec![endpoint("10.0.0.1", Some(true), None, None)]);
         given.ports = None;
-        assert_eq!(found(&[given]), [("a".to_owned(), vec!["10.0.0.1:8080".to_owned()])]);
+        assert_eq!(usable(&[given]), [("a".to_owned(), vec!["10.0.0.1:8080".to_owned()])]);
     }
 }

@@ -1,12 +1,9 @@
 //! What a router knows from outside: plans and ready endpoints. Plain data, as it is kept in the state file.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-};
-
 use millrace_contract::routing::RoutingPlan;
 use serde::{Deserialize, Serialize};
+
+use crate::endpoint_slices::Addresses;
 
 /// Everything that decides where requests go.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -15,7 +12,7 @@ pub struct Inputs {
     /// One plan a service.
     pub plans: Vec<RoutingPlan>,
     /// Ready addresses by the name of the headless Service that has them.
-    pub endpoints: BTreeMap<String, BTreeSet<SocketAddr>>,
+    pub endpoints: Addresses,
 }
 
 impl Inputs {

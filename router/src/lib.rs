@@ -18,6 +18,7 @@ pub mod choose;
 pub mod compare;
 pub mod connection;
 pub mod counting;
+pub mod doubt;
 pub mod endpoint_slices;
 pub mod exchange;
 pub mod forward;

@@ -41,12 +41,14 @@ start_kube-apiserver() {
         --endpoint-reconciler-type lease --shutdown-delay-duration 0s
 }
 
+# After an outage of the API server, watches come back up to half a minute late, and a node that was silent for longer than the grace period (50 s by
+# default) is taken for lost: each Service loses all its endpoints for some seconds. Who means to survive a minute's outage needs more.
 start_kube-controller-manager() {
     launch kube-controller-manager "$BIN/kube-controller-manager" \
         --kubeconfig "$STATE/kube-controller-manager.kubeconfig" --use-service-account-credentials \
         --root-ca-file "$PKI/ca.crt" --cluster-signing-cert-file "$PKI/ca.crt" --cluster-signing-key-file "$PKI/ca.key" \
         --service-account-private-key-file "$PKI/service-accounts.key" \
-        --leader-elect=false --bind-address 127.0.0.1 --kube-api-qps 500 --kube-api-burst 1000
+        --leader-elect=false --bind-address 127.0.0.1 --kube-api-qps 500 --kube-api-burst 1000 --node-monitor-grace-period 150s
 }
 
 start_kube-scheduler() {

@@ -121,7 +121,7 @@ async fn whoever_looks_after_a_server_is_told_whether_its_log_is_written() {
     let server = Server::ready(logging(sink(Events::default(), false).await, 1.0)).await;
     assert_eq!(server.admin("/v1/sketches").await.json()["payloadLog"], json!({"written": 0}));
     server.infer(row("a", 1.0)).await;
-    until(&server, "millrace_server_payload_log_records_total{outcome=\"written\"}", 1.0).await;
+    server.until_metric("millrace_server_payload_log_records_total{outcome=\"written\"}", 1.0).await;
     assert_eq!(server.admin("/v1/sketches").await.json()["payloadLog"], json!({"written": 1}));
     server.end().await.unwrap();
 }
