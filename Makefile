@@ -88,7 +88,7 @@ bench-peers: packages ## our server beside MLServer, KServe, LitServe, BentoML, 
 	@e2e/bench/peers/run
 
 .PHONY: soak
-soak: ## a million requests over 200 events on a real cluster, none may fail (over an hour); NAIVE=1: a careless configuration, which must fail
+soak: ## a million requests over 200 events on a real cluster, none may fail (about an hour); NAIVE=1: a careless configuration, which must fail
 	@e2e/soak/run $(if $(NAIVE),--naive,--long)
 
 .PHONY: fuzz

@@ -13,6 +13,7 @@ PAIRS = [(version, other) for version in VERSIONS for other in (*CALM, "scale")]
     ("operator kill", "API outage"),
 ]
 SHORT_PAIRS = [("rollout", "API outage"), ("drain", "operator kill"), ("scale", "router restart")]
+OUTAGE, LONG_OUTAGES = "API outage", 12
 SCALES = ("scale up", "scale down")
 
 
@@ -34,10 +35,12 @@ def slots(singles, pairs, seed):
 
 
 def long(seed):
-    """At least 200 events, 10 of each kind, 20 pairs."""
+    """At least 200 events, 10 of each kind, 20 pairs. Outages take longest: so there are no more of them, alone and in pairs, than are needed."""
     chance = random.Random(seed)
     pairs = chance.sample(PAIRS, 24)
-    return slots((*VERSIONS, *CALM, "scale", "scale") * 14, pairs, seed)
+    outages = max(0, LONG_OUTAGES - sum(OUTAGE in pair for pair in pairs))
+    quick = [kind for kind in (*VERSIONS, *CALM, "scale", "scale") if kind != OUTAGE]
+    return slots(quick * 15 + [OUTAGE] * outages, pairs, seed)
 
 
 def short(seed):
