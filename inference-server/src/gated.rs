@@ -3,13 +3,15 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
+
+use tokio::task::coop::unconstrained;
 
 /// The future behind its gate.
 #[derive(Debug)]
@@ -75,7 +77,8 @@ impl<F: Future> Future for Gated<F> {
             return Poll::Pending;
         }
         let waker = Waker::from(Arc::clone(&self.bell));
-        self.inner.as_mut().poll(&mut Context::from_waker(&waker))
+        // A connection that always has something to read uses up the turn of its task before anybody looks here, each time.
+        pin!(unconstrained(self.inner.as_mut())).poll(&mut Context::from_waker(&waker))
     }
 }
 
@@ -84,7 +87,10 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use futures::{FutureExt, StreamExt, channel::mpsc, future::poll_fn};
-    use tokio::sync::Notify;
+    use tokio::{
+        sync::{Notify, watch},
+        task::coop::{consume_budget, has_budget_remaining},
+    };
 
     use super::*;
 
@@ -127,14 +133,26 @@ mod tests {
         let wakers = counters.clone().map(Waker::from);
         let mut expected = [0, 0];
         for polled in [0, 0, 1, 1, 0, 1] {
-            let mut context = Context::from_waker(&wakers[polled]);
-            for _ in 0..3 {
-                assert!(gated.poll_unpin(&mut context).is_pending());
+            // The other one has heard what came last; whoever asks after it is told nevertheless.
+            for asks in [1 - polled, polled, polled] {
+                assert!(gated.poll_unpin(&mut Context::from_waker(&wakers[asks])).is_pending());
             }
             sender.unbounded_send(()).unwrap();
             expected[polled] += 1;
             let woken = [0, 1].map(|index: usize| counters[index].0.load(Ordering::Relaxed));
             assert_eq!(woken, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_seen_also_when_the_turn_of_the_task_is_used_up() {
+        let (stop, mut stopped) = watch::channel(false);
+        let mut gated = Gated::new(async move { stopped.wait_for(|stopped| *stopped).await.is_ok() });
+        assert!(futures::poll!(&mut gated).is_pending());
+        stop.send(true).unwrap();
+        while has_budget_remaining() {
+            consume_budget().await;
+        }
+        assert_eq!(futures::poll!(&mut gated), Poll::Ready(true));
     }
 }
