@@ -40,11 +40,15 @@ class Store:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
         return f"s3://{self.bucket}/{key}"
 
+    def keys(self, prefix):
+        """Of all objects beneath a prefix."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
     def clear(self, prefix):
         """Removes what an earlier run left beneath a prefix."""
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-            for entry in page.get("Contents", []):
-                self.client.delete_object(Bucket=self.bucket, Key=entry["Key"])
+        for key in self.keys(prefix):
+            self.client.delete_object(Bucket=self.bucket, Key=key)
 
     def get(self, uri):
         bucket, _, key = uri.removeprefix("s3://").partition("/")

@@ -2,14 +2,12 @@
 
 import base64
 import json
-import os
 import pathlib
 import subprocess
 import tempfile
 import time
 
-from kube import condition, kubectl, wait
-from served import NS
+from script_pod import ScriptPod
 
 ISSUER, AUDIENCE = "https://issuer.scenarios", "models"
 KEY_ID, PORT = "scenario-1", 8000
@@ -31,9 +29,9 @@ class Issuer:
     """Its pod is there from `start` to `stop`."""
 
     def __init__(self, name):
-        self.name = name
         self.folder = tempfile.TemporaryDirectory()
         self.key, self.another_key = (self.make_key(file) for file in ("key.pem", "another.pem"))
+        self.pod = ScriptPod(name, SERVE, PORT, self.key_set())
 
     def make_key(self, file):
         path = str(pathlib.Path(self.folder.name) / file)
@@ -55,22 +53,10 @@ class Issuer:
 
     def start(self):
         """Returns `auth.jwt` for those who trust it."""
-        kubectl("delete", "pod", self.name, "--ignore-not-found", namespace=NS.name)
-        NS.apply(json.dumps(self.pod()))
-        pod = lambda: NS.get("pod", self.name)
-        wait("the issuer of tokens is ready", lambda: condition(pod(), "Ready")[0] == "True", 120, lambda: " ".join(condition(pod(), "Ready")))
-        return {"issuer": ISSUER, "audiences": [AUDIENCE], "jwksUri": f"http://{pod()['status']['podIP']}:{PORT}/keys"}
-
-    def pod(self):
-        container = {"name": "keys", "image": os.environ["TRAINER_IMAGE"], "imagePullPolicy": "IfNotPresent",
-                     "command": ["python3", "-c", SERVE, str(PORT), self.key_set()], "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
-        security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name}, "spec": {
-            "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 1, "securityContext": security, "containers": [container]}}
+        return {"issuer": ISSUER, "audiences": [AUDIENCE], "jwksUri": f"http://{self.pod.start()}:{PORT}/keys"}
 
     def stop(self):
-        kubectl("delete", "pod", self.name, "--ignore-not-found", "--wait=false", namespace=NS.name, check=False)
+        self.pod.stop()
         self.folder.cleanup()
 
 

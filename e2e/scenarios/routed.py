@@ -51,11 +51,11 @@ class Connection:
     def __init__(self, address, name, port=80):
         self.name, self.connection = name, http.client.HTTPConnection(address, port, timeout=10)
 
-    def ask(self, version=None, **headers):
+    def ask(self, version=None, body=BODY, **headers):
         """Status, revision, and why the fallback answered if it did."""
         path = f"/v2/models/{self.name}" + (f"/versions/{version}" if version else "") + "/infer"
         try:
-            self.connection.request("POST", path, BODY, headers)
+            self.connection.request("POST", path, body, headers)
             response = self.connection.getresponse()
             response.read()
         except (OSError, http.client.HTTPException) as error:
