@@ -221,7 +221,8 @@ fn a_training_names_its_decision_also_where_the_newest_window_is_too_small_to_na
 
 #[test]
 fn a_decision_that_tells_of_something_else_is_none_about_drift_that_was_raised_before() {
-    let cases: [(&str, fn(&mut Decision)); 4] = [
+    type Change = fn(&mut Decision);
+    let cases: [(&str, Change); 4] = [
         ("of an earlier time", |known| known.time = at(59).to_string()),
         ("of another version", |known| "fraud-0".clone_into(&mut known.subject)),
         ("that it is over", |known| known.verdict = Verdict::Pass),
