@@ -88,19 +88,21 @@ mod tests {
         addresses.into_iter().map(|address| address.ip().to_string()).collect()
     }
 
+    /// Hosts that are usable, that are not ready, and that were followed until now; then those that are followed from now on.
+    struct Case(&'static [u8], &'static [u8], &'static [u8], &'static [&'static str]);
+
     #[test]
     fn what_was_followed_is_kept_only_where_nothing_else_is_left() {
-        // Usable, not ready, followed until now; then followed from now on.
-        let cases: [(&[u8], &[u8], &[u8], &[&str]); 5] = [
-            (&[], &[1, 2], &[1, 2], &["10.0.0.1", "10.0.0.2"]),
+        let cases = [
+            Case(&[], &[1, 2], &[1, 2], &["10.0.0.1", "10.0.0.2"]),
             // One that starts is not used before it is ready.
-            (&[], &[1, 3], &[1, 2], &["10.0.0.1"]),
-            (&[], &[3], &[1, 2], &[]),
-            (&[2], &[1], &[1, 2], &["10.0.0.2"]),
+            Case(&[], &[1, 3], &[1, 2], &["10.0.0.1"]),
+            Case(&[], &[3], &[1, 2], &[]),
+            Case(&[2], &[1], &[1, 2], &["10.0.0.2"]),
             // A router that knows nothing yet.
-            (&[], &[1], &[], &[]),
+            Case(&[], &[1], &[], &[]),
         ];
-        for (usable, unready, known, expected) in cases {
+        for Case(usable, unready, known, expected) in cases {
             let usable = if usable.is_empty() { Addresses::new() } else { some("a", usable) };
             let doubts = usable.is_empty() && !expected.is_empty();
             let (followed, doubted) = kept(Found { usable, unready: some("a", unready) }, &some("a", known));
@@ -127,7 +129,7 @@ mod tests {
             assert!(read > 0);
             stream.write_all(answer.as_bytes()).await.unwrap();
             // Until the other side has read and left.
-            stream.read(&mut [0; 1]).await.ok();
+            assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or_default(), 0);
         });
         address
     }
