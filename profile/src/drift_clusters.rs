@@ -7,12 +7,18 @@
 //! choice explains it *and* it is surely as great as what matters ([`crate::psi::Estimate`], as without sticky keys): what chance adds, and
 //! how exact the estimate is, comes from the choices too.
 //!
+//! The choices know how much clusters differ, but only on average: where much less was seen of the canary's than of stable's they would
+//! take its few requests for many. So chance adds no less than it does to as many independent requests.
+//!
 //! No cluster counts for more requests than twice the median one. Bins are put together from the predictions of both revisions. Both rules
 //! treat all clusters alike, and any statistic of exchangeable clusters makes a valid test.
 
 use std::ops::AddAssign;
 
-use millrace_contract::decision::{Check, Verdict};
+use millrace_contract::{
+    decision::{Check, Verdict},
+    traffic::CLUSTERS,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -23,8 +29,10 @@ use crate::{
     psi::{self, Estimate},
 };
 
-/// Most random choices of one look and part of an output.
+/// Most random choices of one look and part of an output, some half a second; a look whose level needs more cannot fail.
 const MAX_CHOICES: u64 = 400_000;
+/// Cut to fractions, the same clusters differ by this part when they are added up in another order.
+const ROUNDING: f64 = 1e-9;
 /// Bins are put together to so many.
 const MOST_GROUPS: usize = 8;
 /// Fewer of all predictions than this share make no group.
@@ -63,7 +71,8 @@ struct Test {
     part: String,
     /// Less what chance adds on average.
     psi: f64,
-    /// Share of the random choices that differ at least as much; absent where the difference is not surely as great as what matters.
+    /// Share of the random choices that differ at least as much; absent where the difference is not surely as great as what matters, and
+    /// where more choices would be needed than are made.
     p: Option<f64>,
     /// The p below which this test fails.
     level: f64,
@@ -88,6 +97,12 @@ struct Compared<'a> {
 /// So much in each group of bins.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Groups([f64; MOST_GROUPS]);
+
+impl Groups {
+    fn sum(&self) -> f64 {
+        self.0.iter().sum()
+    }
+}
 
 impl AddAssign for Groups {
     fn add_assign(&mut self, other: Self) {
@@ -172,7 +187,7 @@ impl StickyDrift {
         // How many requests a step needs is known from what routers count; servers are asked for some of them.
         let (verdict, reason) = choices::verdict(self.has_failed(), seen, (0, 0), promotes);
         let limit = if verdict == Verdict::Pass && is_limited {
-            " (users differ too much among each other for a change of this size to be found surely)"
+            " (a change of this size is not found surely: users differ too much among each other, or it was looked too often)"
         } else {
             ""
         };
@@ -240,19 +255,24 @@ impl<'a> Compared<'a> {
             let rest = whole.0.iter().zip(chosen.0).map(|(all, chosen)| (all - chosen).max(0.0));
             psi::between(rest.take(groups), chosen.0.iter().copied().take(groups))
         };
-        let found = apart(total(self.canary.iter().copied()));
+        let (canary, stable) = (total(self.canary.iter().copied()), total(self.stable.iter().copied()));
+        let found = apart(canary);
         // The index is the same with both sides exchanged, so the smaller one is drawn.
         let mut choices = Choices::of(all, self.canary.len().min(self.stable.len()), look, apart);
-        let (chance, freedom) = (choices.mean(), groups.saturating_sub(1).max(1) as f64);
-        let weight = chance / freedom;
+        let freedom = groups.saturating_sub(1).max(1) as f64;
+        let of_requests = 1.0 / canary.sum() + 1.0 / stable.sum();
+        let weight = (choices.mean() / freedom).max(of_requests);
         let estimate = Estimate::of(found, freedom, weight);
-        let is_enough = estimate.is_at_least(threshold);
+        // What is surely as great as what matters is far beyond chance: so few choices suffice as can be rare enough at all.
+        let needed = (1.0 / level).ceil() as u64;
+        let can_fail = needed <= MAX_CHOICES;
+        let is_enough = can_fail && estimate.is_at_least(threshold);
         Test {
             part: self.part.to_owned(),
             psi: estimate.psi,
-            p: is_enough.then(|| choices.reached(found, level, MAX_CHOICES)),
+            p: is_enough.then(|| choices.reached(found * (1.0 - ROUNDING), level, needed)),
             level,
-            would_find: weight * psi::quantile(freedom, level) < threshold + chance,
+            would_find: can_fail && weight * psi::quantile(freedom, level) < threshold + weight * freedom,
         }
     }
 }
@@ -265,6 +285,16 @@ pub fn add(into: &mut StickyPredictions, added: &StickyPredictions) {
             add_by_cluster(into.entry(part.clone()).or_default(), clusters, MAX_BINS_BY_CLUSTER);
         }
     }
+}
+
+/// What a server told of its own clusters, and no more of that than there can be.
+pub fn kept(told: &StickyPredictions, is_own: impl Fn(u32) -> bool) -> StickyPredictions {
+    let of_part = |(part, clusters): (&String, &StickyBins)| {
+        let can_be = |cluster: u32, bins: &[u64]| cluster < CLUSTERS && bins.len() <= MAX_BINS_BY_CLUSTER;
+        let own = clusters.iter().filter(|(cluster, bins)| is_own(**cluster) && can_be(**cluster, bins.as_slice()));
+        (part.clone(), own.map(|(cluster, bins)| (*cluster, bins.clone())).collect::<StickyBins>())
+    };
+    told.iter().take(MAX_PARTS).map(of_part).collect()
 }
 
 /// What a cluster counts for in each bin: no more than for so many requests.

@@ -17,7 +17,7 @@ fn clusters(range: Range<u32>, bins: &[u64]) -> StickyPredictions {
 
 /// Clusters whose users have one class each, in turn.
 fn divided(range: Range<u32>, requests: u64) -> StickyPredictions {
-    let one = |cluster: u32| (cluster, if cluster % 2 == 0 { vec![requests] } else { vec![0, requests] });
+    let one = |cluster: u32| (cluster, if cluster.is_multiple_of(2) { vec![requests] } else { vec![0, requests] });
     named(LABEL, range.map(one).collect())
 }
 
@@ -56,6 +56,34 @@ fn users_with_answers_of_their_own_are_no_harm() {
     let many_users = check(&absorbed(&canary, &divided(0..360, 100)), false);
     assert_eq!(many_users.verdict, Verdict::Pass, "{}", many_users.message);
     assert!(many_users.value > Some(0.2), "{many_users:?}");
+}
+
+#[test]
+fn of_a_canary_little_of_which_was_seen_chance_explains_more() {
+    // A PSI of 0.27 over forty requests, where stable's clusters are all alike: no choice of clusters reaches it.
+    let mut canary = clusters(380..395, &[2]);
+    canary.get_mut(LABEL).unwrap().extend((395..400).map(|cluster| (cluster, vec![0, 2])));
+    let little = check(&absorbed(&canary, &clusters(0..380, &[50, 50])), false);
+    assert_eq!(little.verdict, Verdict::Pass, "{}", little.message);
+    assert!(little.value > Some(0.2), "{little:?}");
+}
+
+#[test]
+fn of_few_clusters_too_many_choices_are_like_the_canary_s() {
+    let few = check(&absorbed(&clusters(396..400, &[200]), &clusters(0..4, &[0, 200])), false);
+    assert_eq!(few.verdict, Verdict::Pass, "{}", few.message);
+}
+
+#[test]
+fn a_look_that_would_need_more_choices_than_are_made_makes_none() {
+    let other = (&clusters(360..400, &[90, 10]), &clusters(0..360, &[50, 50]));
+    // The k-th look needs 600 k (k + 1) choices: the 25th 390,000, the 26th 421,200.
+    for (looks, is_made) in [(0, true), (24, true), (25, false)] {
+        let mut evidence = StickyDrift { looks, ..StickyDrift::default() };
+        evidence.absorb(10, other, &EvidenceSettings::default());
+        let test = evidence.last.as_ref().unwrap().tests[0].clone();
+        assert_eq!((test.p.is_some(), test.has_failed(), test.would_find), (is_made, is_made, is_made), "{looks}");
+    }
 }
 
 #[test]
@@ -147,6 +175,16 @@ fn a_cluster_counts_for_no_more_than_so_many_requests() {
     for (bins, expected) in [(vec![90, 10], vec![90.0, 10.0]), (vec![900, 100], vec![180.0, 20.0]), (vec![], vec![])] {
         assert_eq!(weighed(&bins, 200).collect::<Vec<_>>(), expected, "{bins:?}");
     }
+}
+
+#[test]
+fn what_a_server_tells_is_bounded() {
+    let bins = [(379, vec![1]), (380, vec![1]), (381, vec![1; MAX_BINS_BY_CLUSTER + 1]), (400, vec![1])];
+    let bins = StickyBins::from(bins);
+    let told: StickyPredictions = (0..20).map(|part| (format!("{part:02}/3"), bins.clone())).collect();
+    let found = kept(&told, |cluster| cluster >= 380);
+    assert_eq!(found.len(), MAX_PARTS);
+    assert_eq!(found["00/3"], StickyBins::from([(380, vec![1])]));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 use millrace_contract::{
-    routing::{DRAWN_HEADER, MIRROR_HEADER, RoutingPlan, SERVER_PORT, Target, UNMEASURED_HEADER},
+    routing::{CLUSTER_HEADER, DRAWN_HEADER, MIRROR_HEADER, RoutingPlan, SERVER_PORT, Target, UNMEASURED_HEADER},
     routing_policy::{Key, Match, Mirror, Route, Share, Value as Wanted},
 };
 use millrace_crds::{
@@ -203,8 +203,8 @@ fn copied<'a>(
 
 /// Sets one of the headers by which servers know what counts, and takes the others, which a client may have sent.
 fn marks(header: &str) -> Value {
-    let others: Vec<&str> =
-        [DRAWN_HEADER, UNMEASURED_HEADER, MIRROR_HEADER].into_iter().filter(|other| *other != header).collect();
+    let all = [DRAWN_HEADER, UNMEASURED_HEADER, MIRROR_HEADER, CLUSTER_HEADER];
+    let others: Vec<&str> = all.into_iter().filter(|other| *other != header).collect();
     let set = json!([{"name": header, "value": "1"}]);
     json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": set, "remove": others}})
 }

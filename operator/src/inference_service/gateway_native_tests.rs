@@ -72,7 +72,8 @@ fn routes_come_first_and_the_split_is_marked() {
                 "headers": [{"type": "Exact", "name": "x-group", "value": "beta"}],
             }],
             "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {
-                "set": [{"name": "x-millrace-unmeasured", "value": "1"}], "remove": [MARK, "x-millrace-mirror"],
+                "set": [{"name": "x-millrace-unmeasured", "value": "1"}],
+                "remove": [MARK, "x-millrace-mirror", "x-millrace-cluster"],
             }}],
             "backendRefs": [
                 {"kind": "Service", "name": "fraud-idle", "port": 8080, "weight": 3},
@@ -83,7 +84,8 @@ fn routes_come_first_and_the_split_is_marked() {
             "matches": [{"path": {"type": "PathPrefix", "value": "/v2/models/fraud"}}],
             "filters": [
                 {"type": "RequestHeaderModifier", "requestHeaderModifier": {
-                    "set": [{"name": MARK, "value": "1"}], "remove": ["x-millrace-unmeasured", "x-millrace-mirror"],
+                    "set": [{"name": MARK, "value": "1"}],
+                    "remove": ["x-millrace-unmeasured", "x-millrace-mirror", "x-millrace-cluster"],
                 }},
             ],
             "backendRefs": [

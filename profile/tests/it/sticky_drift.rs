@@ -161,10 +161,10 @@ fn is_found(random: &mut ChaCha8Rng, shift: f64) -> bool {
 
 #[test]
 fn users_with_predictions_errors_and_waits_of_their_own_do_not_roll_a_revision_back() {
-    // Two threads of 500 each: it is the longest simulation.
+    // Two threads of 250 each: it is the longest simulation.
     let of_seed = |seed: u64| {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        (0..500).map(|_| rolled_back_by(&mut random)).collect::<Vec<_>>()
+        (0..250).map(|_| rolled_back_by(&mut random)).collect::<Vec<_>>()
     };
     let ended: Vec<[bool; 3]> = std::thread::scope(|scope| {
         let threads = [45, 46].map(|seed| scope.spawn(move || of_seed(seed)));
@@ -173,12 +173,12 @@ fn users_with_predictions_errors_and_waits_of_their_own_do_not_roll_a_revision_b
     let by = |check: usize| ended.iter().filter(|failed| failed[check]).count();
     let all = ended.iter().filter(|failed| failed.contains(&true)).count();
     println!(
-        "A/A, sticky traffic, all default checks by clusters: {all} of 1000 rolled back, 5 by design at most; errors {}, latency {}, predictions {}",
+        "A/A, sticky traffic, all default checks by clusters: {all} of 500 rolled back, 2 or 3 by design at most; errors {}, latency {}, predictions {}",
         by(0),
         by(1),
         by(2)
     );
-    assert!(all <= 10, "{all} of 1000");
+    assert!(all <= 6, "{all} of 500");
 }
 
 #[test]

@@ -87,13 +87,17 @@ async fn while_revisions_are_compared_servers_are_told_the_cluster_of_a_key() {
         let two = Two::start(weights, Behaviour::Answer(200), sticky).await;
         send(&two.running, INFER, &alice).await;
         assert!(has_cluster(&two.a, expected), "{weights:?}");
+        two.a.last_headers.lock().expect("not poisoned").clear();
         call(two.running.address, "ModelInfer", &alice).await;
+        assert_eq!(two.marked(), (Some(false), None), "{weights:?} over gRPC");
         assert!(has_cluster(&two.a, expected), "{weights:?} over gRPC");
         send(&two.running, "/v2/models/fraud/ready", &alice).await;
+        assert_eq!(two.marked(), (Some(true), None), "{weights:?}: no prediction");
         assert!(has_cluster(&two.a, None), "{weights:?}: no prediction");
     }
     let two = Two::start([1, 1], Behaviour::Answer(200), sticky).await;
     send(&two.running, INFER, &[(CLUSTER_HEADER, "7")]).await;
+    assert!([(Some(false), None), (None, Some(false))].contains(&two.marked()), "it came");
     assert!(has_cluster(&two.a, None) && has_cluster(&two.b, None), "without a key");
 }
 

@@ -77,10 +77,7 @@ impl Evidence {
         let mut predicted = [StickyPredictions::new(), StickyPredictions::new()];
         for (arm, revision) in [look.canary, look.stable].into_iter().enumerate() {
             for server in few(&self.key_predictions, look, revision) {
-                let mut now = server.sticky_predictions.clone();
-                for clusters in now.values_mut() {
-                    clusters.retain(|cluster, _| is_own(arm, *cluster, first));
-                }
+                let now = drift_clusters::kept(&server.sticky_predictions, |cluster| is_own(arm, cluster, first));
                 if !self.key_predictions.knows(&server.boot_id) {
                     self.key_predictions.baseline(&server.boot_id, &now);
                 } else if let Some(more) = self.key_predictions.delta(&server.boot_id, &now) {
