@@ -43,9 +43,12 @@ struct Flags {
     /// Serve by this file of plans and endpoints instead of an API server.
     #[arg(long)]
     inputs_file: Option<PathBuf>,
-    /// How long to go on accepting after SIGTERM, until everybody has seen that this router ends.
+    /// After SIGTERM it goes on accepting until nobody has connected for so long: then everybody has seen that this router ends.
     #[arg(long, default_value_t = 5)]
     drain_seconds: u64,
+    /// But no longer than this.
+    #[arg(long, default_value_t = 90)]
+    longest_drain_seconds: u64,
     /// Longest the requests in flight may then take.
     #[arg(long, default_value_t = 30)]
     finish_seconds: u64,
@@ -192,6 +195,7 @@ fn front_door(flags: &Flags) -> FrontDoor {
         write_timeout: Duration::from_secs(flags.write_timeout_seconds),
         max_connections: flags.max_connections,
         drain: Duration::from_secs(flags.drain_seconds),
+        longest_drain: Duration::from_secs(flags.longest_drain_seconds),
         finish: Duration::from_secs(flags.finish_seconds),
         tls: None,
     }

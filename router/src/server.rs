@@ -42,8 +42,11 @@ pub struct FrontDoor {
     pub write_timeout: Duration,
     /// Open connections; more wait in the kernel's queue.
     pub max_connections: usize,
-    /// How long it goes on accepting after it was told to end: until every client and proxy has seen that it is not ready.
+    /// After it was told to end it goes on accepting until nobody has connected for so long: then every client and proxy has seen that it is
+    /// not ready.
     pub drain: Duration,
+    /// But no longer than this. After an outage of the API server, kube-proxy may go by what it knew for a minute and more.
+    pub longest_drain: Duration,
     /// Longest the requests in flight may then take.
     pub finish: Duration,
     /// Every connection begins with TLS, by this configuration.
@@ -58,6 +61,7 @@ impl Default for FrontDoor {
             write_timeout: Duration::from_secs(30),
             max_connections: 16_384,
             drain: Duration::from_secs(5),
+            longest_drain: Duration::from_secs(90),
             finish: Duration::from_secs(30),
             tls: None,
         }
@@ -87,16 +91,19 @@ pub async fn serve(
             open(stream, address, slot);
         }
     };
-    let mut accepting = Box::pin(accepting);
     tokio::select! {
-        () = &mut accepting => {}
+        () = accepting => {}
         () = shutdown => {}
     }
     info!(seconds = door.drain.as_secs(), "draining");
     router.drain();
     phase.send_replace(Phase::Draining);
-    let _ = timeout(door.drain, &mut accepting).await;
-    drop(accepting);
+    let until_quiet = async {
+        while let Ok((stream, address, slot)) = timeout(door.drain, accept(&listener, &slots)).await {
+            open(stream, address, slot);
+        }
+    };
+    let _ = timeout(door.longest_drain, until_quiet).await;
     phase.send_replace(Phase::Closing);
     let closing_since = Instant::now();
     // Whoever is in the kernel's queue got a connection and counts on an answer. As a good neighbour, a task would see some 128 of them only.

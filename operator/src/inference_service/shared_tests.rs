@@ -83,7 +83,7 @@ fn routers_are_as_the_operators_options_say() {
     let shared = Shared { namespace: "shop", owners: Vec::new(), key_secrets: &key_secrets, settings: &options };
     let spec = shared.deployment().spec.unwrap();
     let pod = spec.template.spec.unwrap();
-    assert_eq!((spec.replicas, pod.termination_grace_period_seconds), (Some(3), Some(105)));
+    assert_eq!((spec.replicas, pod.termination_grace_period_seconds), (Some(3), Some(190)));
     assert_eq!(
         json!(pod.containers[0].resources),
         json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}})

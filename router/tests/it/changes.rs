@@ -1,6 +1,9 @@
 //! No request fails because something changed: endpoints, plans, dying servers, the router's own end.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use millrace_router::{
     reach,
@@ -129,6 +132,22 @@ async fn while_it_drains_a_kept_connection_is_told_to_go_and_a_new_one_is_still_
         assert_eq!((seen.status, seen.headers["connection"].to_str().expect("text")), (200, "close"));
     }
     running.task.abort();
+}
+
+#[tokio::test]
+async fn as_long_as_clients_connect_they_are_taken_but_no_longer_than_is_allowed() {
+    let backend = Backend::start(Behaviour::Answer(200)).await;
+    let inputs = inputs(plan(1, &[("a", 1)]), &[("a", &[backend.address])]);
+    let (drain, longest_drain) = (Duration::from_millis(400), Duration::from_secs(2));
+    let door = FrontDoor { drain, longest_drain, ..FrontDoor::default() };
+    let mut running = Running::start_with(inputs, Settings::default(), door).await;
+    running.stop.take().expect("running").send(()).expect("it listens");
+    let began = Instant::now();
+    // Proxies that have not heard of its end.
+    let taken = async { while TestClient::fresh(running.address).infer().await.is_ok() {} };
+    timeout(PATIENCE, taken).await.expect("it ends although clients connect");
+    assert!(began.elapsed() >= longest_drain, "{:?}", began.elapsed());
+    assert!((&mut running.task).await.expect("it ends"));
 }
 
 #[tokio::test]

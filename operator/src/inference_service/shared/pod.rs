@@ -17,8 +17,9 @@ use crate::{
     settings::Settings,
 };
 
-/// Seconds before a router that does not end is killed, beside those for its requests in flight: until everybody noticed, and some more.
-const GRACE_SECONDS: i64 = 15;
+/// Seconds before a router that does not end is killed, beside those for its requests in flight: its `--longest-drain-seconds` until everybody
+/// noticed, and some more.
+const GRACE_SECONDS: i64 = 100;
 /// What routers take by themselves: those that have it already are not started anew by an upgrade.
 const FINISH_SECONDS: i64 = 30;
 const STATE_PATH: &str = "/var/lib/millrace";
