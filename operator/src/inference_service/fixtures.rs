@@ -161,6 +161,18 @@ pub fn server_pod(revision: &RevisionStatus) -> ServerPod {
     }
 }
 
+/// The same pod after a person has taken it out of its revision.
+pub fn taken_out(mut pod: ServerPod) -> ServerPod {
+    pod.belonging.template_hash = None;
+    pod
+}
+
+/// The same pod after it has ended.
+pub fn evicted(mut pod: ServerPod) -> ServerPod {
+    pod.belonging.has_ended = true;
+    pod
+}
+
 /// Options of the operator.
 pub fn settings() -> crate::settings::Settings {
     use clap::Parser;

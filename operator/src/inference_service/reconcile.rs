@@ -61,10 +61,15 @@ pub async fn reconcile(
     let checks = apply_checks(&ctx, &owner, &service, &observed, &decided, now).await;
     let wrote = report(&ctx, &service, &decided).await?;
     checks?;
-    end_checks(&ctx, &owner, &service, &observed, &decided, wrote).await?;
+    // A status is only written over the newest: then what was decided was decided on that. Under traffic hardly a look writes none.
+    let acts_after_status = !decided.left_checks.is_empty() || !decided.fewer.is_empty() || !decided.marks.is_empty();
+    if acts_after_status && !wrote {
+        ctx.cluster.confirm_newest(&*service).await?;
+    }
+    end_checks(&ctx, &owner, &observed, &decided).await?;
     // Whoever keeps a Deployment from being scaled keeps no pod from its way.
-    let waiting = end_waiting(&ctx, &owner, &service, &observed, &decided, wrote).await;
-    mark_pods(&ctx, &service, &decided, wrote).await?;
+    let waiting = end_waiting(&ctx, &owner, &observed, &decided).await;
+    mark_pods(&ctx, &service, &decided).await?;
     waiting?;
     // What was decided on an outdated object must not be followed by a deletion; the next look, at the newest, does it.
     let ends_preview = stale_preview(&owner, &observed, &decided).is_some();
@@ -195,18 +200,7 @@ async fn make_check(ctx: &Context, owner: &Owner, service: &InferenceService, ru
 
 /// Ends Jobs of checks whose share or rollout has ended, with their pods. Before the canary's address goes: as long as that is there, the next
 /// look finds what is left.
-async fn end_checks(
-    ctx: &Context,
-    owner: &Owner,
-    service: &InferenceService,
-    observed: &Observed,
-    decided: &Decided,
-    wrote: bool,
-) -> Result<(), Error> {
-    // A status is only written over the newest: then what was decided was decided on that. Under traffic hardly a look writes none.
-    if !decided.left_checks.is_empty() && !wrote {
-        ctx.cluster.confirm_newest(service).await?;
-    }
+async fn end_checks(ctx: &Context, owner: &Owner, observed: &Observed, decided: &Decided) -> Result<(), Error> {
     for job in observed.check_jobs.jobs.iter().filter(|job| decided.left_checks.contains(&job.name_any())) {
         ctx.cluster.delete(owner, job).await?;
     }
@@ -214,18 +208,7 @@ async fn end_checks(
 }
 
 /// Pods that wait for room go, where their revision is not tried any more and pods come back from it. After the status by which it is not.
-async fn end_waiting(
-    ctx: &Context,
-    owner: &Owner,
-    service: &InferenceService,
-    observed: &Observed,
-    decided: &Decided,
-    wrote: bool,
-) -> Result<(), Error> {
-    // As for checks that end.
-    if !decided.fewer.is_empty() && !wrote {
-        ctx.cluster.confirm_newest(service).await?;
-    }
+async fn end_waiting(ctx: &Context, owner: &Owner, observed: &Observed, decided: &Decided) -> Result<(), Error> {
     for (revision, replicas) in &decided.fewer {
         if let Some(live) = of::<Deployment>(&observed.deployments, revision) {
             ctx.cluster.patch(owner, live, json!({"spec": {"replicas": replicas}})).await?;
@@ -236,11 +219,7 @@ async fn end_waiting(
 
 /// Pods come to serve another model, and to belong to another revision. After the status by which they do: whatever stops in between, the next
 /// look finds which of them it is about.
-async fn mark_pods(ctx: &Context, service: &InferenceService, decided: &Decided, wrote: bool) -> Result<(), Error> {
-    // As for checks that end.
-    if !decided.marks.is_empty() && !wrote {
-        ctx.cluster.confirm_newest(service).await?;
-    }
+async fn mark_pods(ctx: &Context, service: &InferenceService, decided: &Decided) -> Result<(), Error> {
     let namespace = service.namespace().unwrap_or_default();
     for mark in &decided.marks {
         ctx.cluster.change_named::<Pod>(&namespace, &mark.pod, &mark.change).await?;

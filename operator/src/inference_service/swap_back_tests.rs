@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::inference_service::{
-    fixtures::{approved, at, reports, server_pod, service, serving, spec},
+    fixtures::{approved, at, evicted, reports, server_pod, service, serving, spec, taken_out},
     pods::{Belonging, Trouble, UNSCHEDULABLE},
     server_config::served_model,
 };
@@ -277,14 +277,6 @@ fn children_wait_for_pods_with_labels_of_one_revision_and_the_replica_set_of_ano
     let owned_by = |number: Option<i64>| {
         let mut pod = swapped("a");
         pod.belonging.replica_set = number.and_then(|number| made_for(number, "a").belonging.replica_set);
-        pod
-    };
-    let taken_out = |mut pod: ServerPod| {
-        pod.belonging.template_hash = None;
-        pod
-    };
-    let evicted = |mut pod: ServerPod| {
-        pod.belonging.has_ended = true;
         pod
     };
     let by_hand = |mut pod: ServerPod| {

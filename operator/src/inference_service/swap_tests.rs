@@ -8,7 +8,7 @@ use millrace_crds::inference_service::{StandingRevision, SwapStatus};
 use super::*;
 use crate::inference_service::{
     commands::Verb,
-    fixtures::{approved, at, reports, rolling_out, server_pod, service, spec},
+    fixtures::{approved, at, evicted, reports, rolling_out, server_pod, service, spec, taken_out},
     given::{Given, check, command, given, revision, trouble as final_trouble},
     pair::Pair,
     pods::Belonging,
@@ -458,14 +458,6 @@ fn the_service_owns_a_pod_until_a_replica_set_has_it_or_a_person_took_it_out() {
         pod.belonging.told = Some("{}".to_owned());
         pod.belonging.replica_set = had_by.map(|set| set.name.clone());
         pod.belonging.owners = owners.to_vec();
-        pod
-    };
-    let taken_out = |mut pod: ServerPod| {
-        pod.belonging.template_hash = None;
-        pod
-    };
-    let evicted = |mut pod: ServerPod| {
-        pod.belonging.has_ended = true;
         pod
     };
     let (both_own, service_owns) = ([the_service(), new.clone()], [the_service()]);
