@@ -65,6 +65,13 @@ pub struct EvidenceSettings {
     pub psi_threshold: f64,
 }
 
+impl EvidenceSettings {
+    /// What each of the checks may use of `alpha`.
+    pub fn alpha_of_a_check(&self) -> f64 {
+        self.alpha / self.checks.len().max(1) as f64
+    }
+}
+
 impl Default for EvidenceSettings {
     fn default() -> Self {
         Self {
@@ -233,7 +240,7 @@ impl CanaryEvidence {
 
     /// The verdict of every enabled check, in the order of the settings.
     pub fn checks(&self, goal: Goal, settings: &EvidenceSettings) -> Vec<Check> {
-        let alpha = settings.alpha / settings.checks.len().max(1) as f64;
+        let alpha = settings.alpha_of_a_check();
         let check = |check: &CanaryCheck| match check {
             CanaryCheck::ErrorRate => canary_checks::error_rate(self, goal, settings, alpha),
             CanaryCheck::Latency => canary_checks::latency(self, goal, settings, alpha),

@@ -138,7 +138,7 @@ impl StickyDrift {
 
     fn look(&mut self, requests: u64, settings: &EvidenceSettings) {
         self.looks += 1;
-        let alpha = settings.alpha / settings.checks.len().max(1) as f64;
+        let alpha = settings.alpha_of_a_check();
         let compared: Vec<Compared<'_>> =
             self.parts().filter_map(|(part, canary, stable)| Compared::of(part, canary, stable)).collect();
         let level = choices::level(alpha, self.looks) / compared.len().max(1) as f64;

@@ -105,7 +105,7 @@ impl StickyLatency {
 
     fn look(&mut self, requests: u64, settings: &EvidenceSettings) {
         self.looks += 1;
-        let alpha = settings.alpha / settings.checks.len().max(1) as f64;
+        let alpha = settings.alpha_of_a_check();
         let bounds = self.bounds(settings);
         let level = choices::level(alpha, self.looks) / bounds.len() as f64;
         let mut tests: Vec<Test> = Vec::new();

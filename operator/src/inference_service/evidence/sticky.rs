@@ -56,7 +56,7 @@ impl Evidence {
         self.keys.keep_newest(ARMS * ROUTERS);
         self.key_latency.keep_newest(ARMS * ROUTERS);
         let [canary, stable] = own(ended, look.weight);
-        let alpha = settings.alpha / settings.checks.len().max(1) as f64;
+        let alpha = settings.alpha_of_a_check();
         self.clusters.absorb(look.weight, (&canary, &stable), alpha, settings.error_harm);
         if settings.checks.contains(&CanaryCheck::Latency) {
             let [canary, stable] = own(latency, look.weight);
