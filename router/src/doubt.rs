@@ -6,7 +6,11 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream,
+};
 use http::{Request, StatusCode, header::HOST};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
@@ -14,11 +18,12 @@ use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
+use tracing::warn;
 
 use crate::endpoint_slices::{Addresses, Found};
 
 /// From one look at the doubted to the next.
-pub const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(1);
 /// Longest that one may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Asked at the same time.
@@ -48,8 +53,43 @@ pub fn without(mut followed: Addresses, silent: &BTreeSet<SocketAddr>) -> Addres
     followed
 }
 
+/// The doubted, and the look at them that is under way.
+#[derive(Default)]
+pub struct Doubts {
+    doubted: BTreeSet<SocketAddr>,
+    look: OptionFuture<BoxFuture<'static, BTreeSet<SocketAddr>>>,
+}
+
+impl Doubts {
+    /// These are doubted from now on, and asked at once where none was.
+    pub fn are(&mut self, doubted: BTreeSet<SocketAddr>) {
+        let begins = self.doubted.is_empty() && !doubted.is_empty();
+        self.doubted = doubted;
+        if begins {
+            warn!(
+                servers = self.doubted.len(),
+                "no server of a revision is called ready; keeping those that say they are"
+            );
+            self.look_after(Duration::ZERO);
+        }
+    }
+
+    /// Those that were found silent, when a look has ended; none where nothing is asked. The others are asked again.
+    pub async fn silent(&mut self) -> Option<BTreeSet<SocketAddr>> {
+        let mut silent = (&mut self.look).await?;
+        // Some may have become ready, or ended, since they were asked.
+        silent.retain(|address| self.doubted.remove(address));
+        self.look_after(PAUSE);
+        Some(silent)
+    }
+
+    fn look_after(&mut self, pause: Duration) {
+        self.look = (!self.doubted.is_empty()).then(|| silent(self.doubted.clone(), pause).boxed()).into();
+    }
+}
+
 /// Those that do not answer that they are ready, asked after `pause`.
-pub async fn silent(doubted: BTreeSet<SocketAddr>, pause: Duration) -> BTreeSet<SocketAddr> {
+async fn silent(doubted: BTreeSet<SocketAddr>, pause: Duration) -> BTreeSet<SocketAddr> {
     sleep(pause).await;
     let asked = doubted.into_iter().map(|address| async move { (address, is_ready(address).await) });
     let answers: Vec<(SocketAddr, bool)> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;

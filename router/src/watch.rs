@@ -3,13 +3,13 @@
 //! While the API server is away nothing happens here: the router serves by what it has.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use futures::{FutureExt, Stream, StreamExt, future::OptionFuture};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::{core::v1::ConfigMap, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client, ResourceExt,
@@ -25,7 +25,14 @@ use millrace_crds::labels;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::{doubt, endpoint_slices::found, inputs::Inputs, metrics::Problem, router::Router, state_file};
+use crate::{
+    doubt::{self, Doubts},
+    endpoint_slices::found,
+    inputs::Inputs,
+    metrics::Problem,
+    router::Router,
+    state_file,
+};
 
 /// Changes that come within this time are followed together.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -52,8 +59,7 @@ pub async fn follow(client: Client, router: Arc<Router>, state_dir: Option<PathB
     let mut slice_events = Box::pin(changes(slice_events, &router, "endpoints"));
     let (mut has_plans, mut has_slices) = (false, false);
     let mut settled: Option<Instant> = None;
-    let mut doubted = BTreeSet::new();
-    let mut look = OptionFuture::from(None);
+    let mut doubts = Doubts::default();
     loop {
         tokio::select! {
             Some(()) = plan_events.next() => has_plans = true,
@@ -61,24 +67,17 @@ pub async fn follow(client: Client, router: Arc<Router>, state_dir: Option<PathB
             () = sleep_until(settled.unwrap_or_else(Instant::now)), if settled.is_some() => {
                 settled = None;
                 let found = found(slices.state().iter().map(AsRef::as_ref));
-                let (endpoints, now_doubted) = doubt::kept(found, &router.snapshot().inputs().endpoints);
+                let (endpoints, doubted) = doubt::kept(found, &router.snapshot().inputs().endpoints);
                 publish(&router, Inputs { plans: plans.read(&router), endpoints }, state_dir.as_deref()).await;
-                if !now_doubted.is_empty() && doubted.is_empty() {
-                    warn!(servers = now_doubted.len(), "no server of a revision is called ready; keeping those that say they are");
-                    look = Some(doubt::silent(now_doubted.clone(), Duration::ZERO).boxed()).into();
-                }
-                doubted = now_doubted;
+                doubts.are(doubted);
                 continue;
             }
-            Some(mut silent) = &mut look => {
-                // Some may have become ready, or ended, since they were asked.
-                silent.retain(|address| doubted.remove(address));
+            Some(silent) = doubts.silent() => {
                 if !silent.is_empty() {
                     let Inputs { plans, endpoints } = Inputs::clone(router.snapshot().inputs());
                     let inputs = Inputs { plans, endpoints: doubt::without(endpoints, &silent) };
                     publish(&router, inputs, state_dir.as_deref()).await;
                 }
-                look = (!doubted.is_empty()).then(|| doubt::silent(doubted.clone(), doubt::PAUSE).boxed()).into();
                 continue;
             }
             else => return,
