@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from kube import Failed, at_once, condition, kubectl, say, wait
 from script_pod import ScriptPod
-from served import NS, ROW, address_that_answers, approved, body, status_of
+from served import NS, ROW, address_that_answers, approved, body, server_selector, status_of
 from store import Store
 
 KEEPING, LOSING, TELLING = "observed", "observed-losing", "observed-telling"
@@ -84,7 +84,7 @@ def serving(name):
 
 def pod_of(name):
     """Its only server. One of an earlier run may be on its way out."""
-    pods = [pod["metadata"] for pod in NS.list("pods", f"millrace.dev/component=server,millrace.dev/inference-service={name}")]
+    pods = [pod["metadata"] for pod in NS.list("pods", server_selector(name))]
     return next(pod["name"] for pod in pods if "deletionTimestamp" not in pod)
 
 

@@ -6,7 +6,7 @@ import json
 from grpc_calls import calls
 from kube import Failed, condition, kubectl, read, say, wait
 from routed import PARTED, RETURNED, Connection, asked, bearer, routers, says, total
-from served import NS, ROW, Requests, address_of, status_of
+from served import NS, ROW, Requests, address_of, server_selector, status_of
 
 IN_OUTAGE = 100
 # kubelet tells the truth about its pods within ten seconds.
@@ -15,13 +15,13 @@ ALARMS, ASKED = 6, 20
 
 def is_called_not_ready(revision, headers):
     """All pods of a revision are called not ready, as by a Kubernetes that has lost their node, though nothing is wrong with them."""
-    child, selector = f"{PARTED}-{revision}", f"millrace.dev/component=server,millrace.dev/inference-service={PARTED},millrace.dev/revision={revision}"
+    child = f"{PARTED}-{revision}"
     alarm = json.dumps({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]}})
     slices = f"/apis/discovery.k8s.io/v1/namespaces/{NS.name}/endpointslices?labelSelector=kubernetes.io/service-name={child}"
     has_none = lambda: not any(one["conditions"]["ready"] for each in read(slices)["items"] for one in each.get("endpoints") or [])
     every = [Connection(pod["status"]["podIP"], PARTED, 8080) for pod in routers().values()]
     for _ in range(ALARMS):
-        for pod in NS.list("pods", selector):
+        for pod in NS.list("pods", server_selector(PARTED, revision)):
             kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "-p", alarm, namespace=NS.name)
         try:
             wait("no server is called ready", has_none, 5)
@@ -45,8 +45,7 @@ def goes_without_stable_pods(revisions, address, issuer):
     try:
         kubectl("cordon", *nodes)
         for name, revision in stable.items():
-            selector = f"millrace.dev/component=server,millrace.dev/inference-service={name},millrace.dev/revision={revision}"
-            kubectl("delete", "pod", "-l", selector, "--wait=false", namespace=NS.name)
+            kubectl("delete", "pod", "-l", server_selector(name, revision), "--wait=false", namespace=NS.name)
         falls_back(address, revisions, headers)
         over_grpc(address, headers, revisions[1])
         stands_in(other)

@@ -14,7 +14,7 @@ from kube import Failed, condition, kubectl, say, wait
 from outage import goes_without_stable_pods, is_called_not_ready
 from rollouts import millrace
 from routed import PARTED, RETURNED, ROUTES, Connection, asked, bearer, next_step, parted, returned, routers, says, serves, total, traffic
-from served import BODY, NS, Requests, address_of, approved, in_threads, status_of
+from served import BODY, NS, Requests, address_of, approved, in_threads, server_selector, status_of
 
 COUNTED, THREADS = 1000, 4
 KEYS = [f"user-{number}" for number in range(300)]
@@ -158,7 +158,7 @@ def gives_back(first, bad):
 
 
 def server_pods():
-    return {pod["metadata"]["uid"] for pod in NS.list("pods", f"millrace.dev/component=server,millrace.dev/inference-service={RETURNED}")}
+    return {pod["metadata"]["uid"] for pod in NS.list("pods", server_selector(RETURNED))}
 
 
 def prepares(first, bad):

@@ -52,6 +52,12 @@ def status_of(service):
     return (NS.get("inferenceservice", service) or {}).get("status") or {}
 
 
+def server_selector(service, revision=None):
+    """That of a service's server pods, or of those of one revision."""
+    selector = f"millrace.dev/component=server,millrace.dev/inference-service={service}"
+    return selector + (f",millrace.dev/revision={revision}" if revision else "")
+
+
 def address_of(service):
     return kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}", namespace=NS.name)
 

@@ -10,7 +10,7 @@ import onnx
 
 from kube import Failed, condition, kubectl, read, say, wait
 from rollouts import approve, millrace
-from served import NS, Requests, address_that_answers, approved, model_version, status_of
+from served import NS, Requests, address_that_answers, approved, model_version, server_selector, status_of
 from store import Store, digest
 
 NAME = "swapped"
@@ -32,7 +32,7 @@ spec:
 
 
 def servers():
-    return NS.list("pods", f"millrace.dev/component=server,millrace.dev/inference-service={NAME}")
+    return NS.list("pods", server_selector(NAME))
 
 
 def with_a_node():

@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 
 from kube import Failed, Namespace, condition, kubectl, say, wait
-from served import Requests, address_of
+from served import Requests, address_of, server_selector
 
 FLIGHTS, SYSTEM = Namespace("flights"), Namespace("millrace-system")
 HERE = pathlib.Path(__file__).parent
@@ -28,7 +28,7 @@ def previous_image():
 
 
 def server_pods(service):
-    return FLIGHTS.list("pods", f"millrace.dev/component=server,millrace.dev/inference-service={service}")
+    return FLIGHTS.list("pods", server_selector(service))
 
 
 def servers(service):
